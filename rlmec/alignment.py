@@ -1,0 +1,111 @@
+"""The edit script between two token sequences: which tokens a correction removes, keeps and adds.
+
+In: two sequences of token ids, a source (the attempt) and a target (its correction). Out: a minimal
+script of unit-cost insertions, deletions and substitutions (Levenshtein), as ranges and as one mask
+for each side. Where several minimal scripts exist, the one rapidfuzz finds is taken; it depends on
+the two sequences alone.
+
+Departs from the paper's scripts: an insertion is marked wherever it stands, the very start
+included, and a deletion is marked on the source's own token, never on the kept neighbour in the
+target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+
+class Opcode(NamedTuple):
+    """`source[source_start:source_end]` becomes `target[target_start:target_end]`.
+
+    `tag` is "equal", "replace" (both ranges equally long), "insert" (empty source range) or
+    "delete" (empty target range).
+    """
+
+    tag: str
+    source_start: int
+    source_end: int
+    target_start: int
+    target_end: int
+
+
+@dataclass(frozen=True, eq=False)
+class EditScript:
+    """A minimal way from a source to a target; opcodes cover both, left to right, without gaps."""
+
+    opcodes: tuple[Opcode, ...]
+    edited: np.ndarray = field(repr=False)  # [target] bool, True where inserted or substituted
+    removed: np.ndarray = field(repr=False)  # [source] bool, True where deleted or substituted
+    distance: int
+
+    @property
+    def first_edit(self) -> int | None:
+        """Source position of the first edit: of a pure insertion, the token it stands before.
+
+        It equals the source's length where tokens are only appended; None where nothing is edited.
+        """
+        return next((o.source_start for o in self.opcodes if o.tag != "equal"), None)
+
+    @property
+    def insertion_only(self) -> bool:
+        """True where the target differs but no source token is removed."""
+        return self.distance > 0 and not self.removed.any()
+
+
+def edit_script(source: Sequence[int], target: Sequence[int]) -> EditScript:
+    """The minimal script that turns `source` into `target`.
+
+    Ids are non-negative integers. Substitutions are marked in both masks, so that
+    `edited.sum() + removed.sum() - substitutions == distance`. Source: method.md, step 7 (w_j).
+    """
+    found = Levenshtein.opcodes(source, target)
+    opcodes = tuple(Opcode(o.tag, o.src_start, o.src_end, o.dest_start, o.dest_end) for o in found)
+    edited = np.zeros(len(target), dtype=bool)  # [target]
+    removed = np.zeros(len(source), dtype=bool)  # [source]
+    distance = 0
+    for op in opcodes:
+        if op.tag == "equal":
+            continue
+        edited[op.target_start : op.target_end] = True
+        removed[op.source_start : op.source_end] = True
+        distance += max(op.source_end - op.source_start, op.target_end - op.target_start)
+    return EditScript(opcodes, edited, removed, distance)
+
+
+def apply(script: EditScript, source: Sequence[int], target: Sequence[int]) -> list[int]:
+    """Rebuilds the target from the source's kept tokens and the inserted or substituted ones.
+
+    Kept tokens are read from `source`, all others from `target`: the result equals `target` exactly
+    when the script is right. Sequences of other lengths than the script's raise ValueError.
+    """
+    lengths = (len(source), len(target))
+    if lengths != (len(script.removed), len(script.edited)):
+        raise ValueError(
+            f"a script from {len(script.removed)} to {len(script.edited)} tokens does not fit "
+            f"sequences of {lengths[0]} and {lengths[1]}"
+        )
+    out: list[int] = []
+    for op in script.opcodes:
+        if op.tag == "equal":
+            out.extend(source[op.source_start : op.source_end])
+        else:
+            out.extend(target[op.target_start : op.target_end])
+    return out
+
+
+def edit_ratio(source: Sequence[int], target: Sequence[int]) -> float:
+    """Edit distance over the longer length, in [0, 1]; 0.0 for two empty sequences."""
+    longer = max(len(source), len(target))
+    return Levenshtein.distance(source, target) / longer if longer else 0.0
+
+
+def edit_weights(
+    script: EditScript, edited_weight: float = 1.0, kept_weight: float = 0.5
+) -> np.ndarray:
+    """Imitation weights of the target's tokens, float32 [target]: w_j of method.md, step 7."""
+    return np.where(script.edited, edited_weight, kept_weight).astype(np.float32)  # [target]

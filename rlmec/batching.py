@@ -1,0 +1,322 @@
+"""Rows of token ids, the plan that cuts them into optimizer steps, and the one place that pads.
+
+In: rows (ids of prompt + completion, with one reward, old log-prob and weight for every completion
+token) and their lengths. Out: a deterministic plan of optimizer steps, micro-batches and ranks, and
+padded batches that carry the token counts of their whole optimizer step. No text, no model, no
+disk.
+
+Departs from the paper: a step is a number of tokens, not of sequences, and is normalised as a
+whole. Which rows a step holds does not depend on the number of ranks or micro-batches, so neither
+does its loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+_PER_TOKEN = ("token_rewards", "old_logprobs", "weights")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One training sequence: its ids, and the credit of each of its n completion tokens.
+
+    `token_rewards` and `old_logprobs` (nats) drive the reinforcement term, `weights` (0 or more)
+    imitation. Arrays become float32 [n], n = len(input_ids) - prompt_length. Another length, an
+    empty prompt or completion, rewards or weights that are not finite, or an old log-prob that is
+    not where there is a reward, raise ValueError with the row's id. An old log-prob without a
+    reward is never read.
+    """
+
+    id: str
+    input_ids: list[int] = field(repr=False)
+    prompt_length: int
+    token_rewards: np.ndarray = field(repr=False)
+    old_logprobs: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.input_ids) - self.prompt_length
+        if self.prompt_length < 1 or count < 1:
+            raise ValueError(
+                f"row {self.id!r}: {len(self.input_ids)} ids, {self.prompt_length} of them prompt: "
+                "a prompt token and a completion token are needed"
+            )
+        for name in _PER_TOKEN:
+            values = np.asarray(getattr(self, name), dtype=np.float32)  # [n]
+            if values.shape != (count,):
+                raise ValueError(
+                    f"row {self.id!r}: {name} has shape {values.shape}, "
+                    f"the completion has {count} tokens"
+                )
+            object.__setattr__(self, name, values)
+        used = np.where(self.token_rewards != 0, self.old_logprobs, 0.0)  # [n]
+        if not np.isfinite([self.token_rewards, self.weights, used]).all():
+            raise ValueError(f"row {self.id!r}: a reward, weight or old log-prob is not finite")
+        if (self.weights < 0).any():
+            raise ValueError(f"row {self.id!r}: a weight is below 0: {self.weights.min()}")
+
+    @classmethod
+    def likelihood(cls, id: str, input_ids: list[int], prompt_length: int) -> Row:
+        """A row for plain likelihood training: weight 1 and reward 0 on every completion token."""
+        count = max(len(input_ids) - prompt_length, 0)
+        zeros = np.zeros(count, dtype=np.float32)  # [n]
+        return cls(id, input_ids, prompt_length, zeros, zeros, np.ones(count, dtype=np.float32))
+
+
+def step_normalizers(rows_of_step: Sequence[Row]) -> tuple[float, float]:
+    """(N_R, N_w) of an optimizer step: its tokens with a reward and with a weight, at least 1 each.
+
+    Count over all rows of the step (every micro-batch and rank). Source: method.md, step 7 (N_R,
+    N_w).
+    """
+    rewarded = sum(int(np.count_nonzero(row.token_rewards)) for row in rows_of_step)
+    weighted = sum(int(np.count_nonzero(row.weights)) for row in rows_of_step)
+    return float(max(rewarded, 1)), float(max(weighted, 1))
+
+
+def collate(
+    rows: Sequence[Row],
+    pad_id: int,
+    policy_normalizer: float,
+    imitation_normalizer: float,
+    index: int = 0,
+) -> dict[str, torch.Tensor]:
+    """One micro-batch, padded on the right; B rows, T the longest.
+
+    `input_ids`, `attention_mask` int64 [B, T] (1 = real); `completion_mask` bool [B, T];
+    `token_rewards`, `old_logprobs`, `weights` float32 [B, T], each at its token's own position and
+    0 elsewhere (only the log-prob room shifts); 0-d `policy_normalizer`, `imitation_normalizer`
+    float32 and `index` int64, the optimizer step. No rows give a filler of two pad tokens that are
+    attended to and count for nothing, so that a forward pass over it is finite and its loss and
+    gradients are 0.
+    """
+    if pad_id < 0:
+        raise ValueError(f"pad_id {pad_id} is not a token of any vocabulary")
+    height = max(len(rows), 1)
+    width = max((len(row.input_ids) for row in rows), default=2)
+    batch = {
+        "input_ids": torch.full((height, width), pad_id, dtype=torch.int64),  # [B, T]
+        "attention_mask": torch.zeros(height, width, dtype=torch.int64),  # [B, T]
+        "completion_mask": torch.zeros(height, width, dtype=torch.bool),  # [B, T]
+        **{name: torch.zeros(height, width) for name in _PER_TOKEN},  # [B, T]
+        "policy_normalizer": torch.tensor(policy_normalizer, dtype=torch.float32),  # []
+        "imitation_normalizer": torch.tensor(imitation_normalizer, dtype=torch.float32),  # []
+        "index": torch.tensor(index, dtype=torch.int64),  # []
+    }
+    if not rows:
+        batch["attention_mask"][:] = 1
+    for at, row in enumerate(rows):
+        end = len(row.input_ids)
+        batch["input_ids"][at, :end] = torch.tensor(row.input_ids, dtype=torch.int64)
+        batch["attention_mask"][at, :end] = 1
+        batch["completion_mask"][at, row.prompt_length : end] = True
+        for name in _PER_TOKEN:
+            batch[name][at, row.prompt_length : end] = torch.from_numpy(getattr(row, name))
+    return batch
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts padded on the left: `input_ids` and `attention_mask` int64 [B, T] (1 = real).
+
+    No sequences, or an empty one, raise ValueError.
+    """
+    if not sequences or not all(len(ids) for ids in sequences):
+        raise ValueError(f"{len(sequences)} sequences to pad: none, or one of them is empty")
+    width = max(len(ids) for ids in sequences)
+    input_ids = torch.full((len(sequences), width), pad_id, dtype=torch.int64)  # [B, T]
+    attention_mask = torch.zeros_like(input_ids)  # [B, T]
+    for at, ids in enumerate(sequences):
+        input_ids[at, width - len(ids) :] = torch.tensor(list(ids), dtype=torch.int64)
+        attention_mask[at, width - len(ids) :] = 1
+    return input_ids, attention_mask
+
+
+class StepPlan:
+    """Which rows a step, rank and micro-batch trains on: a pure function of the arguments.
+
+    Data epochs are permutations of all rows, epoch e drawn from (seed, e), laid end to end. A step
+    is the next run of that stream whose tokens first reach `tokens_per_step` (the last one may fall
+    short when `epochs` ends the stream). Within a step, rows sorted by length are cut into at most
+    world_size * accumulate runs of about equal padded size and dealt to the ranks by falling size;
+    every step has `accumulate` micro-batches on every rank, some perhaps empty.
+
+    Arguments: `lengths` of all rows in tokens; exactly one of `steps` and `epochs` (a fraction is
+    allowed); `max_tokens_per_micro_batch` bounds rows * longest row; `accumulate` is by default the
+    smallest number that respects it in every step, or 1 without a bound. Nothing to plan, a row
+    above the bound, or a given `accumulate` too small for it raise ValueError with the numbers.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        tokens_per_step: int,
+        *,
+        steps: int | None = None,
+        epochs: float | None = None,
+        seed: int = 0,
+        world_size: int = 1,
+        max_tokens_per_micro_batch: int | None = None,
+        accumulate: int | None = None,
+    ) -> None:
+        self._lengths = np.asarray(lengths, dtype=np.int64)  # [rows]
+        self._check(tokens_per_step, steps, epochs, world_size, accumulate)
+        self._stream, self._bounds = self._cut(tokens_per_step, steps, epochs, seed)
+        self.steps = len(self._bounds) - 1
+        self.world_size = world_size
+        self.accumulate = self._groups_needed(max_tokens_per_micro_batch, accumulate)
+        self.digest = self._digest()
+        self._dealt: tuple[int, list[list[list[int]]]] = (-1, [])
+
+    def rows(self, step: int) -> list[int]:
+        """Rows of an optimizer step over all ranks, in the order of the stream."""
+        return self._rows(step).tolist()
+
+    def micro_batch(self, step: int, rank: int, index: int) -> list[int]:
+        """Rows of one micro-batch, longest first; empty where the step has fewer."""
+        if not (0 <= rank < self.world_size and 0 <= index < self.accumulate):
+            raise IndexError(
+                f"rank {rank} of {self.world_size}, micro-batch {index} of {self.accumulate}"
+            )
+        if self._dealt[0] != step:
+            self._dealt = (step, self._deal(step))
+        return self._dealt[1][rank][index]
+
+    def epoch_at(self, step: int) -> float:
+        """Data epochs that are over before `step`; at `steps`, those of the whole plan."""
+        return float(self._bounds[step] / len(self._lengths))
+
+    def padding_share(self, sample: int = 64) -> float:
+        """Share of padding in the processed tokens, over at most `sample` evenly spread steps."""
+        real = padded = 0
+        for step in np.unique(np.linspace(0, self.steps - 1, min(sample, self.steps)).astype(int)):
+            for group in self._groups(int(step)):
+                sizes = self._lengths[group]  # [rows of the group], longest first
+                real += int(sizes.sum())
+                padded += len(group) * int(sizes[0])
+        return 1.0 - real / padded
+
+    def _check(
+        self,
+        tokens_per_step: int,
+        steps: int | None,
+        epochs: float | None,
+        world_size: int,
+        accumulate: int | None,
+    ) -> None:
+        if (steps is None) == (epochs is None):
+            raise ValueError(f"give steps or epochs: steps is {steps}, epochs is {epochs}")
+        if self._lengths.ndim != 1 or not len(self._lengths) or self._lengths.min() < 1:
+            raise ValueError(f"{len(self._lengths)} rows to plan: none, or one without a token")
+        amounts = {
+            "tokens_per_step": tokens_per_step,
+            "steps": 1 if steps is None else steps,
+            "world_size": world_size,
+            "accumulate": 1 if accumulate is None else accumulate,
+        }
+        for name, amount in amounts.items():
+            if amount < 1:
+                raise ValueError(f"{name} is {amount}, at least 1 is needed")
+        if epochs is not None and epochs <= 0:
+            raise ValueError(f"epochs is {epochs}, more than 0 is needed")
+
+    def _cut(
+        self, tokens_per_step: int, steps: int | None, epochs: float | None, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The stream of rows and its cuts: step s is stream[bounds[s]:bounds[s + 1]]."""
+        count = len(self._lengths)
+        if steps is None:
+            wanted = int(np.ceil(count * (epochs or 0.0)))
+            repeats = -(-wanted // count)
+        else:  # a step takes less than tokens_per_step + the longest row
+            enough = steps * (tokens_per_step + int(self._lengths.max()))
+            repeats = -(-enough // int(self._lengths.sum()))
+            wanted = repeats * count
+        stream = np.concatenate(
+            [np.random.default_rng((seed, e)).permutation(count) for e in range(repeats)]
+        )[:wanted].astype(np.int32)  # [wanted]
+        tokens = np.concatenate([[0], np.cumsum(self._lengths[stream])])  # [wanted + 1]
+        bounds = [0]
+        while bounds[-1] < wanted and (steps is None or len(bounds) <= steps):
+            goal = tokens[bounds[-1]] + tokens_per_step
+            bounds.append(min(int(np.searchsorted(tokens, goal)), wanted))
+        return stream[: bounds[-1]].copy(), np.asarray(bounds, dtype=np.int64)
+
+    def _rows(self, step: int) -> np.ndarray:
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} of a plan with {self.steps}")
+        return self._stream[self._bounds[step] : self._bounds[step + 1]]
+
+    def _sorted(self, step: int) -> np.ndarray:
+        rows = self._rows(step)
+        return rows[np.argsort(-self._lengths[rows], kind="stable")]
+
+    def _groups_needed(self, limit: int | None, accumulate: int | None) -> int:
+        """Micro-batches a rank: as given, or the fewest that keep within the limit."""
+        if limit is None:
+            return accumulate or 1
+        longest = int(self._lengths[self._stream].max())
+        if longest > limit:
+            row = int(self._stream[np.argmax(self._lengths[self._stream])])
+            raise ValueError(
+                f"row {row} has {longest} tokens, max_tokens_per_micro_batch is {limit}"
+            )
+        most = max(
+            len(_cuts(self._lengths[self._sorted(step)], limit)) for step in range(self.steps)
+        )
+        needed = -(-most // self.world_size)
+        if accumulate is not None and accumulate < needed:
+            raise ValueError(
+                f"accumulate is {accumulate}, but {needed} micro-batches a rank are needed to stay "
+                f"within {limit} tokens"
+            )
+        return accumulate or needed
+
+    def _groups(self, step: int) -> list[np.ndarray]:
+        """The step's rows in runs of like length, the largest padded size as small as can be."""
+        rows = self._sorted(step)
+        sizes = self._lengths[rows]  # [rows of the step], falling
+        slots = self.world_size * self.accumulate
+        low, high = int(sizes[0]), int(sizes[0]) * len(sizes)
+        while low < high:
+            middle = (low + high) // 2
+            if len(_cuts(sizes, middle)) <= slots:
+                high = middle
+            else:
+                low = middle + 1
+        starts = _cuts(sizes, low)
+        return [rows[a:b] for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)]
+
+    def _deal(self, step: int) -> list[list[list[int]]]:
+        """Groups to ranks, the largest first to the rank with the least work and room left."""
+        costs = [(len(g) * int(self._lengths[g[0]]), g) for g in self._groups(step)]
+        hands: list[list[list[int]]] = [[] for _ in range(self.world_size)]
+        work = [0] * self.world_size
+        for cost, group in sorted(costs, key=lambda pair: -pair[0]):
+            open_ranks = [r for r in range(self.world_size) if len(hands[r]) < self.accumulate]
+            rank = min(open_ranks, key=lambda r: (work[r], r))
+            hands[rank].append(group.tolist())
+            work[rank] += cost
+        return [hand + [[]] * (self.accumulate - len(hand)) for hand in hands]
+
+    def _digest(self) -> str:
+        shape = json.dumps([self.world_size, self.accumulate, self.steps])
+        found = hashlib.sha256(shape.encode())
+        for array in (self._lengths, self._stream, self._bounds):
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
+
+
+def _cuts(sizes: np.ndarray, capacity: int) -> list[int]:
+    """Starts of the fewest runs of falling `sizes` with rows * longest <= capacity, or one row."""
+    starts, at = [], 0
+    while at < len(sizes):
+        starts.append(at)
+        at += max(capacity // int(sizes[at]), 1)
+    return starts

@@ -1,0 +1,223 @@
+"""Plain nodes bound to signatures: unknown, missing and mistyped keys and forbidden targets are
+found here.
+
+In: a tree of plain dicts, lists and values. Out: the dataclasses of `settings.py`, with every value
+cast to its annotated type and every node with a `_target_` checked against the allow-list and the
+signature it names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from rlmec.signatures import Signature, SignatureError, signature_of
+
+SECRETS = {"api_key", "access_token", "secret", "password", "token", "key"}
+# Required arguments of targets that a stage gives when it builds them.
+SUPPLIED = {"task", "params", "optimizer", "num_warmup_steps", "num_training_steps"}
+# The right home of Lightning's trainer arguments that shape a result.
+MOVED = {
+    "precision": "precision",
+    "max_steps": "steps",
+    "max_epochs": "epochs",
+    "gradient_clip_val": "gradient_clip",
+    "val_check_interval": "val_every_steps",
+    "check_val_every_n_epoch": "val_every_steps",
+    "limit_val_batches": "val_problems",
+    "accumulate_grad_batches": "tokens_per_step",
+    "batch_size": "tokens_per_step",
+}
+
+
+class ConfigurationError(ValueError):
+    """A key or a value that does not fit; one line that names the key and what would."""
+
+
+def secret_refusal(key: str) -> str:
+    """The message for a key that names a secret; the value is never shown."""
+    return (
+        f"{key!r} looks like a secret: secrets have no configuration key, "
+        "set the environment variable that the service reads"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Binder:
+    """Binds values; targets start with a prefix in `allowed`, messages cite `config_dir`. Without
+    `importing`, what a library's target takes is not looked at."""
+
+    allowed: tuple[str, ...]
+    config_dir: Path | None
+    importing: bool = True
+
+    def cast(self, hint: Any, value: Any, key: str) -> Any:
+        """`value` as the annotated type; a value that would lose something is refused."""
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if hint is Any:
+            return self.walk(value, key)
+        if origin in (typing.Union, types.UnionType):
+            return self.union(args, value, key)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            return self.node(hint, value, key)
+        if hint in (list, tuple, dict) or origin in (list, tuple, dict):
+            return self.container(origin or hint, args, value, key)
+        if origin is typing.Literal:
+            if value in args:
+                return value
+        elif type(value) is hint:
+            return value
+        elif isinstance(value, int) and not isinstance(value, bool) and hint in (float, str):
+            return hint(value)
+        elif hint is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        raise self.mistyped(hint, value, key)
+
+    def union(self, arms: tuple[Any, ...], value: Any, key: str) -> Any:
+        if type(value) in arms and not isinstance(value, (dict, list)):
+            return value
+        for arm in sorted(arms, key=lambda a: a is Any):
+            try:
+                return self.cast(arm, value, key)
+            except _MistypedError:
+                continue
+        raise self.mistyped(" or ".join(map(_name, arms)), value, key)
+
+    def container(self, kind: Any, args: tuple[Any, ...], value: Any, key: str) -> Any:
+        wanted: type = dict if kind is dict else list
+        if not isinstance(value, wanted):
+            raise self.mistyped(kind, value, key)
+        if isinstance(value, dict):
+            hint = args[1] if args else Any
+            if hint is Any:
+                return self.walk(value, key)
+            return {k: self.cast(hint, v, join(key, k)) for k, v in value.items()}
+        hints = [a for a in args if a is not Ellipsis] or [Any]
+        if kind is list or len(hints) == 1:
+            hints = hints[:1] * len(value)
+        if len(hints) != len(value):
+            raise self.mistyped(f"a list of {len(hints)}", value, key)
+        return [
+            self.cast(h, v, f"{key}[{i}]")
+            for i, (h, v) in enumerate(zip(hints, value, strict=True))
+        ]
+
+    def node(self, cls: type, value: Any, key: str) -> Any:
+        """A dataclass of `settings.py` from a node of its name."""
+        if not isinstance(value, dict):
+            raise self.mistyped(f"a node of {cls.__name__}", value, key)
+        bound = self.bind(dataclass_signature(cls), value, key, cls.__name__)
+        try:
+            return cls(**bound)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{key or 'the root'}: {error}") from error
+
+    def walk(self, value: Any, key: str) -> Any:
+        """A free value: every node with a `_target_` in it is checked and bound."""
+        if isinstance(value, list):
+            return [self.walk(item, f"{key}[{i}]") for i, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        for name in value:
+            if name in SECRETS and value[name] is not None:
+                raise ConfigurationError(secret_refusal(join(key, name)))
+        if "_target_" in value:
+            return self.target(value, key)
+        return {name: self.walk(item, join(key, name)) for name, item in value.items()}
+
+    def target(self, value: dict[str, Any], key: str) -> dict[str, Any]:
+        name = value["_target_"]
+        if not (isinstance(name, str) and name.startswith(self.allowed)):
+            raise ConfigurationError(
+                f"{key}._target_: {name!r} is not allowed; a target starts with one of "
+                f"{', '.join(self.allowed)} or a prefix in security.allow, as in "
+                f"security.allow=[{str(name).split('.')[0]}.]"
+            )
+        try:
+            signature = signature_of(name, self.allowed, self.importing)
+        except SignatureError as error:
+            raise ConfigurationError(f"{key}._target_: {error}") from error
+        given = {k: v for k, v in value.items() if k not in ("_target_", "_partial_")}
+        partial = value.get("_partial_", False)
+        if not isinstance(partial, bool):
+            raise self.mistyped(bool, partial, f"{key}._partial_")
+        bound = self.bind(signature, given, key, name, SUPPLIED, partial)
+        return {"_target_": name, **({"_partial_": True} if partial else {}), **bound}
+
+    def bind(
+        self,
+        signature: Signature,
+        given: dict[str, Any],
+        key: str,
+        owner: str,
+        supplied: typing.Collection[str] = (),
+        partial: bool = False,
+    ) -> dict[str, Any]:
+        for name in given:
+            if name not in signature.hints and not signature.open:
+                raise ConfigurationError(self.unknown(name, key, owner, list(signature.hints)))
+        missing = [n for n in signature.required if n not in given and n not in supplied]
+        if missing and not partial:
+            raise ConfigurationError(f"{join(key, missing[0])} is missing; {owner} needs it")
+        hints = signature.hints
+        return {n: self.cast(hints.get(n, Any), v, join(key, n)) for n, v in given.items()}
+
+    def unknown(self, name: str, key: str, owner: str, names: list[str]) -> str:
+        if key == "trainer" and name in MOVED:
+            right = MOVED[name]
+            hint = f"it shapes a result: set policy.{right} (or warmup.{right}, grm.{right})"
+        elif near := difflib.get_close_matches(name, names, 1, 0.5):
+            hint = f"the nearest is {join(key, near[0])!r}"
+        else:
+            hint = f"there is {', '.join(sorted(names)) or 'none'}"
+        return f"unknown key {join(key, name)!r} of {owner}: {hint}{self.place(name)}"
+
+    def place(self, name: str, value: str = "") -> str:
+        """The file and line of the configuration that hold a key (and value), experiments first."""
+        if self.config_dir is None:
+            return ""
+        files = sorted(self.config_dir.rglob("*.yaml"), key=lambda p: "experiment" not in p.parts)
+        pattern = re.compile(rf"(^|[{{,])[\s-]*['\"]?{re.escape(name)}['\"]?\s*:")
+        for path in files:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if pattern.search(line) and value in line:
+                    return f" ({path.relative_to(self.config_dir.parent)}, line {number})"
+        return ""
+
+    def mistyped(self, hint: Any, value: Any, key: str) -> _MistypedError:
+        place = self.place(key.split(".")[-1], str(value)) if isinstance(value, str) else ""
+        shown = f"{value!r} ({_name(type(value))})"
+        return _MistypedError(f"{key}: expected {_name(hint)}, found {shown}{place}")
+
+
+class _MistypedError(ConfigurationError):
+    pass
+
+
+def _name(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    return hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint))
+
+
+def join(key: str, name: str) -> str:
+    """The dotted key of `name` below `key`."""
+    return f"{key}.{name}" if key else str(name)
+
+
+@functools.cache
+def dataclass_signature(cls: type) -> Signature:
+    """The fields of a settings class as a signature."""
+    hints = typing.get_type_hints(cls)
+    needed = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
+    return Signature({f.name: hints[f.name] for f in dataclasses.fields(cls)}, tuple(needed), False)
+
+
+def _has_no_default(f: dataclasses.Field[Any]) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING

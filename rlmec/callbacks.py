@@ -1,0 +1,198 @@
+"""Callbacks of the fits: validation by loss and by generation, progress and throughput.
+
+Validation runs at optimizer steps inside `on_train_batch_end`, before the resume checkpoint is written, so that a
+checkpoint never stands between a step and its validation. The judge of generated text comes from the door.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from rlmec.checkpointing import BestWeights
+from rlmec.display import Bar
+from rlmec.language.generation import Completion, Decoding, generate
+
+Judge = Callable[[list[int], list[Completion]], dict[str, float]]
+
+
+class Validation(Callback):
+    """Every `every_steps` optimizer steps and at the last: loss over the validation rows, and greedy
+    completions of `prompts`, judged.
+
+    `judge` gets the numbers of the prompts that this rank completed and the completions, and returns sums (as
+    floats) over them, `count` among them; the callback adds them over the ranks and logs each one's share as
+    `{prefix}/{name}`. `best` is offered the share named `monitor`; training stops at the first optimizer step
+    at which it reaches `target`.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[list[int]],
+        judge: Judge,
+        *,
+        every_steps: int,
+        max_completion_length: int,
+        batch_size: int = 256,
+        prefix: str = "dev",
+        monitor: str = "accuracy",
+        best: BestWeights | None = None,
+        target: float | None = None,
+    ) -> None:
+        self.prompts, self.judge = list(prompts), judge
+        self.every_steps = every_steps
+        self.decoding = Decoding(max_completion_length)
+        self.batch_size, self.prefix, self.monitor = batch_size, prefix, monitor
+        self.best, self.target = best, target
+        self.history: list[dict[str, float]] = []
+        self.stopped = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.stopped = state_dict["history"], state_dict["stopped"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.stopped:
+            trainer.should_stop = True
+        elif not self.history:
+            self._validate(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if step % self.every_steps == 0 or step == pl_module.steps:
+            self._validate(trainer, pl_module)
+
+    def _validate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        figures = self._loss(trainer, pl_module) | self._generate(trainer, pl_module)
+        self.history.append({"step": float(trainer.global_step), **figures})
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(figures, step=trainer.global_step)
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in figures.items()})
+        score = figures.get(f"{self.prefix}/{self.monitor}")
+        if score is None:
+            return
+        if self.best is not None and trainer.global_step:
+            self.best.offer(trainer, score)
+        if self.target is not None and score >= self.target and trainer.global_step:
+            self.stopped = True
+            trainer.should_stop = True
+
+    @torch.no_grad()
+    def _loss(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+        batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        sums = torch.zeros(2, dtype=torch.float64)
+        pl_module.eval()
+        with trainer.precision_plugin.forward_context():
+            for i, batch in enumerate(batches):
+                moved = {k: v.to(pl_module.device) for k, v in batch.items()}
+                sums += pl_module.validation_step(moved, i).double().cpu()
+        pl_module.train()
+        total, count = self._added(trainer, sums.tolist())
+        return {"val/loss": total / count} if count else {}
+
+    def _generate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+        if not self.prompts:
+            return {}
+        mine = list(range(trainer.global_rank, len(self.prompts), trainer.world_size))
+        done: list[Completion] = []
+        for start in range(0, len(mine), self.batch_size):
+            done += generate(
+                pl_module.network,
+                [self.prompts[i] for i in mine[start : start + self.batch_size]],
+                self.decoding,
+                eos_id=pl_module.eos_id,
+                pad_id=pl_module.pad_id,
+            )
+        sums = self.judge(mine, done)
+        names = sorted(sums)
+        totals = dict(zip(names, self._added(trainer, [sums[name] for name in names]), strict=True))
+        count = max(totals.pop("count"), 1.0)
+        return {f"{self.prefix}/{name}": value / count for name, value in totals.items()}
+
+    def _added(self, trainer: L.Trainer, values: list[float]) -> list[float]:
+        if trainer.world_size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=trainer.strategy.root_device)
+        return trainer.strategy.reduce(tensor, reduce_op="sum").tolist()
+
+
+class Progress(Callback):
+    """What a fit is doing: optimizer steps, data epochs, loss, last validation, tokens a second."""
+
+    def __init__(self, name: str, epoch_at: Callable[[int], float], wanted: bool) -> None:
+        self.name, self.epoch_at, self.wanted = name, epoch_at, wanted
+        self._bar: Bar | None = None
+        self._began = self._tokens = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._began, self._tokens = time.monotonic(), 0.0
+        if trainer.is_global_zero:
+            step = trainer.global_step
+            self._bar = Bar(self.name, pl_module.steps, "steps", wanted=self.wanted, done=step)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._tokens += int(batch["attention_mask"].sum()) * trainer.world_size
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        speed = self._tokens / max(time.monotonic() - self._began, 1e-9)
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            pl_module.log("train/tokens_per_second", speed)
+        if self._bar is not None:
+            self._bar.update(trainer.global_step, self._text(trainer, speed))
+
+    def _text(self, trainer: L.Trainer, speed: float) -> str:
+        known = trainer.callback_metrics
+        shown = {"loss": "train/loss", "dev": "dev/accuracy", "rewritten": "grm/rewrite_success"}
+        parts = [f"{name} {float(known[key]):.3f}" for name, key in shown.items() if key in known]
+        epoch = f"epoch {self.epoch_at(trainer.global_step):.1f}"
+        return ", ".join([epoch, *parts, f"{speed:,.0f} tokens/s"])
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self.on_train_end(trainer, pl_module)
+
+
+class FiniteLoss(Callback):
+    """Stops a fit whose loss is no longer a number, naming the step and the settings to look at."""
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"loss is {loss} at optimizer step {trainer.global_step}: lower the learning rate "
+                f"or gradient_clip, or look at the rewards"
+            )

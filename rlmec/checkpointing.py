@@ -1,0 +1,198 @@
+"""Checkpoints that cannot tear and resume that is exact.
+
+A checkpoint is written at optimizer steps only, after validation of that step, in the folder of its artifact:
+a temporary file, fsync, one rename. The two newest are kept, the newest that loads is taken. The states of all
+random number generators travel as plain lists, gathered over the ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+
+_NAME = re.compile(r"step-(\d{8})\.ckpt")
+_PART = ".part"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and renames it; a kill leaves the old one or the new one."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part = final.with_name(f"{final.name}.{os.getpid()}{_PART}")
+        try:
+            with part.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(final)
+            folder = os.open(final.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Resume checkpoints in a folder, newest first."""
+    found = [path for path in folder.glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def newest_loadable(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that loads, or None where there is none at all.
+
+    Left-over parts are swept. Raises RuntimeError where checkpoints exist but none loads: a run never starts
+    from scratch in silence.
+    """
+    for part in folder.glob(f"*{_PART}"):
+        part.unlink()
+    found = checkpoints(folder)
+    for path in found:
+        try:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # any torn file: the kind of error depends on where it is torn
+            say(f"{path}: does not load ({type(error).__name__}), trying the one before")
+            continue
+        return path
+    if found:
+        raise RuntimeError(
+            f"{folder}: none of {len(found)} checkpoints loads; remove them to start anew"
+        )
+    return None
+
+
+def step_of(path: Path) -> int:
+    """The optimizer step in a checkpoint's name."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path}: not a resume checkpoint (step-00000000.ckpt)")
+    return int(match[1])
+
+
+class ResumeCheckpoint(Checkpoint):
+    """Saves every `every_steps` optimizer steps, keeps the newest `keep`; Lightning calls it last."""
+
+    def __init__(self, folder: Path, every_steps: int, keep: int, best: BestWeights | None) -> None:
+        super().__init__()
+        self.folder, self.every_steps, self.keep, self.best = folder, every_steps, keep, best
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        step = trainer.global_step
+        between = (args[-1] + 1) % trainer.accumulate_grad_batches
+        due = step % self.every_steps == 0 or step == pl_module.steps or trainer.should_stop
+        if between or not due:
+            return
+        trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt")
+        if trainer.is_global_zero:
+            for old in checkpoints(self.folder)[self.keep :]:
+                old.unlink()
+            if self.best is not None:
+                self.best.prune(self.keep)
+
+
+class BestWeights(Callback):
+    """Keeps the weights of the best score seen; a score is offered by `offer` at an optimizer step.
+
+    Ties keep the earlier one. The scores stand in the resume checkpoint; files that an earlier kept checkpoint
+    may still name stay until it is gone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.score: float | None = None
+        self.step: int | None = None
+        self.history: list[int | None] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "step": self.step, "history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.score, self.step = state_dict["score"], state_dict["step"]
+        self.history = [*state_dict["history"], self.step]
+
+    def offer(self, trainer: L.Trainer, score: float) -> bool:
+        """True where `score` is a new best; its weights are then on disk."""
+        if self.score is not None and score <= self.score:
+            return False
+        self.score, self.step = score, trainer.global_step
+        trainer.save_checkpoint(self.path(self.step), weights_only=True)
+        return True
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"best-{step:08d}.ckpt"
+
+    def prune(self, keep: int) -> None:
+        """After a resume checkpoint was written: drops weights that none of the newest `keep` names."""
+        self.history = [*self.history, self.step][-keep:]
+        named = {self.path(step) for step in self.history if step is not None}
+        for path in self.folder.glob("best-*.ckpt"):
+            if path not in named:
+                path.unlink()
+
+
+class RandomStates(Callback):
+    """Random number generators of all ranks in the checkpoint, put back when training starts."""
+
+    def __init__(self) -> None:
+        self._loaded: list[Any] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states: list[Any] = [None] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, _random_state())
+        else:
+            states[0] = _random_state()
+        checkpoint["rlmec_random_states"] = states
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._loaded = checkpoint.get("rlmec_random_states")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._loaded is None:
+            return
+        if len(self._loaded) != trainer.world_size:
+            raise ValueError(
+                f"the checkpoint is of {len(self._loaded)} ranks, this run has {trainer.world_size}"
+            )
+        _set_random_state(self._loaded[trainer.global_rank])
+        self._loaded = None
+
+
+def _random_state() -> dict[str, Any]:
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    cuda = [s.tolist() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": cuda,
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))

@@ -1,0 +1,240 @@
+"""SolutionPairDataModule: builds erroneous/corrected solution pairs and serves every training.
+
+In: problems, attempts, accepted corrections and raw scores. It joins them into pairs, aligns each attempt
+with its correction, applies the reward rule and the edit weights, counts what it drops and why, and hands out
+the batches of a deterministic plan. One Lightning epoch is the whole stage; data epochs live in the plan, and the
+position travels in the checkpoint, so that a resumed fit goes on with the next optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rlmec.alignment import edit_script, edit_weights
+from rlmec.batching import Row, StepPlan, collate, step_normalizers
+from rlmec.prompts import Prompts
+from rlmec.records import (
+    Attempt,
+    Correction,
+    Pair,
+    Problem,
+    Score,
+    by_id,
+    require_same_tokenizer,
+)
+
+RewardRule = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How rows are cut into optimizer steps, micro-batches and ranks (see `batching.StepPlan`)."""
+
+    tokens_per_step: int
+    seed: int
+    steps: int | None = None
+    epochs: float | None = None
+    max_length: int = 2048
+    max_tokens_per_micro_batch: int | None = None
+    accumulate: int | None = None
+    num_workers: int = 0
+
+
+class SolutionPairDataModule(L.LightningDataModule):
+    """Joins attempts with corrections and serves the rows that `rows` makes of them.
+
+    `rows` and `val_rows` map this object to training and validation rows. `reward` is a reward rule
+    (grm_logprobs, is_right, removed) -> token rewards; without one all rewards are zero. Records made with
+    another tokenizer than the prompts' are refused.
+    """
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        problems: Sequence[Problem],
+        rows: Callable[[Any], list[Row]],
+        plan: PlanSettings,
+        *,
+        val_rows: Callable[[Any], list[Row]] | None = None,
+        attempts: Sequence[Attempt] = (),
+        corrections: Sequence[Correction] = (),
+        scores: Sequence[Score] = (),
+        reward: RewardRule | None = None,
+        edited_weight: float = 1.0,
+        kept_weight: float = 0.5,
+        keep_uncorrected: bool = False,
+        max_right_per_problem: int | None = None,
+    ) -> None:
+        super().__init__()
+        for record in (*attempts[:1], *corrections[:1], *scores[:1]):
+            name = f"a table of {type(record).__name__}s"
+            require_same_tokenizer(prompts.codec.digest, record.tokenizer, name)
+        self.prompts = prompts
+        self.problems = by_id(problems)
+        self.attempts = list(attempts)
+        self.corrections = by_id([c for c in corrections if c.accepted], "attempt_id")
+        self.scores = by_id(scores, "attempt_id")
+        self.settings = plan
+        self.dropped: Counter[str] = Counter()
+        self._rows, self._val_rows, self._reward = rows, val_rows, reward
+        self._weights = (edited_weight, kept_weight)
+        self._keep_uncorrected, self._max_right = keep_uncorrected, max_right_per_problem
+        self._pairs: list[Pair] | None = None
+        self.position = 0  # micro-batches handed out on this rank
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every attempt that has a target, with the credit of its tokens, in the attempts' order."""
+        if self._pairs is None:
+            right_seen: Counter[str] = Counter()
+            found = (self._pair(attempt, right_seen) for attempt in self.attempts)
+            self._pairs = [pair for pair in found if pair is not None]
+        return self._pairs
+
+    def _pair(self, attempt: Attempt, right_seen: Counter[str]) -> Pair | None:
+        if attempt.problem_id not in self.problems:
+            raise ValueError(f"attempt {attempt.id!r}: no problem {attempt.problem_id!r}")
+        if attempt.is_right:
+            right_seen[attempt.problem_id] += 1
+            if self._max_right is not None and right_seen[attempt.problem_id] > self._max_right:
+                self.dropped["right_beyond_cap"] += 1
+                return None
+        correction = self.corrections.get(attempt.id)
+        if not attempt.is_right and correction is None and not self._keep_uncorrected:
+            self.dropped["uncorrected"] += 1
+            return None
+        if attempt.is_right:
+            target = attempt.completion_ids
+        else:
+            target = correction.completion_ids if correction else []
+        script = edit_script(attempt.completion_ids, target or attempt.completion_ids)
+        rewards, old = self._credit(attempt, script.removed)
+        edited, kept = self._weights
+        weights = edit_weights(script, edited_weight=edited, kept_weight=kept)
+        if attempt.is_right:  # the authors weigh a right attempt's own tokens as kept ones
+            weights = np.full(len(target), kept, dtype=np.float32)
+        return Pair(
+            attempt,
+            target,
+            old_logprobs=old,
+            token_rewards=rewards,
+            edit_weights=weights if target else weights[:0],
+            corrected_by=correction.source if correction else "",
+        )
+
+    def _credit(self, attempt: Attempt, removed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token rewards and old log-probs of an attempt, both float32 [n]."""
+        zeros = np.zeros(len(attempt.completion_ids), dtype=np.float32)  # [n]
+        if self._reward is None:
+            return zeros, zeros
+        score = self.scores.get(attempt.id)
+        if score is None:
+            raise ValueError(f"attempt {attempt.id!r}: it has no score")
+        grm = np.asarray(score.grm_logprobs, dtype=np.float32)  # [n]
+        rewards = self._reward(grm, attempt.is_right, removed)
+        return rewards, np.asarray(score.old_logprobs, dtype=np.float32)
+
+    def plan_for(self, world_size: int, rank: int) -> StepPlan:
+        """Builds rows and plan for this many ranks; longer rows than `max_length` are dropped and counted.
+
+        Raises ValueError where no row is left.
+        """
+        s = self.settings
+        rows = self._rows(self)
+        self.rows = [row for row in rows if len(row.input_ids) <= s.max_length]
+        self.dropped["longer_than_max_length"] += len(rows) - len(self.rows)
+        if not self.rows:
+            raise ValueError(f"no row to train on (dropped: {dict(self.dropped)})")
+        self.plan = StepPlan(
+            [len(row.input_ids) for row in self.rows],
+            s.tokens_per_step,
+            steps=s.steps,
+            epochs=s.epochs,
+            seed=s.seed,
+            world_size=world_size,
+            max_tokens_per_micro_batch=s.max_tokens_per_micro_batch,
+            accumulate=s.accumulate,
+        )
+        self.rank = rank
+        return self.plan
+
+    def train_dataloader(self) -> PlanLoader:
+        batches = PlannedBatches(self.rows, self.plan, self.rank, self.prompts.codec.pad_id)
+        self.loader = PlanLoader(batches, self.position, self.settings.num_workers)
+        return self.loader
+
+    def val_dataloader(self) -> list[dict[str, torch.Tensor]]:
+        """Batches of this rank's share of the validation rows (none without `val_rows`)."""
+        rows = self._val_rows(self) if self._val_rows else []
+        rows = [row for row in rows if len(row.input_ids) <= self.settings.max_length]
+        rows.sort(key=lambda row: -len(row.input_ids))
+        mine = rows[self.rank :: self.plan.world_size]
+        pad = self.prompts.codec.pad_id
+        return [collate(mine[i : i + 64], pad, 1.0, 1.0) for i in range(0, len(mine), 64)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.loader.position, "plan": self.plan.digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["plan"] != self.plan.digest:
+            raise ValueError(
+                "the checkpoint was written with other rows, another number of ranks or another "
+                "accumulation; go on with the same ones, or start anew with resume=never"
+            )
+        self.position = int(state_dict["position"])
+
+
+class PlannedBatches(Dataset):
+    """Micro-batches of one rank in the order of the plan; item i belongs to step i // accumulate."""
+
+    def __init__(self, rows: Sequence[Row], plan: StepPlan, rank: int, pad_id: int) -> None:
+        self.rows, self.plan, self.rank, self.pad_id = rows, plan, rank, pad_id
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.plan.accumulate
+
+    def __getitem__(self, at: int) -> dict[str, torch.Tensor]:
+        step, index = divmod(at, self.plan.accumulate)
+        policy, imitation = step_normalizers([self.rows[i] for i in self.plan.rows(step)])
+        mine = [self.rows[i] for i in self.plan.micro_batch(step, self.rank, index)]
+        return collate(mine, self.pad_id, policy, imitation, step)
+
+
+class PlanLoader(DataLoader):
+    """Hands out the plan's batches from a position on; its length is always that of the whole stage.
+
+    The position is counted in the main process where a batch is handed out, so that batches which workers
+    have made ahead do not count.
+    """
+
+    def __init__(self, batches: PlannedBatches, position: int, num_workers: int) -> None:
+        super().__init__(
+            batches,
+            batch_size=None,
+            sampler=range(position, len(batches)),
+            num_workers=num_workers,
+            generator=torch.Generator().manual_seed(0),
+        )
+        self.position = position
+        self._total = len(batches)
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        batches = super().__iter__()
+
+        def counted() -> Iterator[dict[str, torch.Tensor]]:
+            for batch in batches:
+                self.position += 1
+                yield batch
+
+        return counted()

@@ -1,0 +1,89 @@
+"""What train.py and evaluate.py share: check the tree, start the ranks, open a door, say clearly what went wrong.
+
+In: the tree that Hydra composed. Out: the optimized metric, `summary.json` in the run folder, in a sweep its table.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from rlmec.artifacts import ArtifactError, atomic_write_text
+from rlmec.binding import ConfigurationError
+from rlmec.configuration import check
+from rlmec.launch import RankError, Ranks, run_as_child, start_ranks, write_sweep_table
+from rlmec.settings import RunSettings
+from rlmec.signatures import SignatureError
+
+Door = Callable[[RunSettings, Ranks, Path, list[str]], float | None]
+EXPECTED = (ConfigurationError, SignatureError, ArtifactError, RankError, ValueError, OSError)
+
+
+class JobFailed(RuntimeError):
+    """A job of a sweep that ended with an error, which was already shown."""
+
+
+def open_door(cfg: DictConfig, config_dir: Path, door: Callable[[], Door]) -> float | None:
+    """Runs one job. An error is shown as one line (the traceback goes to `error.txt` in the run folder) and
+    ends the program with 1; in a sweep it fails this job alone, and the sweep ends with 1."""
+    hydra = HydraConfig.get()
+    in_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
+    run_dir = Path(hydra.runtime.output_dir)
+    try:
+        settings = check(cfg, config_dir)
+        value = _run(settings, run_dir, door)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        _show(error, run_dir)
+        if in_sweep:
+            _table(hydra)
+            raise JobFailed(f"job {hydra.job.num} failed: {error}") from error
+        sys.exit(1)
+    if in_sweep:
+        _table(hydra)
+    return value
+
+
+def _run(settings: RunSettings, run_dir: Path, door: Callable[[], Door]) -> float | None:
+    hydra = HydraConfig.get()
+    code = run_as_child(hydra, settings.trainer)
+    if code is not None:
+        if code:
+            raise RuntimeError(f"its process ended with {code}")
+        return _metric_of_child(run_dir)
+    overrides = list(hydra.overrides.task)
+    with start_ranks(settings.trainer, overrides, run_dir) as ranks:
+        return door()(settings, ranks, run_dir, overrides)
+
+
+def _metric_of_child(run_dir: Path) -> float | None:
+    import json
+
+    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    return summary["optimized_metric"]
+
+
+def _table(hydra: DictConfig) -> None:
+    columns, rows = write_sweep_table(Path(hydra.sweep.dir))
+    shown = [i for i, name in enumerate(columns) if i < 3 or "accuracy" in name]
+    print("  ".join(columns[i] for i in shown))
+    for row in rows:
+        print("  ".join(row[i] for i in shown))
+    print(f"table of the sweep: {Path(hydra.sweep.dir) / 'results.md'}", flush=True)
+
+
+def _show(error: Exception, run_dir: Path) -> None:
+    text = "".join(traceback.format_exception(error))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(run_dir / "error.txt", text)
+    if isinstance(error, EXPECTED):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        print(text, file=sys.stderr)
+    print(f"(traceback: {run_dir / 'error.txt'})", file=sys.stderr, flush=True)

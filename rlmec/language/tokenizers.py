@@ -1,0 +1,112 @@
+"""Tokenizers: loaded from a directory or hub name, or trained on a task's own text; as a `Codec` to the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rlmec.prompts import Codec
+
+END = "<|end|>"
+PAD = "<|pad|>"
+# Words keep their leading space, every digit is a token of its own, a newline stands alone.
+_PIECES = r"\n| ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
+    """A byte-level BPE tokenizer trained on `texts`, with single digits and the tokens END and PAD.
+
+    Decoding gives back any text exactly. Raises ValueError where `vocabulary_size` cannot hold the 256 bytes.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocabulary_size < 258:
+        raise ValueError(f"vocabulary_size is {vocabulary_size}; bytes and 2 marks need 258")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[PAD, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer of a model directory or hub name.
+
+    Raises FileNotFoundError where a local directory has none, ValueError where it has no end token.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    if folder.exists() and not any((folder / name).is_file() for name in names):
+        raise FileNotFoundError(f"{folder}: no tokenizer here (expected one of {', '.join(names)})")
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{path}: the tokenizer has no end-of-sequence token")
+    return tokenizer
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """What decides which ids a text gets: vocabulary, merges, special tokens, chat template (hex)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        state = {"vocabulary": sorted(tokenizer.get_vocab().items())}
+    else:
+        state = json.loads(backend.to_str())
+        state.pop("truncation", None)
+        state.pop("padding", None)
+    state["ids"] = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    state["chat"] = getattr(tokenizer, "chat_template", None)
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def codec(tokenizer: Any) -> Codec:
+    """A tokenizer as the functions the rest of the project uses."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(ids: Any) -> str:
+        return tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def chat(system: str | None, user: str) -> str:
+        turns = [{"role": "system", "content": system}] if system else []
+        return tokenizer.apply_chat_template(
+            [*turns, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
+        )
+
+    start = tokenizer("a")["input_ids"]
+    bos = tokenizer.bos_token_id
+    pad = tokenizer.pad_token_id
+    return Codec(
+        encode=encode,
+        decode=decode,
+        prefix_ids=(bos,) if bos is not None and start[:1] == [bos] else (),
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.eos_token_id if pad is None else pad,
+        digest=tokenizer_digest(tokenizer),
+        vocabulary_size=len(tokenizer),
+        chat=chat if getattr(tokenizer, "chat_template", None) else None,
+    )

@@ -1,0 +1,285 @@
+"""Processes of a run: the ranks of one job, jobs of a sweep as children, and the tables they leave.
+
+In: the hardware settings and the job's overrides. Out: `Ranks`, which lets rank 0 decide and tells
+the others. Ranks are started before the first stage, over one process group that every later
+Trainer joins; decisions go over a second gloo group with a very long timeout. With one process none
+of this runs, and torch is not imported here.
+"""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import datetime
+import io
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from rlmec.artifacts import atomic_write_json, atomic_write_text
+from rlmec.binding import ConfigurationError
+from rlmec.settings import TrainerSettings
+
+T = TypeVar("T")
+PARENT = "RLMEC_CHILD"  # in a started process: the id of the one that started it
+_GROUP_ENV = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK")
+
+
+class RankError(RuntimeError):
+    """What went wrong on rank 0 while the others waited for its decision."""
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when the one that started it dies; call it first thing. Does
+    nothing in a process that was not started by this module."""
+    if (parent := os.environ.pop(PARENT, None)) is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    if os.getppid() != int(parent):  # it died before the call
+        os._exit(1)
+
+
+def command(overrides: Sequence[str], run_dir: str | Path, extra: Sequence[str] = ()) -> list[str]:
+    """The program's own command line for one job in a given run folder, whatever its name holds."""
+    folder = QuotedString(text=str(run_dir), quote=Quote.single).with_quotes()
+    name = HydraConfig.get().job.config_name if HydraConfig.initialized() else None
+    config = [f"--config-name={name}"] if name else []
+    own = ["hydra.mode=RUN", f"hydra.run.dir={folder}"]
+    return [sys.executable, os.path.abspath(sys.argv[0]), *config, *overrides, *own, *extra]
+
+
+def launched_outside() -> bool:
+    """Whether torchrun, SLURM or this module on another rank has started this process."""
+    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
+    return "LOCAL_RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or tasks != "1"
+
+
+def world_size(trainer: TrainerSettings) -> int:
+    """The number of processes that the settings ask for on all nodes."""
+    return _local_devices(trainer) * trainer.num_nodes
+
+
+def _local_devices(trainer: TrainerSettings) -> int:
+    devices = str(trainer.devices)
+    if devices.isdigit() and int(devices) > 0:
+        return int(devices)
+    if "," in devices:
+        return len([d for d in devices.split(",") if d.strip()])
+    if devices not in ("auto", "-1"):
+        raise ConfigurationError(f"trainer.devices: {devices!r} is no number, list or 'auto'")
+    if trainer.accelerator == "cpu":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+class Ranks:
+    """This process among those of the job. A context manager: leaving it closes the group."""
+
+    def __init__(self, rank: int = 0, world: int = 1, control: Any = None) -> None:
+        self.rank, self.world = rank, world
+        self._control, self._children = control, list[subprocess.Popen[bytes]]()
+        self._closing, self._deciding = False, False
+
+    def share(self, fn: Callable[[], T]) -> T:
+        """Runs `fn` on rank 0 alone; every rank gets its value (which can be pickled).
+
+        An error of `fn` is raised as it is on rank 0 and as a RankError on the others, so that none
+        is left waiting. `fn` may not call a collective, nor `share`.
+        """
+        if self.world == 1:
+            return fn()
+        if self._deciding:
+            raise RuntimeError("share() inside share(): the other ranks do not take part in it")
+        error, value, box = None, None, [b"", ""]
+        if self.rank == 0:
+            self._deciding = True
+            try:
+                value = fn()
+                box[0] = pickle.dumps(value)
+            except BaseException as raised:
+                error, box[1] = raised, f"{type(raised).__name__}: {raised}"
+            finally:
+                self._deciding = False
+        import torch.distributed as dist
+
+        dist.broadcast_object_list(box, src=0, group=self._control)
+        if error is not None:
+            raise error
+        if box[1]:
+            raise RankError(f"rank 0: {box[1]}")
+        return value if self.rank == 0 else pickle.loads(box[0])  # pyright: ignore
+
+    def close(self, failed: bool = False) -> None:
+        """Ends the process group and the ranks started here, so that another job can start in this
+        process. After a failure they are given 10 s before they are killed, otherwise 5 minutes."""
+        if self.world == 1:
+            return
+        import torch.distributed as dist
+
+        if dist.is_initialized() and not failed:
+            dist.barrier(self._control)
+        self._closing = True
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if self._children:
+            _end(self._children, 10 if failed else 300)
+            for name in _GROUP_ENV:
+                os.environ.pop(name, None)
+        self.rank, self.world, self._children = 0, 1, []
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        self.close(failed=kind is not None)
+
+    def watch(self, children: list[subprocess.Popen[bytes]], grace: float = 20.0) -> None:
+        """Ends this process when a child ends with an error and nobody has closed the ranks within
+        `grace` seconds: it would wait for that child for ever."""
+        self._children = children
+
+        def look() -> None:
+            while not self._closing:
+                for child in children:
+                    if child.poll():
+                        time.sleep(grace)
+                        if not self._closing:
+                            print(
+                                f"error: rank {children.index(child) + 1} (process {child.pid}) "
+                                f"ended with {child.returncode}; ending the job",
+                                file=sys.stderr,
+                                flush=True,
+                            )
+                            os._exit(1)
+                time.sleep(0.2)
+
+        threading.Thread(target=look, daemon=True, name="watch-ranks").start()
+
+
+def _end(children: list[subprocess.Popen[bytes]], patience: float) -> None:
+    deadline = time.monotonic() + patience
+    for child in children:
+        try:
+            child.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def start_ranks(trainer: TrainerSettings, argv: Sequence[str], hydra_run_dir: str | Path) -> Ranks:
+    """All ranks of the job, before any decision: those of torchrun or SLURM, or local ones started
+    here with the job's overrides `argv` and run folder. One process gives a trivial `Ranks`."""
+    world = world_size(trainer)
+    if world == 1 and not launched_outside():
+        return Ranks()
+    if world > 1 and trainer.num_nodes > 1 and not launched_outside():
+        raise ConfigurationError(
+            "trainer.num_nodes: several nodes are started by torchrun or SLURM"
+        )
+    children = [] if launched_outside() else _start_children(world, argv, hydra_run_dir)
+    import torch.distributed as dist
+    from lightning import Fabric
+
+    Fabric(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy="ddp" if world > 1 else "auto",
+    ).launch()
+    if not dist.is_initialized():
+        return Ranks()
+    control = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), control)
+    if children:
+        ranks.watch(children)
+    return ranks
+
+
+def _start_children(world: int, argv: Sequence[str], run_dir: str | Path) -> list[Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    env |= {"NODE_RANK": "0", "LOCAL_RANK": "0"}
+    os.environ.update(env)
+    children = []
+    for rank in range(1, world):
+        own = {**os.environ, "LOCAL_RANK": str(rank), PARENT: str(os.getpid())}
+        extra = ["hydra.output_subdir=null", f"hydra.job.name=rank{rank}"]
+        children.append(subprocess.Popen(command(argv, run_dir, extra), env=own))
+    return children
+
+
+def run_as_child(hydra_config: Any, trainer: TrainerSettings) -> int | None:
+    """Runs a sweep's job that has several ranks as a child process of its own, and returns its exit
+    code; None where the job can run in this process. Under torchrun a sweep is refused."""
+    if str(getattr(hydra_config.mode, "name", hydra_config.mode)) != "MULTIRUN":
+        return None
+    if launched_outside():
+        raise ConfigurationError("a sweep (-m) cannot run under torchrun or SLURM: start its jobs")
+    if world_size(trainer) == 1:
+        return None
+    job = command(list(hydra_config.overrides.task), hydra_config.runtime.output_dir)
+    return subprocess.run(job, env={**os.environ, PARENT: str(os.getpid())}, check=False).returncode
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> Path:
+    """Writes `summary.json` of a run whole and returns its path."""
+    atomic_write_json(run_dir / "summary.json", summary)
+    return run_dir / "summary.json"
+
+
+def write_sweep_table(sweep_dir: Path) -> tuple[list[str], list[list[str]]]:
+    """The table of a sweep from every `summary.json` below it: column names and rows of strings.
+
+    Written to `results.csv` and `results.md` by each job in turn, under a lock. Columns: the job's
+    folder, its `overrides`, `optimized_metric` and the numbers among the metrics of its last two
+    stages.
+    """
+    with FileLock(sweep_dir / ".results.lock"):
+        rows: list[dict[str, str]] = []
+        for path in sorted(sweep_dir.rglob("summary.json"), key=_job_order):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            row = {"job": path.parent.relative_to(sweep_dir).as_posix()}
+            row["overrides"] = " ".join(summary.get("overrides", []))
+            row["optimized_metric"] = _shown(summary.get("optimized_metric"))
+            for stage in summary.get("stages", [])[-2:]:
+                row |= {k: _shown(v) for k, v in stage.get("metrics", {}).items() if _number(v)}
+            rows.append(row)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[row.get(name, "") for name in columns] for row in rows]
+
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([columns, *cells])
+        atomic_write_text(sweep_dir / "results.csv", text.getvalue())
+        lines = [columns, ["---"] * len(columns), *cells]
+        table = ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in lines]
+        atomic_write_text(sweep_dir / "results.md", "".join(table))
+    return columns, cells
+
+
+def _job_order(path: Path) -> tuple[int, str]:
+    return (int(path.parent.name) if path.parent.name.isdigit() else sys.maxsize, str(path))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

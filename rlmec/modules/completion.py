@@ -1,0 +1,149 @@
+"""What both LightningModules share: a step over completion tokens, normalised by its whole optimizer step.
+
+In: batches of `batching.collate`. Out: the loss A * W * (S_RL / N_R + coef * S_IR / N_w), where Lightning divides
+by A (micro-batches of a step) and the strategy by W (ranks), so that the gradient is that of the whole step
+however it was cut. Metrics are summed over a step and logged every `log_every_n_steps`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+
+from rlmec.language.logprobs import TokenLogprobs
+from rlmec.objectives import ObjectiveSums, TokenBatch
+
+Objective = Callable[[TokenBatch], ObjectiveSums]
+
+
+class CompletionModule(L.LightningModule):
+    """A causal network trained on the completion tokens of its rows.
+
+    `objective` maps a TokenBatch to sums; `optimizer` and `scheduler` are constructors that still want the
+    parameters, the optimizer and the counts of steps; `steps` is the number of optimizer steps of the fit.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        *,
+        pad_id: int,
+        eos_id: int,
+        objective: Objective | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        scheduler: Callable[..., Any] | None = None,
+        steps: int = 0,
+        warmup_share: float = 0.03,
+    ) -> None:
+        super().__init__()
+        self.net = TokenLogprobs(network)
+        self.net.train()
+        self.pad_id, self.eos_id = pad_id, eos_id
+        self.objective = objective
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.steps, self.warmup_share = steps, warmup_share
+        self._sums: dict[str, torch.Tensor] = {}
+
+    @property
+    def network(self) -> Any:
+        return self.net.network
+
+    def configure_optimizers(self) -> Any:
+        if self.optimizer is None or self.scheduler is None:
+            raise ValueError("this module was made for prediction: it has no optimizer")
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        counts = {
+            "num_warmup_steps": round(self.steps * self.warmup_share),
+            "num_training_steps": self.steps,
+        }
+        wanted = inspect.signature(self.scheduler).parameters
+        scheduler = self.scheduler(optimizer, **{k: v for k, v in counts.items() if k in wanted})
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def tokens(self, batch: dict[str, torch.Tensor]) -> TokenBatch:
+        """The completion tokens of a batch, flat, with the network's log-probs of them."""
+        mask = batch["completion_mask"]  # [B, T]
+        logprobs = self.net(batch["input_ids"], batch["attention_mask"], mask)  # [N]
+        return TokenBatch(
+            logprobs,
+            batch["old_logprobs"][mask],
+            batch["token_rewards"][mask],
+            batch["weights"][mask],
+            torch.ones_like(logprobs, dtype=torch.bool),
+        )
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        tokens = self.tokens(batch)
+        self.check_tokens(batch, tokens)
+        sums = self.run_objective(tokens)
+        policy = sums.policy / batch["policy_normalizer"]
+        imitation = sums.imitation / batch["imitation_normalizer"]
+        loss = policy + sums.imitation_coef * imitation
+        self._collect(
+            sums.metrics
+            | {
+                "policy_loss": policy.detach(),
+                "imitation_loss": imitation.detach(),
+                "loss": loss.detach(),
+                "tokens": batch["attention_mask"].sum(),
+                "processed": torch.tensor(batch["input_ids"].numel(), device=loss.device),
+            }
+        )
+        return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def run_objective(self, tokens: TokenBatch) -> ObjectiveSums:
+        if self.objective is None:
+            raise ValueError("this module was made for prediction: it has no objective")
+        return self.objective(tokens)
+
+    def check_tokens(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> None:
+        """A place for checks of the first step."""
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """[2]: sum of -log p over completion tokens, and their number."""
+        logprobs = self.tokens(batch).logprobs
+        return torch.stack([-logprobs.sum(), logprobs.new_tensor(float(len(logprobs)))])
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return
+        if self.global_step % self.trainer.log_every_n_steps == 0 or self.global_step == self.steps:
+            for name, value in self.step_metrics(self._reduced()).items():
+                self.log(f"train/{name}", value, prog_bar=name == "loss")
+        self._sums = {}
+
+    def step_metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """Figures of one optimizer step from its sums over micro-batches and ranks."""
+        return {
+            "loss": sums["loss"],
+            "imitation_loss": sums["imitation_loss"],
+            "tokens": sums["tokens"],
+            "padding_share": 1.0 - sums["tokens"] / sums["processed"],
+            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+        }
+
+    def _collect(self, metrics: dict[str, torch.Tensor]) -> None:
+        for name, value in metrics.items():
+            old = self._sums.get(name)
+            value = value.detach().double()
+            if old is not None:
+                value = torch.maximum(old, value) if name.endswith("_max") else old + value
+            self._sums[name] = value
+
+    def _reduced(self) -> dict[str, float]:
+        names = sorted(self._sums)
+        if self.trainer.world_size == 1:
+            return {name: float(self._sums[name]) for name in names}
+        reduce = self.trainer.strategy.reduce
+        how = {True: "max", False: "sum"}
+        return {
+            name: float(reduce(self._sums[name].clone(), reduce_op=how[name.endswith("_max")]))
+            for name in names
+        }

@@ -1,0 +1,76 @@
+"""PolicyModule: warm-up and RLMEC training of a policy, its samples and its log-probabilities.
+
+Credit is decided before training and travels in the rows; this module knows no task, no teacher and no reward
+rule. In training: the objective's terms over completion tokens. In prediction: parts to sample, or rows to score.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlmec.language.scoring import score_rows
+from rlmec.modules.completion import CompletionModule
+from rlmec.objectives import TokenBatch
+from rlmec.parts import ScoringPart, Sealed, generate_part
+
+
+class PolicyModule(CompletionModule):
+    """`ratio_tolerance` bounds |ratio - 1| at the first step, where policy and old policy are the same."""
+
+    def __init__(self, network: Any, *, ratio_tolerance: float | None = None, **kwargs: Any):
+        super().__init__(network, **kwargs)
+        self.ratio_tolerance = ratio_tolerance
+
+    def check_tokens(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> None:
+        """Raises RuntimeError at step 0 where the policy is not the one that the scores came from."""
+        rewarded = tokens.token_rewards != 0
+        if self.global_step or self.ratio_tolerance is None or not rewarded.any():
+            return
+        logprobs = tokens.logprobs.detach()
+        if self.training and _has_dropout(self.net):
+            self.net.eval()
+            with torch.no_grad():
+                logprobs = self.tokens(batch).logprobs
+            self.net.train()
+        ratio = (logprobs - tokens.old_logprobs)[rewarded].exp()
+        worst = float((ratio - 1).abs().max())
+        if not worst <= self.ratio_tolerance:
+            raise RuntimeError(
+                f"at step 0 the ratio of new to old probabilities is off by {worst:.2e} (at most "
+                f"{self.ratio_tolerance:.0e} expected): the scores were made with other weights, "
+                f"another precision, prompt or tokenizer than the policy has now; remake "
+                f"stage=score, or set policy.ratio_tolerance"
+            )
+
+    def step_metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        out = super().step_metrics(sums)
+        count = sums.get("reward_count", 0.0)
+        if count:
+            out |= {
+                "policy_loss": sums["policy_loss"],
+                "ratio/mean": sums["ratio_sum"] / count,
+                "ratio/max": sums["ratio_max"],
+                "clip_ratio/high_mean": sums["clip_high_count"] / count,
+                "clip_ratio/low_mean": sums["clip_low_count"] / count,
+                "approx_kl": sums["approx_kl_sum"] / count,
+                "rewards/token/mean": sums["reward_sum"] / count,
+            }
+        return out
+
+    def predict_step(self, batch: Sealed, batch_idx: int) -> Any:
+        """Completions of a GenerationPart, log-probs of a ScoringPart's rows, None for no part."""
+        part = batch.part
+        if part is None:
+            return None
+        if isinstance(part, ScoringPart):
+            return score_rows(self.net, part.rows, self.pad_id)
+        return generate_part(self.network, part, self.eos_id, self.pad_id)
+
+
+def _has_dropout(net: nn.Module) -> bool:
+    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in net.modules()) or any(
+        getattr(m, "attention_dropout", 0.0) for m in net.modules()
+    )

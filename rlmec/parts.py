@@ -1,0 +1,85 @@
+"""Fixed parts of the predict stages: what is computed at once, whatever the number of ranks.
+
+A part's composition and seed depend on the data and the settings alone, so that a stage that was cut off, or
+that runs on several ranks, writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from rlmec.batching import Row
+from rlmec.language.generation import Completion, Decoding, generate
+
+
+@dataclass(frozen=True)
+class GenerationPart:
+    """Prompts to complete together."""
+
+    index: int
+    prompts: list[list[int]]
+    decoding: Decoding
+    seed: int
+
+
+@dataclass(frozen=True)
+class ScoringPart:
+    """Rows whose completion tokens are to be scored, and prompts to be completed."""
+
+    index: int
+    rows: list[Row]
+    prompts: list[list[int]]
+    decoding: Decoding
+    seed: int = 0
+
+
+def generate_part(
+    network: Any, part: GenerationPart | ScoringPart, eos_id: int, pad_id: int
+) -> list[Completion]:
+    """Completions of a part's prompts, by its own decoding and seed."""
+    return generate(
+        network, part.prompts, part.decoding, eos_id=eos_id, pad_id=pad_id, seed=part.seed
+    )
+
+
+def part_seed(seed: int, stage: str, index: int) -> int:
+    """The seed of one part: a function of the stage's seed, its name and the part's number alone."""
+    return zlib.crc32(f"{seed}/{stage}/{index}".encode())
+
+
+def cut(count: int, size: int) -> list[range]:
+    """0..count-1 in runs of `size`, the last one shorter."""
+    return [range(a, min(a + size, count)) for a in range(0, count, size)]
+
+
+class Sealed:
+    """Carries a part through Lightning untouched (it would copy every list of a plain batch)."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+
+class PartList(Dataset):
+    """This rank's parts of those that are missing, filled up with empty ones so that every rank has as many."""
+
+    def __init__(self, parts: Sequence[Any], missing: Sequence[int], rank: int, world: int) -> None:
+        mine = [parts[i] for i in missing[rank::world]]
+        self.items = mine + [None] * (-(-len(missing) // world) - len(mine))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, at: int) -> Sealed:
+        return Sealed(self.items[at])
+
+
+def part_loader(parts: Sequence[Any], missing: Sequence[int], rank: int, world: int) -> DataLoader:
+    """A loader that hands out whole parts (no batching, no sampler of Lightning's)."""
+    return DataLoader(
+        PartList(parts, missing, rank, world), batch_size=None, collate_fn=lambda part: part
+    )

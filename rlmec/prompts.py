@@ -1,0 +1,127 @@
+"""Prompts as token ids: one source for sampling, training, scoring and judging.
+
+A template is text with fields in braces. Text fields are encoded together with the text around them; id
+fields (an attempt) are put in as they are, so that what a model said is never decoded and encoded again. The
+chat form wraps the rendered template as one user turn. In: templates, a tokenizer's functions. Out: ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from rlmec.records import Problem
+
+_FIELD = re.compile(r"\{(question|solution|answer|attempt)\}")
+_HOLE = "\ue000"
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The texts: `policy` asks for a solution; `rewrite` and `rewrite_answer_only` ask the GRM for a
+    correction, with the reference solution or with the answer alone; `locate` asks for the first wrong line
+    and `located` (field {step}) is its answer. `chat` wraps them in the tokenizer's chat template."""
+
+    policy: str
+    rewrite: str
+    rewrite_answer_only: str
+    locate: str
+    located: str
+    chat: bool = False
+    system: str | None = None
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A tokenizer as functions and ids: `prefix_ids` is what every sequence starts with (a BOS token, or
+    nothing), `digest` names the tokenizer, `chat` turns (system, user) into text."""
+
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    prefix_ids: tuple[int, ...]
+    eos_id: int
+    pad_id: int
+    digest: str
+    vocabulary_size: int
+    chat: Callable[[str | None, str], str] | None = None
+
+    def completion(self, text: str) -> list[int]:
+        """Ids of a whole completion: the text and the end-of-sequence token."""
+        return [*self.encode(text), self.eos_id]
+
+    def text(self, completion_ids: Sequence[int]) -> str:
+        """Text of a completion without its end token."""
+        ids = list(completion_ids)
+        return self.decode(ids[:-1] if ids and ids[-1] == self.eos_id else ids)
+
+
+def labelled(text: str) -> str:
+    """Lines of a solution, numbered [0], [1], ... as the locating task refers to them."""
+    return "\n".join(f"[{i}] {line}" for i, line in enumerate(text.split("\n")))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Templates bound to a tokenizer."""
+
+    templates: Templates
+    codec: Codec
+
+    def __post_init__(self) -> None:
+        if self.templates.chat and self.codec.chat is None:
+            raise ValueError("prompt.chat is set, but the tokenizer has no chat template")
+
+    def policy(self, problem: Problem) -> list[int]:
+        """Prompt under which the policy is sampled, trained, scored and judged."""
+        return self._ids(self.templates.policy, question=problem.question)
+
+    def rewrite(self, problem: Problem, attempt_ids: Sequence[int]) -> list[int]:
+        """Prompt of the GRM: corrects `attempt_ids` (its end token is left out here)."""
+        ids = list(attempt_ids)
+        if ids and ids[-1] == self.codec.eos_id:
+            ids.pop()
+        t = self.templates
+        template = t.rewrite if problem.solution is not None else t.rewrite_answer_only
+        return self._ids(template, attempt=ids, **_known(problem))
+
+    def locate(self, problem: Problem, attempt: str) -> list[int]:
+        """Prompt of the GRM that asks for the first wrong line of an attempt given as text."""
+        known = _known(problem)
+        solution = known.get("solution") or known["answer"]
+        return self._ids(
+            self.templates.locate,
+            attempt=labelled(attempt),
+            **(known | {"solution": labelled(solution)}),
+        )
+
+    def located(self, step: int) -> list[int]:
+        """The locating task's answer as a completion."""
+        return self.codec.completion(self.templates.located.replace("{step}", str(step)))
+
+    def _ids(self, template: str, **fields: str | list[int]) -> list[int]:
+        text, holes = "", []
+        for i, part in enumerate(_FIELD.split(template)):
+            value = part if i % 2 == 0 else fields[part]
+            if isinstance(value, str):
+                text += value.replace(_HOLE, "")
+            else:
+                text += _HOLE
+                holes.append(value)
+        if self.templates.chat and self.codec.chat is not None:
+            text = self.codec.chat(self.templates.system, text)
+        ids = [] if self.templates.chat else list(self.codec.prefix_ids)
+        for i, piece in enumerate(text.split(_HOLE)):
+            ids += [*(holes[i - 1] if i else []), *(self.codec.encode(piece) if piece else [])]
+        return ids
+
+
+def _known(problem: Problem) -> dict[str, str]:
+    known = {"question": problem.question, "answer": problem.answer}
+    return known if problem.solution is None else known | {"solution": problem.solution}

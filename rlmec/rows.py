@@ -1,0 +1,145 @@
+"""Training rows from problems, pairs and corrections: what warm-up, policy and GRM see.
+
+In: what the DataModule has joined. Out: `batching.Row`s with the credit of each completion token. A function
+here is chosen in the configuration (`policy.rows`) by `_target_`. No disk, no model.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from rlmec.batching import Row
+from rlmec.prompts import Prompts
+from rlmec.records import Attempt, Correction, Pair, Problem
+
+
+class Joined(Protocol):
+    """What a row function may read: see `datamodule.SolutionPairDataModule`."""
+
+    prompts: Prompts
+    problems: dict[str, Problem]
+
+    @property
+    def pairs(self) -> list[Pair]: ...
+
+
+def hash_share(seed: int, what: str, id_: str) -> float:
+    """A number in [0, 1) for an id: a fixed, evenly spread function of (seed, what, id)."""
+    return zlib.crc32(f"{seed}/{what}/{id_}".encode()) / 2**32
+
+
+def reference_rows(data: Joined) -> list[Row]:
+    """Plain likelihood of the reference solutions (warm-up, and continued SFT as a comparison).
+
+    Raises ValueError where no problem has a reference solution.
+    """
+    rows = []
+    for problem in data.problems.values():
+        if problem.solution is not None:
+            prompt = data.prompts.policy(problem)
+            target = data.prompts.codec.completion(problem.solution)
+            rows.append(Row.likelihood(problem.id, [*prompt, *target], len(prompt)))
+    if not rows:
+        raise ValueError("no problem has a reference solution: nothing to train on")
+    return rows
+
+
+def pair_rows(data: Joined) -> list[Row]:
+    """One row a right attempt (rewards and imitation at once), two a wrong one: the attempt with its rewards,
+    the correction with its edit weights. An attempt without any reward needs no row of its own."""
+    rows: list[Row] = []
+    for pair in data.pairs:
+        prompt, attempt = pair.attempt.prompt_ids, pair.attempt.completion_ids
+        if pair.target_ids == attempt:
+            weights = pair.edit_weights
+        else:
+            weights = np.zeros(len(attempt), dtype=np.float32)
+            if pair.target_ids:
+                zeros = np.zeros(len(pair.target_ids), dtype=np.float32)
+                rows.append(
+                    Row(
+                        f"{pair.attempt.id}/corrected",
+                        [*prompt, *pair.target_ids],
+                        len(prompt),
+                        zeros,
+                        zeros,
+                        pair.edit_weights,
+                    )
+                )
+        if weights.any() or pair.token_rewards.any():
+            rows.append(
+                Row(
+                    pair.attempt.id,
+                    [*prompt, *attempt],
+                    len(prompt),
+                    pair.token_rewards,
+                    pair.old_logprobs,
+                    weights,
+                )
+            )
+    return rows
+
+
+def first_changed_line(attempt: str, correction: str) -> int:
+    """Number of the first line of the attempt that the correction does not have (its last line at most)."""
+    ours, theirs = attempt.split("\n"), correction.split("\n")
+    for i, line in enumerate(ours):
+        if i >= len(theirs) or line != theirs[i]:
+            return i
+    return len(ours) - 1
+
+
+def rewriting_row(
+    prompts: Prompts, problem: Problem, attempt_ids: Sequence[int], target: Sequence[int], id_: str
+) -> Row:
+    """The GRM's view of an attempt: rewriting prompt, then `target` (the attempt itself when scoring)."""
+    prompt = prompts.rewrite(problem, attempt_ids)
+    return Row.likelihood(id_, [*prompt, *target], len(prompt))
+
+
+def grm_rows(
+    prompts: Prompts,
+    problems: dict[str, Problem],
+    attempts: Sequence[Attempt],
+    corrections: Sequence[Correction],
+    *,
+    copy: float,
+    locate: float,
+    seed: int,
+) -> list[Row]:
+    """Rows of the GRM's training mixture over the given problems.
+
+    Every accepted correction gives a rewriting row; `copy` and `locate` are the numbers of copying rows (of
+    right attempts) and locating rows for each of them, chosen by a hash.
+    """
+    wrong = {a.id: a for a in attempts if not a.is_right}
+    taught = [c for c in corrections if c.accepted and c.attempt_id in wrong]
+    rows = [
+        rewriting_row(
+            prompts,
+            problems[c.problem_id],
+            wrong[c.attempt_id].completion_ids,
+            c.completion_ids,
+            f"{c.attempt_id}/rewrite",
+        )
+        for c in taught
+    ]
+    right = [a for a in attempts if a.is_right]
+    right.sort(key=lambda a: hash_share(seed, "copy", a.id))
+    for a in right[: round(copy * len(taught))]:
+        rows.append(
+            rewriting_row(
+                prompts, problems[a.problem_id], a.completion_ids, a.completion_ids, f"{a.id}/copy"
+            )
+        )
+    taught.sort(key=lambda c: hash_share(seed, "locate", c.attempt_id))
+    for c in taught[: round(locate * len(taught))]:
+        attempt = wrong[c.attempt_id]
+        prompt = prompts.locate(problems[c.problem_id], attempt.text)
+        target = prompts.located(first_changed_line(attempt.text, c.text))
+        rows.append(Row.likelihood(f"{attempt.id}/locate", [*prompt, *target], len(prompt)))
+    return rows

@@ -1,0 +1,251 @@
+"""The settings of every stage as constructors: their signatures are the schema of the configuration tree.
+
+A YAML node is bound to the class of its name here, so that a misspelt key is found before anything heavy is
+imported. Nodes with a `_target_` (task, teacher, optimizer, objective, reward, ...) are bound to the signature
+of what they name instead. Plain values only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A causal language model: `path` names a Hugging Face directory or hub name; without it a model of
+    `shape` (its `model_type` and configuration keys) starts from scratch, with a byte-level BPE tokenizer
+    of at most `vocabulary_size` tokens trained on the task's train text (or `tokenizer`, a directory)."""
+
+    path: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    shape: dict[str, Any] = field(default_factory=dict)
+    vocabulary_size: int = 512
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """Text of the prompts; `chat` wraps them in the tokenizer's chat template."""
+
+    policy: str
+    rewrite: str
+    rewrite_answer_only: str
+    locate: str
+    located: str
+    chat: bool = False
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What every fit needs. One of `steps` (optimizer steps) and `epochs` (passes over the rows) is given.
+
+    `tokens_per_step` counts real tokens of an optimizer step over all ranks and micro-batches. `precision` is
+    Lightning's. `max_length` drops (and counts) longer rows. `val_every_steps` counts optimizer steps.
+    """
+
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    seed: int = 1
+    steps: int | None = None
+    epochs: float | None = None
+    tokens_per_step: int = 8192
+    max_length: int = 2048
+    precision: str = "32-true"
+    warmup_share: float = 0.03
+    gradient_clip: float | None = 1.0
+    val_every_steps: int = 50
+    val_problems: int = 200
+
+
+@dataclass(frozen=True)
+class WarmupSettings(FitSettings):
+    """Plain likelihood on reference solutions; stops early at `target_accuracy` on dev problems."""
+
+    target_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """Sampling from the start policy, or importing from the file `path` (JSON lines)."""
+
+    seed: int = 1
+    num_generations: int = 4
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_completion_length: int = 512
+    part_size: int = 64
+    max_problems: int | None = None
+    precision: str = "32-true"
+    path: str | None = None
+    text_field: str = "solution"
+    label_field: str | None = None
+    question_field: str = "question"
+
+
+@dataclass(frozen=True)
+class TeachSettings:
+    """`share` of the problems (by a hash of the problem) has its wrong attempts corrected by the teacher."""
+
+    seed: int = 1
+    share: float = 0.5
+    max_edit_ratio: float = 0.5
+    part_size: int = 256
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Rows of each kind per rewriting row in the training of the GRM."""
+
+    copy: float = 1.0
+    locate: float = 0.25
+
+
+@dataclass(frozen=True)
+class GrmSettings(FitSettings):
+    """Training of the generative reward model; `model` (default: the policy's start) is a directory."""
+
+    model: str | None = None
+    mixture: Mixture = field(default_factory=Mixture)
+    val_share: float = 0.1
+    max_completion_length: int = 512
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Scoring and rewriting with the GRM. `rewrite` off leaves wrong attempts without a teacher uncorrected."""
+
+    seed: int = 1
+    rewrite: bool = True
+    max_edit_ratio: float = 0.5
+    max_completion_length: int = 512
+    max_length: int = 2048
+    part_size: int = 256
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class EditWeights:
+    """Imitation weights of tokens of a correction: inserted or substituted, and kept."""
+
+    edited: float = 1.0
+    kept: float = 0.5
+
+
+@dataclass(frozen=True)
+class PolicySettings(FitSettings):
+    """Policy training. `rows` turns pairs into training rows, `objective` and `reward` are functions."""
+
+    objective: dict[str, Any] = field(default_factory=dict)
+    reward: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
+    edit_weights: EditWeights = field(default_factory=EditWeights)
+    keep_uncorrected: bool = False
+    max_right_per_problem: int | None = None
+    max_completion_length: int = 512
+    ratio_tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Greedy accuracy (`num_samples` 0) or sampling with pass@k and maj@k on a split."""
+
+    seed: int = 1
+    model: str | None = None
+    split: str = "test"
+    num_problems: int | None = None
+    num_samples: int = 0
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_completion_length: int = 512
+    part_size: int = 256
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """The final table: the start, each entry of `compare` (changes to the policy node), and the policy."""
+
+    compare: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    artifacts: str
+    outputs: str
+
+
+@dataclass(frozen=True)
+class SecuritySettings:
+    """Further module prefixes (ending in a dot) from which a `_target_` may come."""
+
+    allow: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CallbackSettings:
+    """Saving and logging of fits; `extra` holds further Lightning callbacks by name, each with a `_target_`."""
+
+    checkpoint_every_steps: int = 50
+    keep_checkpoints: int = 2
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Hardware, strategy and display; nothing here changes a result beyond rounding."""
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: Any = "auto"
+    num_workers: int = 0
+    max_tokens_per_micro_batch: int = 16384
+    accumulate: int | None = None
+    log_every_n_steps: int = 10
+    progress_bar: bool = True
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The root of the tree. `resume` is auto, required or never; `ckpt_path` belongs to the stage `stage`."""
+
+    task: Any
+    prompt: PromptSettings
+    model: ModelSettings
+    warmup: WarmupSettings
+    sample: SampleSettings
+    teacher: Any
+    teach: TeachSettings
+    grm: GrmSettings
+    score: ScoreSettings
+    policy: PolicySettings
+    evaluate: EvaluateSettings
+    report: ReportSettings
+    trainer: TrainerSettings
+    callbacks: CallbackSettings
+    logger: Any
+    paths: PathSettings
+    security: SecuritySettings
+    seed: int = 1
+    stage: str = "report"
+    resume: str = "auto"
+    ckpt_path: str | None = None
+    run_name: str | None = None
+    tags: list[str] = field(default_factory=list)
+    optimized_metric: str = "dev/accuracy"
+
+
+def as_plain(settings: Any) -> dict[str, Any]:
+    """A settings object as the nested plain dict it was bound from."""
+    out: dict[str, Any] = {}
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        out[f.name] = as_plain(value) if hasattr(value, "__dataclass_fields__") else value
+    return out

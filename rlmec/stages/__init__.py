@@ -1,0 +1,5 @@
+"""The doors: what `train.py` and `evaluate.py` open. Nothing imports this package but they."""
+
+from rlmec.stages.doors import evaluate, train
+
+__all__ = ["evaluate", "train"]

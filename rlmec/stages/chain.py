@@ -1,0 +1,256 @@
+"""The artifact chain: makes a stage and whatever it needs that is not made yet, as make does.
+
+In: settings, the ranks, a store. Out: artifacts, each made once per fingerprint, and `summary.json`. Rank 0
+alone looks at the store, takes locks and commits; the other ranks act on what it says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlmec.artifacts import (
+    Artifact,
+    ArtifactStore,
+    directory_digest,
+    environment,
+    environment_differences,
+    file_digest,
+    fingerprint,
+    source_digest,
+)
+from rlmec.configuration import build, stage_settings
+from rlmec.display import say
+from rlmec.language.loading import hub_commit
+from rlmec.launch import Ranks, write_summary
+from rlmec.settings import RunSettings
+from rlmec.tasks.base import Task
+
+Settings = dict[str, Any]
+RESUMING = ("parts", "checkpoints")  # what a work folder holds only to go on after a kill
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage made: rows of its main table (or optimizer steps of a fit) and its figures."""
+
+    rows: int
+    metrics: dict[str, Any]
+
+
+@dataclass
+class Run:
+    """One job: its settings, its ranks, the store, and what has been made or reused so far."""
+
+    settings: RunSettings
+    ranks: Ranks
+    run_dir: Path
+    overrides: list[str] = field(default_factory=list)
+    threads: int = 0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    made: dict[tuple[str, str], Artifact] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.store = ArtifactStore(Path(self.settings.paths.artifacts))
+        self._task: Task | None = None
+
+    @property
+    def task(self) -> Task:
+        if self._task is None:
+            self._task = build(self.settings.task)
+        return self._task
+
+    def say(self, text: str) -> None:
+        if self.ranks.rank == 0:
+            say(text)
+
+    def metric(self, name: str) -> Any:
+        """The value of a metric in the stages of this job, the last one that has it."""
+        for entry in reversed(self.stages):
+            if name in entry["metrics"]:
+                return entry["metrics"][name]
+        return None
+
+    def write_summary(self) -> None:
+        if self.ranks.rank == 0:
+            wanted = self.settings.optimized_metric
+            write_summary(
+                self.run_dir,
+                {
+                    "overrides": self.overrides,
+                    "optimized_metric": self.metric(wanted),
+                    "optimized_metric_name": wanted,
+                    "tags": self.settings.tags,
+                    "stages": self.stages,
+                },
+            )
+
+
+class Stage:
+    """One artifact of the chain. `variant` tells several of one stage in one job apart."""
+
+    name = ""
+    version = 1
+
+    def __init__(self, run: Run, variant: str = "") -> None:
+        self.run, self.variant = run, variant
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({self.variant})" if self.variant else self.name
+
+    def parents(self) -> dict[str, Stage]:
+        """Stages whose artifacts this one reads, by the name it reads them under."""
+        return {}
+
+    def settings(self) -> Settings:
+        """The plain values that count in the fingerprint."""
+        return stage_settings(self.run.settings, self.name)
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of files and model directories that the stage reads."""
+        return {}
+
+    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+        """Makes the artifact's files in `work`, on all ranks at once."""
+        raise NotImplementedError(self.name)
+
+    def fingerprint(self, parents: dict[str, Artifact]) -> str:
+        settings = self.settings()
+        return fingerprint(
+            self.name,
+            self.version,
+            settings,
+            {name: artifact.fingerprint for name, artifact in parents.items()},
+            self.inputs() | task_files(settings.get("task")),
+            {target: source_digest(target) for target in sorted(targets(settings))},
+        )
+
+
+def targets(node: Any) -> set[str]:
+    """Every `_target_` in a plain tree."""
+    if isinstance(node, dict):
+        own = {node["_target_"]} if "_target_" in node else set()
+        return own.union(*(targets(value) for value in node.values()))
+    if isinstance(node, list):
+        return set().union(*(targets(value) for value in node))
+    return set()
+
+
+def task_files(task: Any) -> dict[str, str]:
+    """Digests of the local files that a task node names under `path`."""
+    path = (task or {}).get("path")
+    named = path if isinstance(path, dict) else {"path": path}
+    return {
+        f"task.{key}": file_digest(value)
+        for key, value in named.items()
+        if value is not None and Path(value).is_file()
+    }
+
+
+def model_digest(path: str, revision: str | None) -> str:
+    """What names a model's content: of a local directory its digest, of a hub name its commit.
+
+    Raises FileNotFoundError for a path that is neither a directory nor like a hub name.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return directory_digest(folder)
+    if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
+        raise FileNotFoundError(f"{path}: no such model directory")
+    return f"{path}@{hub_commit(path, revision)}"
+
+
+def make(stage: Stage) -> Artifact:
+    """The stage's artifact, made now if it is not there; its parents first."""
+    run, key = stage.run, (stage.name, stage.variant)
+    if key in run.made:
+        return run.made[key]
+    parents = {name: make(parent) for name, parent in stage.parents().items()}
+    address = run.ranks.share(lambda: stage.fingerprint(parents))
+    began = time.monotonic()
+    artifact = run.ranks.share(lambda: run.store.find(stage.name, address))
+    made = False
+    if artifact is None:
+        with contextlib.ExitStack() as held:
+            artifact = run.ranks.share(lambda: _enter(held, stage, address))
+            if artifact is None:
+                artifact, made = _build(stage, address, parents), True
+    seconds = time.monotonic() - began
+    _note(stage, artifact, made, seconds)
+    run.made[key] = artifact
+    return artifact
+
+
+def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact | None:
+    """On rank 0: takes the lock, and looks again for what another job may have made meanwhile."""
+    store, title = stage.run.store, stage.title
+
+    def waiting(path: Path) -> None:
+        say(f"{title}: another job is making it; waiting for it")
+
+    held.enter_context(store.lock(stage.name, address, on_wait=waiting))
+    found = store.find(stage.name, address)
+    work = store.work(stage.name, address)
+    if found is None:
+        if stage.run.settings.resume == "never":
+            shutil.rmtree(work, ignore_errors=True)
+        say(f"{title}: {'goes on' if work.is_dir() else 'begins'}")
+        work.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact:
+    run, began = stage.run, time.monotonic()
+    outcome = stage.build(run.store.work(stage.name, address), parents)
+
+    def commit() -> Artifact:
+        manifest = {
+            "version": stage.version,
+            "variant": stage.variant,
+            "settings": stage.settings(),
+            "parents": {name: a.fingerprint for name, a in parents.items()},
+            "inputs": stage.inputs(),
+            "rows": outcome.rows,
+            "metrics": outcome.metrics,
+            "seconds": round(time.monotonic() - began, 2),
+            "environment": environment(run.ranks.world, run.threads),
+        }
+        return run.store.commit(stage.name, address, manifest, drop=RESUMING)
+
+    return run.ranks.share(commit)
+
+
+def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
+    run = stage.run
+    entry = {
+        "name": stage.name,
+        "variant": stage.variant,
+        "made": made,
+        "artifact": str(artifact.path),
+        "rows": artifact.rows,
+        "seconds": round(seconds, 2),
+        "metrics": artifact.metrics,
+    }
+    run.stages.append(entry)
+    run.write_summary()
+    how = f"made in {seconds:.1f} s" if made else "reused"
+    shown = _headline(artifact.metrics)
+    run.say(f"{stage.title}: {how}, {artifact.rows} rows{shown} [{artifact.fingerprint}]")
+    if not made and run.ranks.rank == 0:
+        now = environment(run.ranks.world, run.threads)["libraries"]
+        then = artifact.manifest.get("environment", {}).get("libraries", {})
+        if different := environment_differences(then, now):
+            run.say(f"  made with other versions: {', '.join(different)}")
+
+
+def _headline(metrics: dict[str, Any]) -> str:
+    numbers = [
+        f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)
+    ]
+    return "".join(f", {number}" for number in numbers[:6])

@@ -1,0 +1,113 @@
+"""Judges of generated text, as the doors hand them to callbacks and predict passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlmec.evaluation import AccuracyMetric
+from rlmec.language.generation import Completion
+from rlmec.prompts import Codec
+from rlmec.records import Attempt, Correction, Problem
+from rlmec.rewriting import judge_proposal
+from rlmec.tasks.base import Task
+
+
+def attempt_of(
+    task: Task,
+    codec: Codec,
+    problem: Problem,
+    number: int,
+    prompt_ids: list[int],
+    completion: Completion,
+) -> Attempt:
+    """A completion as a judged attempt."""
+    text = codec.text(completion.ids)
+    return Attempt(
+        id=f"{problem.id}/{number}",
+        problem_id=problem.id,
+        prompt_ids=prompt_ids,
+        completion_ids=completion.ids,
+        logprobs=completion.logprobs,
+        text=text,
+        verdict=task.judge(text, problem.answer),
+        clipped=completion.clipped,
+        tokenizer=codec.digest,
+    )
+
+
+def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
+    """For `callbacks.Validation`: sums of right, clipped and unanswered completions of `problems`."""
+
+    def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
+        metric = AccuracyMetric(sync_on_compute=False)
+        texts = [codec.text(c.ids) for c in completions]
+        verdicts = [
+            task.judge(text, problems[i].answer) for i, text in zip(numbers, texts, strict=True)
+        ]
+        metric.update(
+            [v == "right" for v in verdicts],
+            [c.clipped for c in completions],
+            [v == "no_answer" for v in verdicts],
+            [len(c.ids) for c in completions],
+        )
+        return {
+            "accuracy": float(metric.right),
+            "clipped_rate": float(metric.clipped),
+            "no_answer_rate": float(metric.no_answer),
+            "count": float(metric.total),
+        }
+
+    return judge
+
+
+def correction_of(
+    task: Task,
+    codec: Codec,
+    problem: Problem,
+    attempt: Attempt,
+    completion: Completion,
+    max_edit_ratio: float,
+) -> Correction:
+    """The GRM's rewrite of a wrong attempt, accepted or rejected."""
+    return judge_proposal(
+        problem,
+        attempt,
+        completion.ids,
+        codec.text(completion.ids),
+        judge=task.judge,
+        max_edit_ratio=max_edit_ratio,
+        source="grm",
+        tokenizer=codec.digest,
+        clipped=completion.clipped,
+    )
+
+
+def rewriting_judge(
+    task: Task,
+    codec: Codec,
+    problems: dict[str, Problem],
+    attempts: Sequence[Attempt],
+    max_edit_ratio: float,
+):
+    """For `callbacks.Validation`: sums of rewrites that are right, and right within the edit limit."""
+
+    def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
+        done = [
+            correction_of(
+                task,
+                codec,
+                problems[attempts[i].problem_id],
+                attempts[i],
+                completion,
+                max_edit_ratio,
+            )
+            for i, completion in zip(numbers, completions, strict=True)
+        ]
+        return {
+            "rewrite_right": float(sum(c.verdict == "right" for c in done)),
+            "rewrite_success": float(sum(c.accepted for c in done)),
+            "edit_ratio": float(sum(c.edit_ratio for c in done)),
+            "count": float(len(done)),
+        }
+
+    return judge

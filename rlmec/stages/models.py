@@ -1,0 +1,95 @@
+"""Which model a stage starts from, and what it needs to be used: tokenizer, prompts, network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlmec.artifacts import Artifact
+from rlmec.language.loading import context_length, export_network, load_network, new_network
+from rlmec.language.tokenizers import codec, load_tokenizer, train_tokenizer
+from rlmec.prompts import Codec, Prompts, Templates
+from rlmec.records import Problem
+from rlmec.settings import RunSettings, as_plain
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model directory or hub name with its tokenizer; networks are loaded anew for every use."""
+
+    path: str
+    settings: RunSettings
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.path, self._revision)
+
+    @cached_property
+    def codec(self) -> Codec:
+        return codec(self.tokenizer)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        return Prompts(templates(self.settings), self.codec)
+
+    def network(self) -> Any:
+        model = self.settings.model
+        return load_network(
+            self.path,
+            attention=model.attention,
+            revision=self._revision,
+            gradient_checkpointing=model.gradient_checkpointing,
+        )
+
+    @property
+    def _revision(self) -> str | None:
+        return self.settings.model.revision if self.path == self.settings.model.path else None
+
+
+def templates(settings: RunSettings) -> Templates:
+    return Templates(**as_plain(settings.prompt))
+
+
+def fresh_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
+    """The tokenizer of a model from scratch: of `model.tokenizer`, or trained on the train problems."""
+    model = settings.model
+    if model.tokenizer is not None:
+        return load_tokenizer(model.tokenizer)
+    t = templates(settings)
+    texts = [t.policy, t.rewrite, t.rewrite_answer_only, t.locate, t.located]
+    texts += [text for p in problems for text in (p.question, p.solution, p.answer) if text]
+    return train_tokenizer(texts, model.vocabulary_size)
+
+
+def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
+    """A network at random weights of `model.shape`, seeded by the warm-up's seed."""
+    model = settings.model
+    network = new_network(model.shape, tokenizer, model.attention, settings.warmup.seed)
+    if model.gradient_checkpointing:
+        network.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+    return network
+
+
+def save(network: Any, tokenizer: Any, folder: Path) -> None:
+    export_network(network, tokenizer, folder)
+
+
+def of_artifact(artifact: Artifact, settings: RunSettings) -> LanguageModel:
+    return LanguageModel(str(artifact.file("model")), settings)
+
+
+def fitting_prompts(
+    network: Any, prompts: list[list[int]], completion_length: int, what: str
+) -> None:
+    """Raises ValueError where a prompt and its completion do not fit the network's context."""
+    limit = context_length(network)
+    longest = max(map(len, prompts), default=0)
+    if limit is not None and longest + completion_length > limit:
+        raise ValueError(
+            f"{what}: the longest prompt has {longest} tokens and max_completion_length is "
+            f"{completion_length}, but the model's context is {limit}"
+        )

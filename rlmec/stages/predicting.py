@@ -1,0 +1,88 @@
+"""One predict pass by fixed parts: missing parts are dealt to the ranks, each is written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from rlmec.display import Bar
+from rlmec.parts import Sealed, part_loader
+from rlmec.stages.chain import Run
+from rlmec.stages.fitting import seed_everything, trainer_arguments
+from rlmec.tables import PartFolder
+
+Tables = dict[str, tuple[Sequence[Any], type]]
+Finish = Callable[[Any, Any], tuple[Tables, dict[str, int]]]
+
+
+class PartWriter(Callback):
+    """Writes what `finish(part, output)` makes of each part, and shows how far the pass is."""
+
+    def __init__(
+        self, title: str, folder: PartFolder, finish: Finish, wanted: bool, todo: int
+    ) -> None:
+        self.folder, self.finish, self.todo = folder, finish, todo
+        self.title, self.wanted = title, wanted
+        self._bar: Bar | None = None
+        self._done = 0
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            first = self.folder.count - self.todo
+            self._bar = Bar(self.title, self.folder.count, "parts", wanted=self.wanted, done=first)
+            self._done = first
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Sealed,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch.part is not None:
+            tables, counts = self.finish(batch.part, outputs)
+            self.folder.write(batch.part.index, tables, counts)
+        self._done = min(self._done + trainer.world_size, self.folder.count)
+        if self._bar is not None:
+            self._bar.update(self._done)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def predict_parts(
+    run: Run,
+    title: str,
+    module: L.LightningModule,
+    parts: Sequence[Any],
+    folder: PartFolder,
+    finish: Finish,
+    *,
+    precision: str,
+    seed: int,
+) -> None:
+    """Computes and writes every part that `folder` does not hold yet; returns on all ranks when all are
+    written. Each part's bytes depend on the part alone."""
+    missing = run.ranks.share(folder.missing)
+    if not missing:
+        return
+    if len(missing) < folder.count:
+        run.say(f"{title}: {folder.count - len(missing)} of {folder.count} parts are there already")
+    wanted = run.settings.trainer.progress_bar
+    trainer = L.Trainer(
+        **trainer_arguments(run, precision),
+        enable_checkpointing=False,
+        callbacks=[PartWriter(title, folder, finish, wanted, len(missing))],
+    )
+    seed_everything(seed, run.ranks.rank)
+    loader = part_loader(parts, missing, run.ranks.rank, run.ranks.world)
+    trainer.predict(module, dataloaders=loader, return_predictions=False)
+    if run.ranks.world > 1:
+        torch.distributed.barrier()

@@ -1,0 +1,344 @@
+"""The doors `warmup`, `sample` and `teach`: from problems to attempts and the teacher's corrections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlmec.artifacts import Artifact, file_digest
+from rlmec.callbacks import Validation
+from rlmec.configuration import build
+from rlmec.datamodule import SolutionPairDataModule
+from rlmec.display import Bar
+from rlmec.language.generation import Completion, Decoding
+from rlmec.modules.policy import PolicyModule
+from rlmec.objectives import weighted_likelihood
+from rlmec.parts import GenerationPart, cut, part_seed
+from rlmec.records import Attempt, Correction, Problem, by_id
+from rlmec.rewriting import count_reasons, judge_proposal, propose
+from rlmec.rows import hash_share, reference_rows
+from rlmec.settings import WarmupSettings
+from rlmec.stages import models
+from rlmec.stages.chain import Outcome, Run, Stage, model_digest
+from rlmec.stages.fitting import best_weights, fit, plan_settings
+from rlmec.stages.judging import accuracy_judge, attempt_of
+from rlmec.stages.predicting import predict_parts
+from rlmec.tables import PartFolder, read_table
+from rlmec.tasks.imports import import_solutions
+
+__all__ = ["SampleStage", "TeachStage", "WarmupStage", "start_model", "start_of"]
+
+
+def start_of(run: Run) -> tuple[dict[str, Stage], dict[str, str]]:
+    """The start of the policy as (parents, inputs): the warm-up, or a finished model."""
+    model = run.settings.model
+    if model.path is None:
+        return {"warmup": WarmupStage(run)}, {}
+    return {}, {"model": model_digest(model.path, model.revision)}
+
+
+def start_model(run: Run, parents: dict[str, Artifact]) -> models.LanguageModel:
+    """The start's model, from the warm-up's artifact or the model's own place."""
+    if "warmup" in parents:
+        return models.of_artifact(parents["warmup"], run.settings)
+    return models.LanguageModel(str(run.settings.model.path), run.settings)
+
+
+def dev_problems(run: Run, count: int) -> list[Problem]:
+    return run.task.problems("dev")[:count] if count else []
+
+
+class WarmupStage(Stage):
+    """Plain likelihood on reference solutions, from random weights to a first policy."""
+
+    name = "warmup"
+
+    def inputs(self) -> dict[str, str]:
+        path = self.run.settings.model.tokenizer
+        return {} if path is None else {"tokenizer": model_digest(path, None)}
+
+    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+        run, settings = self.run, self.run.settings.warmup
+        problems = run.task.problems("train")
+        tokenizer = models.fresh_tokenizer(run.settings, problems)
+        prompts = models.Prompts(models.templates(run.settings), models.codec(tokenizer))
+        data = SolutionPairDataModule(
+            prompts, problems, reference_rows, plan_settings(settings, run.settings.trainer)
+        )
+        data.plan_for(run.ranks.world, run.ranks.rank)
+        network = models.fresh_network(run.settings, tokenizer)
+        module = policy_module(run, network, prompts.codec, settings, data, weighted_likelihood)
+        dev = dev_problems(run, settings.val_problems)
+        validation = Validation(
+            [prompts.policy(p) for p in dev],
+            accuracy_judge(run.task, prompts.codec, dev),
+            every_steps=settings.val_every_steps,
+            max_completion_length=run.settings.sample.max_completion_length,
+            best=best_weights(work),
+            target=settings.target_accuracy,
+        )
+        history = fit(run, self.title, settings, work, module, data, validation)
+        run.ranks.share(lambda: models.save(module.network, tokenizer, work / "model"))
+        best = max(history, key=lambda h: h.get("dev/accuracy", 0.0))
+        return Outcome(
+            int(history[-1]["step"]),
+            {"dev/accuracy": best.get("dev/accuracy"), "history": history},
+        )
+
+
+def policy_module(
+    run: Run,
+    network: Any,
+    codec: models.Codec,
+    settings: Any,
+    data: SolutionPairDataModule,
+    objective: Callable[..., Any],
+    ratio_tolerance: float | None = None,
+) -> PolicyModule:
+    return PolicyModule(
+        network,
+        pad_id=codec.pad_id,
+        eos_id=codec.eos_id,
+        objective=objective,
+        optimizer=build(settings.optimizer),
+        scheduler=build(settings.scheduler),
+        steps=data.plan.steps,
+        warmup_share=settings.warmup_share,
+        ratio_tolerance=ratio_tolerance,
+    )
+
+
+class SampleStage(Stage):
+    """Attempts at the train problems: sampled from the start, or imported; each judged."""
+
+    name = "sample"
+
+    def parents(self) -> dict[str, Stage]:
+        return start_of(self.run)[0]
+
+    def inputs(self) -> dict[str, str]:
+        path = self.run.settings.sample.path
+        own = {} if path is None else {"sample.path": file_digest(path)}
+        return start_of(self.run)[1] | own
+
+    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+        model = start_model(self.run, parents)
+        if self.run.settings.sample.path is not None:
+            return self.run.ranks.share(lambda: self._import(work, model))
+        return self._sample(work, model)
+
+    def _sample(self, work: Path, model: models.LanguageModel) -> Outcome:
+        run, s = self.run, self.run.settings.sample
+        problems = run.task.problems("train")[: s.max_problems]
+        prompts = [model.prompts.policy(p) for p in problems]
+        decoding = Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_generations)
+        parts = [
+            GenerationPart(
+                i, [prompts[j] for j in which], decoding, part_seed(s.seed, self.name, i)
+            )
+            for i, which in enumerate(cut(len(problems), s.part_size))
+        ]
+        network = model.network()
+        models.fitting_prompts(network, prompts, s.max_completion_length, self.title)
+
+        def finish(part: GenerationPart, output: list[Completion]):
+            first = part.index * s.part_size
+            attempts, counts = [], Counter[str]()
+            for at, completion in enumerate(output):
+                problem = problems[first + at // s.num_generations]
+                prompt = part.prompts[at // s.num_generations]
+                number = at % s.num_generations
+                attempts.append(
+                    attempt_of(run.task, model.codec, problem, number, prompt, completion)
+                )
+            kept = without_duplicates(attempts)
+            counts["duplicates"] = len(attempts) - len(kept)
+            counts.update(attempt_counts(attempts))
+            return {"attempts": (kept, Attempt)}, dict(counts)
+
+        module = PolicyModule(network, pad_id=model.codec.pad_id, eos_id=model.codec.eos_id)
+        folder = PartFolder(work / "parts", len(parts))
+        predict_parts(
+            run,
+            self.title,
+            module,
+            parts,
+            folder,
+            finish,
+            precision=s.precision,
+            seed=s.seed,
+        )
+        return run.ranks.share(lambda: _finished(work, folder))
+
+    def _import(self, work: Path, model: models.LanguageModel) -> Outcome:
+        run, s = self.run, self.run.settings.sample
+        wanted = {p.id for p in run.task.problems("train")[: s.max_problems]}
+        known = by_id([p for split in _splits(run) for p in run.task.problems(split)])
+        found = import_solutions(
+            str(s.path),
+            list(known.values()),
+            s.text_field,
+            s.label_field,
+            s.question_field,
+            clean=getattr(run.task, "clean", None),
+        )
+        attempts, labels, numbers = [], Counter[str](), Counter[str]()
+        bar = Bar(self.title, len(found.solutions), "solutions", wanted=True)
+        for at, solution in enumerate(found.solutions):
+            problem = known[solution.problem_id]
+            completion = Completion(model.codec.completion(solution.text), [], False)
+            prompt = model.prompts.policy(problem)
+            number = numbers[problem.id]
+            numbers[problem.id] += 1
+            attempt = attempt_of(run.task, model.codec, problem, number, prompt, completion)
+            fields = vars(attempt) | {"source": solution.source, "label": solution.label}
+            attempt = Attempt(**fields)
+            if attempt.label is not None:
+                labels["checked"] += 1
+                labels["agree"] += attempt.label == attempt.is_right
+            if problem.id in wanted:
+                attempts.append(attempt)
+            bar.update(at)
+        bar.close()
+        kept = without_duplicates(attempts)
+        folder = PartFolder(work / "parts", 1)
+        folder.missing()
+        counts = Counter(attempt_counts(attempts))
+        counts["duplicates"] = len(attempts) - len(kept)
+        folder.write(0, {"attempts": (kept, Attempt)}, dict(counts))
+        outcome = _finished(work, folder)
+        extra: dict[str, Any] = {
+            "sample/unknown_rows": found.unknown_rows,
+            "sample/labels_checked": labels["checked"],
+        }
+        if labels["checked"]:
+            extra["sample/label_agreement"] = labels["agree"] / labels["checked"]
+        return Outcome(outcome.rows, outcome.metrics | extra)
+
+
+def _splits(run: Run) -> list[str]:
+    found = []
+    for split in ("train", "dev", "test"):
+        try:
+            run.task.problems(split)
+        except ValueError as error:
+            if split == "train":
+                raise
+            run.say(f"  {error}")
+            continue
+        found.append(split)
+    return found
+
+
+def without_duplicates(attempts: list[Attempt]) -> list[Attempt]:
+    """One attempt of each (problem, ids), the first."""
+    first: dict[tuple[str, tuple[int, ...]], Attempt] = {}
+    for attempt in attempts:
+        first.setdefault((attempt.problem_id, tuple(attempt.completion_ids)), attempt)
+    return list(first.values())
+
+
+def attempt_counts(attempts: list[Attempt]) -> dict[str, int]:
+    return {
+        "attempts": len(attempts),
+        "right": sum(a.is_right for a in attempts),
+        "clipped": sum(a.clipped for a in attempts),
+        "no_answer": sum(a.verdict == "no_answer" for a in attempts),
+        "unparsable": sum(a.verdict == "unparsable" for a in attempts),
+    }
+
+
+def _finished(work: Path, folder: PartFolder) -> Outcome:
+    rows = folder.merge("attempts", Attempt, work / "attempts.parquet")
+    counts = folder.counts()
+    total = max(counts["attempts"], 1)
+    return Outcome(
+        rows,
+        {
+            "sample/accuracy": counts["right"] / total,
+            "sample/duplicates": counts["duplicates"],
+            "sample/clipped_rate": counts["clipped"] / total,
+            "sample/no_answer_rate": counts["no_answer"] / total,
+            "sample/unparsable": counts["unparsable"],
+        },
+    )
+
+
+def is_taught(run: Run, problem_id: str) -> bool:
+    """Whether a problem is in the teacher's share."""
+    teach = run.settings.teach
+    return hash_share(teach.seed, "teach", problem_id) < teach.share
+
+
+class TeachStage(Stage):
+    """The teacher's corrections of the wrong attempts of its share of the problems."""
+
+    name = "teach"
+
+    def parents(self) -> dict[str, Stage]:
+        return start_of(self.run)[0] | {"sample": SampleStage(self.run)}
+
+    def inputs(self) -> dict[str, str]:
+        return start_of(self.run)[1]
+
+    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+        return self.run.ranks.share(lambda: self._teach(work, parents))
+
+    def _teach(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+        run, s = self.run, self.run.settings.teach
+        codec = start_model(run, parents).codec
+        problems = by_id(run.task.problems("train"))
+        attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
+        wrong = [a for a in attempts if not a.is_right and a.verdict != "unparsable"]
+        wrong = [a for a in wrong if is_taught(run, a.problem_id)]
+        if not wrong:
+            raise ValueError(
+                f"no wrong attempt in the taught share ({s.share}) of {len(attempts)} attempts: "
+                f"nothing to correct"
+            )
+        teacher = build(run.settings.teacher, task=run.task)
+        parts = cut(len(wrong), s.part_size)
+        folder = PartFolder(work / "parts", len(parts))
+        missing = folder.missing()
+        bar = Bar(self.title, len(parts), "parts", wanted=run.settings.trainer.progress_bar)
+        for done, index in enumerate(missing):
+            rows = []
+            for i in parts[index]:
+                attempt, problem = wrong[i], problems[wrong[i].problem_id]
+                ids, text = propose(
+                    teacher, problem, attempt, codec.encode, codec.decode, codec.eos_id
+                )
+                rows.append(
+                    judge_proposal(
+                        problem,
+                        attempt,
+                        ids,
+                        text,
+                        judge=run.task.judge,
+                        max_edit_ratio=s.max_edit_ratio,
+                        source=teacher.name,
+                        tokenizer=codec.digest,
+                    )
+                )
+            folder.write(index, {"corrections": (rows, Correction)}, {})
+            bar.update(len(parts) - len(missing) + done + 1)
+        bar.close()
+        count = folder.merge("corrections", Correction, work / "corrections.parquet")
+        corrections = read_table(work / "corrections.parquet", Correction)
+        return Outcome(count, correction_metrics(corrections, "teach"))
+
+
+def correction_metrics(corrections: list[Correction], prefix: str) -> dict[str, Any]:
+    """How many corrections were accepted and why the others were not; edit ratios of the accepted."""
+    ratios = sorted(c.edit_ratio for c in corrections if c.accepted)
+    reasons = count_reasons(corrections)
+    out: dict[str, Any] = {f"{prefix}/{reason}": count for reason, count in reasons.items()}
+    if ratios:
+        out[f"{prefix}/edit_ratio/median"] = ratios[len(ratios) // 2]
+    return out
+
+
+def warmup_settings(run: Run) -> WarmupSettings:
+    return run.settings.warmup

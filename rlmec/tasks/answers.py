@@ -1,0 +1,155 @@
+"""The final answer in a text and its exact comparison with the gold answer; shared by the tasks.
+
+In: the text of a solution and a gold answer; out: a verdict. The answer is what follows the last
+marker (`####`, a line that begins with `A:`, `The answer is`, `\\boxed{...}`) up to the end of its
+line. Numbers are compared as exact fractions: `3.0` is 3, `1/2` is 0.5, `1,000` is 1000. Currency
+and percent signs and unit words are set aside, so `50%` is 50 and not 0.5. An answer with two
+numbers is no number.
+
+There is no tolerance: on the released GSM8K model solutions exact comparison meets every label, and
+all that is needed beyond equal text are thousands separators read on both sides (`5,600` and
+`5600`). Nothing is evaluated; no more than 200 characters of an answer are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from rlmec.records import Verdict
+
+MARKERS = {
+    "####": re.compile(r"####"),
+    "A:": re.compile(r"^[ \t]{0,8}A:", re.MULTILINE),
+    "The answer is": re.compile(r"the answer is:?", re.IGNORECASE),
+    "\\boxed{": re.compile(r"\\boxed\{"),
+}
+LONGEST_ANSWER = 200
+"""Characters of an answer that are read."""
+LONGEST_TEXT = 200_000
+"""Characters of a text that are searched, counted from its end."""
+
+_AMOUNT = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+"
+_WORD = re.compile(
+    rf"(?P<sign>[-+]?)[$€£]?(?P<inner_sign>-?)(?P<amount>{_AMOUNT})"
+    r"(?:[eE](?P<exponent>[-+]?\d{1,2}))?(?:/(?P<below>\d+))?"
+    r"[%°]?(?P<unit>-?[^\W\d_]{0,30}(?:/[^\W\d_]{1,30})?(?:\^?[23])?)"
+)
+_POWER_OF_UNIT = re.compile(r"[^\W\d_]{1,10}\^?[23]")
+_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d{1,60})\}\{(\d{1,60})\}")
+_SPACED_SLASH = re.compile(r"(?<=\d) ?/ ?(?=\d)")
+_LATEX = (("\u2212", "-"), ("\\$", "$"), ("\\%", "%"), ("{,}", ","), ("\\!", ""))
+
+
+def final_answer(text: str, markers: Sequence[str] = tuple(MARKERS)) -> str | None:
+    """What follows the last of `markers` in `text`, without the full stop; None without a marker.
+
+    A marker with nothing behind it is None as well. `markers` are keys of `MARKERS`.
+    """
+    text = text[-LONGEST_TEXT:]
+    found = [(m.end(), name) for name in markers for m in MARKERS[name].finditer(text)]
+    if not found:
+        return None
+    start, name = max(found)
+    line = text[start : start + LONGEST_ANSWER].split("\n", 1)[0]
+    if name == "\\boxed{":
+        line = _until_brace(line)
+    return line.strip().rstrip(".").rstrip() or None
+
+
+def _until_brace(text: str) -> str:
+    depth = 1
+    for index, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return text[:index]
+    return text
+
+
+def marker_of(line: str) -> tuple[str, str] | None:
+    """The marker as written and the answer of a line that begins with a marker; None otherwise."""
+    for name in ("####", "A:", "The answer is"):
+        match = MARKERS[name].match(line)
+        if match:
+            return match.group(), line[match.end() :].strip().rstrip(".")
+    return None
+
+
+def parse_number(text: str, bare: bool = False) -> Fraction | None:
+    """The one number that `text` states, exactly; None where there is none, or several.
+
+    Reads to the end of the first sentence that has a number. With `bare`, letters beside the number
+    (units, words) make it None.
+    """
+    text = text[:LONGEST_ANSWER]
+    for written, meant in _LATEX:
+        text = text.replace(written, meant)
+    text = _SPACED_SLASH.sub("/", _FRACTION.sub(r"\1/\2", text))
+    total: Fraction | None = None
+    whole = negative = False
+    for word in text.split():
+        core = word.lstrip("([{*\"'").rstrip(")]}*\"'.,;:!?$\\")
+        if any(c.isdigit() for c in core) and not _POWER_OF_UNIT.fullmatch(core):
+            match = _WORD.fullmatch(core)
+            value = None if match is None else _value(match)
+            if match is None or value is None or (bare and match["unit"]):
+                return None
+            if total is None:
+                total = -value if negative else value
+            elif whole and match["below"] and 0 <= value < 1:
+                total += value if total >= 0 else -value
+            else:
+                return None
+            whole = match["below"] is None and total.denominator == 1 and not match["unit"]
+        else:
+            if bare and any(c.isalpha() for c in core):
+                return None
+            negative, whole = core == "-", False
+        if total is not None and word.endswith("."):
+            break
+    return total
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    amount = Fraction(match["amount"].replace(",", ""))
+    if match["exponent"]:
+        amount *= Fraction(10) ** int(match["exponent"])
+    if match["below"]:
+        if int(match["below"]) == 0:
+            return None
+        amount /= int(match["below"])
+    return -amount if "-" in (match["sign"], match["inner_sign"]) else amount
+
+
+def normal_text(text: str) -> str:
+    """Text for comparison: case folded, blanks collapsed, quotes and closing full stop off."""
+    return " ".join(text.casefold().split()).strip("\"'").rstrip(".").rstrip()
+
+
+def judge_number(text: str, gold: str, markers: Sequence[str] = tuple(MARKERS)) -> Verdict:
+    """Verdict on the final answer of `text` where the gold answer has to be a number."""
+    expected = parse_number(gold)
+    if expected is None:
+        return "unparsable"
+    found = final_answer(text, markers)
+    if found is None:
+        return "no_answer"
+    return "right" if parse_number(found) == expected else "wrong"
+
+
+def judge_answer(text: str, gold: str, markers: Sequence[str] = tuple(MARKERS)) -> Verdict:
+    """Verdict where the gold answer is a number or a text.
+
+    A gold answer that is a number alone is compared as a number, any other as normalised text, so
+    that "2 hours" is not "2 days".
+    """
+    if not normal_text(gold):
+        return "unparsable"
+    found = final_answer(text, markers)
+    if found is None:
+        return "no_answer"
+    expected = parse_number(gold, bare=True)
+    if expected is not None:
+        return "right" if parse_number(found) == expected else "wrong"
+    return "right" if normal_text(found) == normal_text(gold) else "wrong"

@@ -1,0 +1,224 @@
+"""The embedded task: generated word problems of a few steps, with several phrasings of each step.
+
+In: a seed and the difficulty; out: problems with reference solutions of one line a step, a judge,
+and an oracle that mends any attempt with the fewest token edits. Nothing is read from a disk. All
+numbers stay within `digits` digits. One stream of distinct questions is drawn from the seed; a
+question's split hangs on a hash of its numbers and operations, so no calculation stands in two
+splits and the size of one split does not change what is in another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+from rlmec.records import Problem, Verdict
+from rlmec.tasks import answers, mending
+from rlmec.tasks.base import SPLITS
+from rlmec.tasks.phrasings import (
+    DAYS,
+    ENDINGS,
+    EVENTS,
+    ITEMS,
+    MOST_PHRASINGS,
+    NAMES,
+    STARTS,
+    SYMBOLS,
+    VERBS,
+    Step,
+    Story,
+    answer_line,
+)
+
+MARKERS = ("The answer is",)
+SPLIT_OF_TENTH = ("dev", *("test",) * 3, *("train",) * 6)
+MOST_FRUITLESS_DRAWS = 20_000
+
+
+class ArithmeticTask:
+    """Word problems about one person's items, in `min_steps` to `max_steps` steps.
+
+    `train`, `dev`, `test` are numbers of problems; `phrasings` (1 to 6) is how many wordings a step
+    has in questions and solutions. `operations` are some of add, subtract, multiply (by 2 or 3),
+    divide (in half). Raises ValueError for settings out of range, naming them, and from `problems`
+    for an unknown split or where the settings allow fewer distinct questions than asked for.
+    """
+
+    name = "arithmetic"
+
+    def __init__(
+        self,
+        seed: int = 1,
+        train: int = 1500,
+        dev: int = 300,
+        test: int = 1500,
+        min_steps: int = 2,
+        max_steps: int = 4,
+        digits: int = 2,
+        max_operand: int = 99,
+        phrasings: int = 5,
+        operations: Sequence[str] = ("add", "subtract", "multiply"),
+    ) -> None:
+        self.seed = seed
+        self.sizes = {"train": train, "dev": dev, "test": test}
+        self.min_steps, self.max_steps = min_steps, max_steps
+        self.digits, self.phrasings = digits, phrasings
+        self.max_operand = max_operand
+        listed = operations.split(",") if isinstance(operations, str) else operations
+        self.operations = tuple(operation.strip() for operation in listed)
+        self._check()
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        """The smallest and the largest number: all have `digits` digits (1 is left out)."""
+        return max(2, 10 ** (self.digits - 1)), 10**self.digits - 1
+
+    def _check(self) -> None:
+        if not 1 <= self.min_steps <= self.max_steps <= len(DAYS):
+            raise ValueError(
+                f"arithmetic: min_steps {self.min_steps} and max_steps {self.max_steps} must hold "
+                f"1 <= min_steps <= max_steps <= {len(DAYS)}"
+            )
+        if not 1 <= self.digits <= 6:
+            raise ValueError(f"arithmetic: digits {self.digits} is not within 1 to 6")
+        if self.max_operand < 1:
+            raise ValueError(f"arithmetic: max_operand {self.max_operand} is below 1")
+        if not 1 <= self.phrasings <= MOST_PHRASINGS:
+            raise ValueError(
+                f"arithmetic: phrasings {self.phrasings} is not within 1 to {MOST_PHRASINGS}"
+            )
+        unknown = [operation for operation in self.operations if operation not in SYMBOLS]
+        if unknown or not self.operations:
+            raise ValueError(
+                f"arithmetic: operations {list(self.operations)} must be some of {list(SYMBOLS)}"
+            )
+
+    def problems(self, split: str) -> list[Problem]:
+        """The problems of `split`, always the same ones for the same settings, in a fixed order."""
+        if split not in SPLITS:
+            raise ValueError(f"arithmetic: split {split!r} is none of {', '.join(SPLITS)}")
+        size = self.sizes[split]
+        if size < 1:
+            raise ValueError(f"arithmetic: split {split!r} is empty ({split}={size})")
+        rng = random.Random(self.seed)
+        found: dict[str, Problem] = {}
+        fruitless = 0
+        while len(found) < size:
+            story = self._story(rng)
+            question, solution = self._question(rng, story), self._solution(rng, story)
+            if _split_of(story) != split or question in found:
+                fruitless += 1
+                if fruitless > MOST_FRUITLESS_DRAWS:
+                    raise ValueError(
+                        f"arithmetic: found {len(found)} distinct questions for split {split!r} of "
+                        f"the {size} asked for; allow more digits, steps or operations"
+                    )
+                continue
+            fruitless = 0
+            found[question] = Problem(
+                id=f"arithmetic-{_digest(question)[:16]}",
+                question=question,
+                answer=str(story.answer),
+                solution=solution,
+                kind=f"{len(story.steps)} step{'s' if len(story.steps) > 1 else ''}",
+            )
+        return list(found.values())
+
+    def final_answer(self, text: str) -> str | None:
+        """The text after the last "The answer is", or None without one."""
+        return answers.final_answer(text, MARKERS)
+
+    def judge(self, text: str, gold: str) -> Verdict:
+        """Compares the final answer with `gold` as numbers."""
+        return answers.judge_number(text, gold, MARKERS)
+
+    def oracle(self, problem: Problem, text: str) -> str | None:
+        """The right solution nearest to `text`; see `mending.mend`."""
+        return mending.mended(self._mend(problem, text))
+
+    def first_wrong_line(self, problem: Problem, text: str) -> int | None:
+        """Index of the first line of `text` that the oracle would change, or None.
+
+        A missing line counts at the place where it should stand, which may be one past the last
+        line.
+        """
+        return mending.first_wrong_line(self._mend(problem, text))
+
+    def kind_of_error(self, problem: Problem, text: str) -> str:
+        """What is first wrong: one of `mending.KINDS`, "none" for a well-formed right solution."""
+        return mending.kind_of_error(self._mend(problem, text))
+
+    def _mend(self, problem: Problem, text: str) -> list[mending.Edit]:
+        return mending.mend(problem, text, self.phrasings)
+
+    def _story(self, rng: random.Random) -> Story:
+        name, item = rng.choice(NAMES), rng.choice(ITEMS)
+        count = rng.randint(self.min_steps, self.max_steps)
+        for _ in range(1000):
+            number = rng.randint(*self._range)
+            steps: list[Step] = []
+            while len(steps) < count and (step := self._step(rng, number, DAYS[len(steps)])):
+                steps.append(step)
+                number = step.after
+            if len(steps) == count:
+                return Story(name, item, tuple(steps))
+        raise ValueError(
+            f"arithmetic: no story of {count} steps with operations {list(self.operations)} stays "
+            f"within {self.digits} digits"
+        )
+
+    def _step(self, rng: random.Random, number: int, day: str) -> Step | None:
+        """A step from `number` to another of as many digits, None if there is none."""
+        smallest, largest = self._range
+        operands = {
+            "add": range(smallest, min(largest - number, self.max_operand) + 1),
+            "subtract": range(smallest, min(number - smallest, self.max_operand) + 1),
+            "multiply": [k for k in VERBS if number * k <= largest],
+            "divide": [2] if number % 2 == 0 and number // 2 >= smallest else [],
+        }
+        possible = [operation for operation in self.operations if operands[operation]]
+        if not possible:
+            return None
+        operation = rng.choice(possible)
+        operand = rng.choice(operands[operation])
+        return Step(number, operation, operand, _apply(number, operation, operand), day)
+
+    def _question(self, rng: random.Random, story: Story) -> str:
+        sentences = [
+            rng.choice(STARTS[: self.phrasings]).format(
+                name=story.name, item=story.item, a=story.steps[0].before
+            )
+        ]
+        for step in story.steps:
+            event = rng.choice(EVENTS[step.operation][: self.phrasings])
+            verb = VERBS.get(step.operand, "")
+            told = event.format(name=story.name, item=story.item, b=step.operand, verb=verb)
+            sentences.append(f"{step.day}: {told}")
+        ending = rng.choice(ENDINGS[: self.phrasings])
+        sentences.append(ending.format(name=story.name, item=story.item))
+        return " ".join(sentences)
+
+    def _solution(self, rng: random.Random, story: Story) -> str:
+        lines = [
+            story.line(step, rng.randrange(self.phrasings), step.equations()[0])
+            for step in story.steps
+        ]
+        return "\n".join([*lines, answer_line(story.answer)])
+
+
+def _apply(number: int, operation: str, operand: int) -> int:
+    if operation == "add":
+        return number + operand
+    if operation == "subtract":
+        return number - operand
+    return number * operand if operation == "multiply" else number // operand
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _split_of(story: Story) -> str:
+    calculation = " ".join(step.equations()[0] for step in story.steps)
+    return SPLIT_OF_TENTH[int(_digest(calculation), 16) % 10]

@@ -1,0 +1,226 @@
+"""Problems from files: rows with their place, splits by a hash of the question, no duplicates.
+
+In: one file (JSON lines or a JSON list) or one file a split; out: problems of a split. Where no dev
+split is given it is cut from train. A question's place hangs on its own text alone, so rows may be
+added or reordered without moving others. Every refusal names the file, the row and what was
+expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlmec.records import Problem
+from rlmec.tasks.base import SPLITS
+
+WHOLE = "whole"
+"""The name of a table that is to be cut into splits, beside the names of the splits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file: `number` counts from 1, in lines of JSON lines, in elements of a list."""
+
+    file: str
+    number: int
+    values: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """File, row number and, where the row has one, its id."""
+        known = next((self.values[k] for k in ("id", "ID", "problem_id") if k in self.values), None)
+        return f"{self.file}, row {self.number}" + ("" if known is None else f" (id {known})")
+
+    def text(self, field: str) -> str:
+        """The field as text; numbers are written out. ValueError where it is missing or neither."""
+        if field not in self.values:
+            raise ValueError(
+                f"{self.where}: no field {field!r}; expected a row with {field!r}, "
+                f"found {', '.join(self.values) or 'no fields'}"
+            )
+        value = self.values[field]
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError(
+                f"{self.where}: field {field!r} is a {type(value).__name__}; "
+                "expected a text or a number"
+            )
+        return value if isinstance(value, str) else str(value)
+
+
+Table = Callable[[], list[Row]]
+Build = Callable[[Row], Problem | str]
+"""Makes a row's problem, or says why the row has to be left out."""
+
+
+def existing_file(path: str) -> str:
+    """`path` if it is a file; FileNotFoundError otherwise."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path!r}; expected JSON lines or a JSON list of rows")
+    return path
+
+
+def read_rows(path: str) -> list[Row]:
+    """The rows of a file of JSON lines or of one JSON list, blank lines skipped.
+
+    FileNotFoundError for a missing file, ValueError with the row for what is not a JSON object.
+    """
+    try:
+        text = Path(existing_file(path)).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; expected JSON text") from error
+    if text.lstrip("\ufeff \t\r\n").startswith("["):
+        values = _parse(text, f"{path}")
+        numbered = list(enumerate(values, start=1))
+    else:
+        lines = enumerate(text.lstrip("\ufeff").split("\n"), start=1)
+        numbered = [(n, _parse(line, f"{path}, row {n}")) for n, line in lines if line.strip()]
+    for number, value in numbered:
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{path}, row {number}: a {type(value).__name__}; expected a JSON object"
+            )
+    return [Row(path, number, value) for number, value in numbered]
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}); "
+            "expected one JSON object a line, or one list of them"
+        ) from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: JSON nested too deep; expected a flat object") from error
+
+
+def digest_of(question: str) -> str:
+    """32 hexadecimal digits that stand for a question, blanks around it aside."""
+    return hashlib.blake2b(question.strip().encode(), digest_size=16).hexdigest()
+
+
+def share_of(question: str) -> float:
+    """A number in [0, 1) that hangs on the question alone, evenly spread."""
+    return int(digest_of(question)[:13], 16) / 16**13
+
+
+def file_tables(path: str | Mapping[str, str | None]) -> dict[str, Table]:
+    """Tables of `path`: one file to be cut into splits, or one file a split.
+
+    FileNotFoundError for a file that is not there; ValueError for names that are no splits, or
+    none.
+    """
+    if isinstance(path, str):
+        paths = {WHOLE: path}
+    else:
+        paths = {split: file for split, file in path.items() if file is not None}
+        unknown = [split for split in paths if split not in SPLITS]
+        if unknown or not paths:
+            raise ValueError(
+                f"path names {', '.join(map(repr, unknown)) or 'no file'}; "
+                f"expected one file, or files for some of {', '.join(SPLITS)}"
+            )
+    for file in paths.values():
+        existing_file(file)
+    return {split: lambda file=file: read_rows(file) for split, file in paths.items()}
+
+
+class ProblemTables:
+    """Problems of the splits of one task, read when first asked for.
+
+    A table named `WHOLE` is cut into test (`test_share`), dev (`dev_share`) and train (the rest);
+    without a dev table `dev_share` of train becomes dev. `left_out` lists the rows read so far that
+    gave no problem, each with its place and reason.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        tables: Mapping[str, Table],
+        build: Build,
+        dev_share: float,
+        test_share: float,
+    ) -> None:
+        if not (0 <= dev_share < 1 and 0 <= test_share < 1 and dev_share + test_share < 1):
+            raise ValueError(
+                f"task {task}: dev_share {dev_share} and test_share {test_share} must be at least "
+                "0 and leave something for train"
+            )
+        self.task, self.tables, self.build = task, dict(tables), build
+        self.dev_share, self.test_share = dev_share, test_share
+        self.left_out: list[str] = []
+        self._problems: dict[str, list[Problem]] = {}
+
+    def problems(self, split: str) -> list[Problem]:
+        """The problems of `split` in file order; ValueError for an unknown or empty split."""
+        if split not in SPLITS:
+            raise ValueError(f"task {self.task}: split {split!r} is none of {', '.join(SPLITS)}")
+        table, low, high = self._place(split)
+        problems = [p for p in self._table(table) if low <= share_of(p.question) < high]
+        if not problems:
+            raise ValueError(
+                f"task {self.task}: split {split!r} is empty: {len(self._table(table))} problems "
+                f"were read from {self._name(table)}, {len(self.left_out)} rows left out; expected "
+                f"questions whose hash lies in [{low:g}, {high:g})"
+            )
+        return problems
+
+    def _place(self, split: str) -> tuple[str, float, float]:
+        """The table of a split and the range of `share_of` that belongs to it."""
+        test, dev = self.test_share, self.dev_share
+        if WHOLE in self.tables:
+            ranges = {"test": (0.0, test), "dev": (test, test + dev), "train": (test + dev, 1.0)}
+            return WHOLE, *ranges[split]
+        cut = dev if "dev" not in self.tables else 0.0
+        if split == "train" and "train" in self.tables:
+            return "train", cut, 1.0
+        if split == "dev" and "train" in self.tables and cut:
+            return "train", 0.0, cut
+        if split in self.tables:
+            return split, 0.0, 1.0
+        raise ValueError(
+            f"task {self.task} has no split {split!r}, only {', '.join(self.tables)}: "
+            f"give it a file with task.path.{split}=FILE"
+        )
+
+    def _table(self, table: str) -> list[Problem]:
+        if table not in self._problems:
+            self._problems[table] = self._read(self.tables[table]())
+        return self._problems[table]
+
+    def _read(self, rows: list[Row]) -> list[Problem]:
+        kept: dict[str, Problem] = {}
+        places: dict[str, Row] = {}
+        for row in rows:
+            problem = self.build(row)
+            if isinstance(problem, str):
+                self.left_out.append(f"{row.where}: {problem}")
+            elif problem.question.strip() in kept:
+                self.left_out.append(f"{row.where}: the question stands in an earlier row")
+            elif problem.id in places:
+                raise ValueError(
+                    f"{row.where}: id {problem.id!r} belongs to another question in row "
+                    f"{places[problem.id].number}; expected one id a question"
+                )
+            else:
+                kept[problem.question.strip()] = problem
+                places[problem.id] = row
+        return list(kept.values())
+
+    def _name(self, table: str) -> str:
+        rows = self.tables[table]()
+        return rows[0].file if rows else f"the {table} file, which has no rows"
+
+
+def make_problem(
+    row: Row, id: str, question: str, answer: str, solution: str | None, kind: str = ""
+) -> Problem:
+    """The row's problem; ValueError with the row where the question is blank."""
+    if not question.strip():
+        raise ValueError(f"{row.where}: the question is blank; expected a text")
+    return Problem(id=id, question=question, answer=answer, solution=solution, kind=kind)

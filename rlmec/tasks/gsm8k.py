@@ -1,0 +1,102 @@
+"""GSM8K: grade-school word problems, from the hub or from files in its layouts.
+
+In: the hub's data set, or files with question and answer (`... #### 18`), or the released model
+solutions with question and ground_truth (`... A: 18`); out: problems whose gold answer is the
+number behind the last marker and whose reference solution is the whole text. Calculator marks
+`<<48/2=24>>` are taken out unless asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from rlmec.records import Problem, Verdict
+from rlmec.tasks import answers
+from rlmec.tasks.files import ProblemTables, Row, Table, digest_of, file_tables, make_problem
+
+CALCULATOR_MARK = re.compile(r"<<[^<>\n]{0,200}>>")
+SOLUTION_FIELDS = ("answer", "ground_truth")
+
+
+class Gsm8kTask:
+    """GSM8K with dev cut from train by a hash of the question (`dev_share` of it).
+
+    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file a
+    split; without it the data set `hub` is read with its `hub_config` and `hub_revision`.
+    `calculator_marks` keeps the marks in solutions. Raises FileNotFoundError for a missing file or
+    an unreachable hub, ValueError for bad rows and empty splits. `left_out` lists rows without a
+    readable gold answer and repeated questions.
+    """
+
+    name = "gsm8k"
+
+    def __init__(
+        self,
+        path: str | Mapping[str, str | None] | None = None,
+        hub: str = "openai/gsm8k",
+        hub_config: str = "main",
+        hub_revision: str | None = None,
+        dev_share: float = 0.05,
+        test_share: float = 0.2,
+        calculator_marks: bool = False,
+    ) -> None:
+        self.calculator_marks = calculator_marks
+        tables = file_tables(path) if path else _hub_tables(hub, hub_config, hub_revision)
+        self._tables = ProblemTables(self.name, tables, self._build, dev_share, test_share)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Rows read so far that gave no problem, each with its place and the reason."""
+        return self._tables.left_out
+
+    def problems(self, split: str) -> list[Problem]:
+        """The problems of `split` in file order."""
+        return self._tables.problems(split)
+
+    def final_answer(self, text: str) -> str | None:
+        """What follows the last answer marker, or None."""
+        return answers.final_answer(text)
+
+    def judge(self, text: str, gold: str) -> Verdict:
+        """Compares the final answer with `gold` as exact numbers."""
+        return answers.judge_number(text, gold)
+
+    def clean(self, text: str) -> str:
+        """A solution as the task writes it: without calculator marks unless they are to be kept."""
+        return text if self.calculator_marks else CALCULATOR_MARK.sub("", text)
+
+    def _build(self, row: Row) -> Problem | str:
+        question = row.text("question")
+        field = next((name for name in SOLUTION_FIELDS if name in row.values), None)
+        if field is None:
+            raise ValueError(
+                f"{row.where}: no field 'answer'; expected question and answer (or ground_truth), "
+                f"found {', '.join(row.values)}"
+            )
+        solution = self.clean(row.text(field))
+        gold = answers.final_answer(solution)
+        if gold is None or answers.parse_number(gold) is None:
+            return f"no number behind a marker such as '####' in {field!r} (found {gold!r})"
+        return make_problem(row, f"gsm8k-{digest_of(question)[:16]}", question, gold, solution)
+
+
+def _hub_tables(hub: str, config: str, revision: str | None) -> dict[str, Table]:
+    return {
+        split: lambda split=split: _hub_rows(hub, config, revision, split)
+        for split in ("train", "test")
+    }
+
+
+def _hub_rows(hub: str, config: str, revision: str | None, split: str) -> list[Row]:
+    from datasets import load_dataset
+
+    try:
+        table = load_dataset(hub, config, split=split, revision=revision)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the data set {hub} ({config}, {split}) could not be read from the hub: {error}; "
+            "task.path=FILE reads a local file instead"
+        ) from error
+    place = f"{hub}/{config}/{split}"
+    return [Row(place, number, dict(values)) for number, values in enumerate(table, start=1)]

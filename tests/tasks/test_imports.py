@@ -1,0 +1,86 @@
+"""Ready-made solutions: wildcards, labels, unknown problems, refusals, and the released file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlmec.records import Problem
+from rlmec.tasks.gsm8k import Gsm8kTask
+from rlmec.tasks.imports import ImportedSolution, import_solutions
+
+PROBLEMS = [Problem("p1", "One?", "1"), Problem("p2", "Two?", "2")]
+
+
+def write(path: Path, rows: list) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_a_wildcard_takes_every_object_that_holds_the_field(tmp_path):
+    rows = [
+        {
+            "question": "Two? ",
+            "gpt-3.5": {"solution": "A: 2", "ok": True},
+            "other": {"note": "x"},
+            "b": {"solution": "A: 3", "ok": 0},
+        },
+        {"question": "Three?", "b": {"solution": "A: 3", "ok": True}},
+        {"question": "One?", "b": {"solution": " ", "ok": False}},
+    ]
+    found = import_solutions(write(tmp_path / "s.jsonl", rows), PROBLEMS, "*.solution", "*.ok")
+    assert found.solutions == [
+        ImportedSolution("p2", "A: 2", True, "gpt-3.5"),
+        ImportedSolution("p2", "A: 3", False, "b"),
+    ]
+    assert (found.rows, found.unknown_rows, found.blank_solutions) == (3, 1, 1)
+
+
+def test_plain_and_nested_fields_and_ids(tmp_path):
+    rows = [
+        {"problem_id": "p1", "out": {"text": "A: 1"}},
+        {"problem_id": "p9", "out": {"text": "A: 1"}},
+    ]
+    path = write(tmp_path / "s.jsonl", rows)
+    found = import_solutions(path, PROBLEMS, "out.text", clean=str.lower)
+    assert found.solutions == [("p1", "a: 1", None, "imported")]
+    assert found.unknown_rows == 1
+    assert import_solutions(path, PROBLEMS, "out.*").solutions == [("p1", "A: 1", None, "text")]
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "label", "message"),
+    [
+        ({"question": "One?"}, "text", None, "row 1: nothing matches 'text'; found question"),
+        ({"question": "One?"}, "*.text", None, "row 1: nothing matches"),
+        ({"question": "One?", "text": 5}, "text", None, "is a int; expected a text"),
+        ({"question": "One?", "text": "x"}, "text", "ok", "label 'ok' of imported is missing"),
+        (
+            {"question": "One?", "text": "x", "ok": "yes"},
+            "text",
+            "ok",
+            "is 'yes'; expected true or",
+        ),
+        ({"q": "One?", "text": "x"}, "text", None, "no field 'question'"),
+        ({"question": "Nine?", "text": "x"}, "text", None, "none of 1 rows has a solution"),
+        ({"question": "One?", "text": "x"}, "*.*", None, "at most one"),
+        ({"question": "One?", "text": "x"}, "*.a", "b", "need the same"),
+    ],
+)
+def test_bad_rows_and_fields_are_refused(tmp_path, row, text, label, message):
+    with pytest.raises(ValueError, match=message):
+        import_solutions(write(tmp_path / "s.jsonl", [row]), PROBLEMS, text, label)
+
+
+def test_the_released_model_solutions_agree_with_their_labels(data: Path):
+    path = str(data / "gsm8k" / "model_solutions_part.jsonl")
+    task = Gsm8kTask(path={"test": path})
+    problems = task.problems("test")
+    found = import_solutions(path, problems, "*.solution", "*.is_correct", clean=task.clean)
+    gold = {p.id: p.answer for p in problems}
+    assert len(found.solutions) == 2640
+    assert found.unknown_rows == 0
+    for solution in found.solutions:
+        verdict = task.judge(solution.text, gold[solution.problem_id])
+        assert (verdict == "right") == solution.label
+        assert "<<" not in solution.text or solution.text.count("<<") > solution.text.count(">>")

@@ -1,0 +1,550 @@
+"""Every key and value is checked before anything runs, and every leaf counts where it should."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from rlmec import configuration, settings
+from rlmec.configuration import ConfigurationError, build, check, check_command_line, rebind
+
+ADAM = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "weight_decay": 0.0}
+USER = '''
+import functools
+from dataclasses import dataclass
+from typing import Literal
+from .bases import Base
+from os import system
+from pathlib import PurePath
+raise RuntimeError("a signature was read by importing the module")
+
+class Task(Base):
+    """Takes what Base takes."""
+
+class Far(PurePath):
+    """Its base is no code of the user's: what it takes is not known."""
+
+class Own:
+    def __init__(self, path: str, share: float = 0.5, *, sizes: list[int] | None = None,
+                 mode: Literal["a", "b"] = "a", either: str | int = 1,
+                 names: "dict[str, float] | None" = None): ...
+
+@dataclass
+class Data(Base2 if False else object):
+    width: int
+    depth: int = 2
+
+def schedule(optimizer, num_warmup_steps, num_training_steps, power: float): ...
+
+def anything(x: int, **more): ...
+'''
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    package = tmp_path / "code" / "userpkg_config"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "parts.py").write_text(USER)
+    (package / "bases.py").write_text(
+        "class Base:\n    def __init__(self, seed: int = 1, split: str | None = None): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    return "userpkg_config.parts."
+
+
+def tree(**changes):
+    """A whole configuration as a plain dict, with dotted keys changed."""
+    fit = {"optimizer": ADAM, "scheduler": {}, "steps": 3}
+    arithmetic = {"_target_": "rlmec.tasks.arithmetic.ArithmeticTask", "seed": 1, "train": 20}
+    function = {"_partial_": True}
+    plain = {
+        "task": arithmetic,
+        "prompt": {k: k for k in ("policy", "rewrite", "rewrite_answer_only", "locate", "located")},
+        "model": {"shape": {"model_type": "llama", "hidden_size": 32}},
+        "warmup": fit | {"target_accuracy": 0.7},
+        "sample": {"num_generations": 2},
+        "teacher": {"_target_": "rlmec.teachers.oracle.OracleTeacher"},
+        "teach": {"share": 0.5},
+        "grm": fit | {"mixture": {"copy": 1.0}},
+        "score": {"rewrite": True},
+        "policy": fit
+        | {
+            "objective": {"_target_": "rlmec.objectives.rlmec_clipped", "epsilon": 0.2} | function,
+            "reward": {"_target_": "rlmec.rewards.clipped_probability", "pivot": 0.5} | function,
+            "rows": {"_target_": "rlmec.objectives.rlmec_clipped"} | function,
+            "edit_weights": {"edited": 1.0},
+        },
+        "evaluate": {"split": "test", "model": None},
+        "report": {"compare": {"sft": {"steps": 3}}},
+        "trainer": {"devices": 1},
+        "callbacks": {"extra": {}},
+        "logger": None,
+        "paths": {"artifacts": "a", "outputs": "o"},
+        "security": {"allow": []},
+        "tags": ["x"],
+    }
+    plain = json.loads(json.dumps(plain))  # nothing shared between nodes
+    for key, value in changes.items():
+        put(plain, key, value)
+    return plain
+
+
+def put(plain, dotted, value):
+    *above, last = dotted.split(".")
+    functools.reduce(lambda at, name: at[name], above, plain)[last] = value
+
+
+def checked(**changes):
+    return check(tree(**changes))
+
+
+def refusal(*, config_dir=None, **changes):
+    with pytest.raises(ConfigurationError) as caught:
+        check(tree(**changes), config_dir)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_whole_tree_becomes_plain_settings():
+    s = check(
+        OmegaConf.create(tree(**{"warmup.gradient_clip": 1, "seed": 7, "sample.seed": "${seed}"}))
+    )
+    assert isinstance(s, settings.RunSettings)
+    assert (s.sample.seed, s.grm.mixture) == (7, settings.Mixture(copy=1.0, locate=0.25))
+    assert type(s.warmup.gradient_clip) is float
+    assert type(s.policy.objective) is dict
+    assert s.model.shape == {"model_type": "llama", "hidden_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "kept"),
+    [
+        ("warmup.gradient_clip", 1, 1.0),
+        ("warmup.gradient_clip", None, None),
+        ("warmup.steps", 100.0, 100),
+        ("warmup.precision", 32, "32"),
+        ("trainer.devices", "auto", "auto"),
+        ("trainer.devices", 2, 2),
+        ("policy.optimizer.lr", 1, 1.0),
+        ("policy.optimizer.betas", [0, 0.9], [0.0, 0.9]),
+        ("policy.objective.epsilon", 1, 1.0),
+        ("task.train", 5.0, 5),
+    ],
+)
+def test_values_are_cast_to_the_annotated_type(key, given, kept):
+    s = settings.as_plain(checked(**{key: given}))
+    found = functools.reduce(lambda at, name: at[name], key.split("."), s)
+    assert found == kept
+    assert type(found) is type(kept)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("warmup.steps", "1", "warmup.steps: expected int or null, found '1' (str)"),
+        ("warmup.steps", 1.5, "warmup.steps: expected int or null, found 1.5 (float)"),
+        ("warmup.steps", True, "warmup.steps: expected int or null, found True (bool)"),
+        ("sample.temperature", "hot", "sample.temperature: expected float, found 'hot' (str)"),
+        ("sample.top_p", None, "sample.top_p: expected float, found None (null)"),
+        ("score.rewrite", 1, "score.rewrite: expected bool, found 1 (int)"),
+        ("prompt.policy", 1.5, "prompt.policy: expected str, found 1.5 (float)"),
+        ("prompt.policy", True, "prompt.policy: expected str, found True (bool)"),
+        ("sample.top_p", True, "sample.top_p: expected float, found True (bool)"),
+        ("tags", "x", "tags: expected list, found 'x' (str)"),
+        ("tags", [["x"]], "tags[0]: expected str, found ['x'] (list)"),
+        ("grm.mixture", 1, "grm.mixture: expected a node of Mixture, found 1 (int)"),
+        ("policy.optimizer.betas", [0.9], "policy.optimizer.betas: expected a list of 2"),
+        ("policy.objective.epsilon", "x", "policy.objective.epsilon: expected float, found 'x'"),
+        ("task.train", "many", "task.train: expected int, found 'many' (str)"),
+        ("report.compare", {"a": 1}, "report.compare.a: expected dict, found 1 (int)"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key, value, expected):
+    assert refusal(**{key: value}).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("polcy", "'policy'"),
+        ("sample.num_generation", "'sample.num_generations'"),
+        ("grm.mixture.coppy", "'grm.mixture.copy'"),
+        ("policy.objective.epsilom", "'policy.objective.epsilon'"),
+        ("policy.optimizer.weight_decai", "'policy.optimizer.weight_decay'"),
+        ("task.trian", "'task.train'"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(key, near):
+    assert f"unknown key {key!r}" in (message := refusal(**{key: 1}))
+    assert f"the nearest is {near}" in message
+
+
+def test_the_file_of_an_unknown_key_is_named(tmp_path):
+    conf = tmp_path / "conf"
+    (conf / "experiment").mkdir(parents=True)
+    (conf / "train.yaml").write_text("grm:\n  val_share: 0.1\n")
+    (conf / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ngrm:\n  vall_share: lots\n"
+    )
+    message = refusal(config_dir=conf, **{"grm.vall_share": 0.1})
+    assert message.endswith("'grm.val_share' (conf/experiment/mine.yaml, line 3)")
+    assert "yaml" not in refusal(config_dir=conf, **{"grm.foo": 1})
+    assert "yaml" not in refusal(config_dir=conf, **{"grm.val_share": "0.1"}).replace(
+        "train.yaml", ""
+    )
+
+
+def test_a_comparison_is_bound_as_changes_of_the_policy_node():
+    message = refusal(**{"report.compare": {"sft": {"edit_weights": {"keptt": 0.0}}}})
+    assert "the nearest is 'report.compare.sft.edit_weights.kept'" in message
+    policy = checked().policy
+    new = {"_target_": "rlmec.objectives.weighted_likelihood", "_partial_": True}
+    changes = {"steps": 7.0, "optimizer": {"lr": 1}, "objective": new}
+    other = rebind(policy, changes, "report.compare.sft")
+    assert (other.steps, other.objective) == (7, new)
+    assert other.optimizer == policy.optimizer | {"lr": 1.0}
+    assert other.edit_weights == policy.edit_weights
+
+
+def test_a_missing_value_is_named():
+    plain = tree()
+    del plain["prompt"]["locate"]
+    with pytest.raises(ConfigurationError, match=r"prompt\.locate is missing; PromptSettings"):
+        check(plain)
+    assert "policy.optimizer" in refusal(**{"policy.optimizer": "???"})
+    assert "task needs a _target_" in refusal(task={"train": 3})
+    assert "policy.objective needs a _target_" in refusal(**{"policy.objective": {}})
+
+
+@pytest.mark.parametrize("name", ["precision", "max_steps", "gradient_clip_val"])
+def test_a_trainer_key_that_shapes_a_result_names_the_right_one(name):
+    message = refusal(**{f"trainer.{name}": 1})
+    right = {"precision": "precision", "max_steps": "steps", "gradient_clip_val": "gradient_clip"}
+    assert f"policy.{right[name]}" in message
+
+
+@pytest.mark.parametrize("key", ["task", "callbacks.extra", "logger", "trainer.strategy"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "torch.hub.load",
+        "pandas.read_pickle",
+        "builtins.open",
+        "rlmecx.f",
+        "subprocess.run",
+        "transformers.AutoModel.from_pretrained",
+        "hydra.utils.instantiate",
+        3,
+    ],
+)
+def test_a_forbidden_target_is_refused_wherever_it_stands(key, target):
+    message = refusal(**{key: {"deep": [{"_target_": target, "x": 1}]}})
+    assert f"{key}.deep[0]._target_: {target!r} is not allowed" in message
+    assert "security.allow" in message
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.optim.adam.torch.hub.load",  # a module's own imports are no way out
+        "torch.optim.adam.cast",
+        "torch.optim.AdamX",
+        "rlmec.artifacts.subprocess.run",
+        "rlmec.artifacts.FileLock",
+        "rlmec.artifacts",
+        "rlmec.nothing.f",
+        "rlmec.rewards.clipped_probabilty",
+        "peft.utils.other.os.system",
+    ],
+)
+def test_a_target_must_be_defined_below_its_prefix(target):
+    assert "_target_" in refusal(task={"_target_": target})
+
+
+def test_positional_and_hydra_keys_of_a_target_are_refused():
+    node = {"_target_": "rlmec.rewards.clipped_probability", "_partial_": True}
+    for key in ("_args_", "_convert_", "_recursive_"):
+        assert f"policy.reward.{key}" in refusal(**{"policy.reward": node | {key: []}})
+    assert "_partial_: expected bool" in refusal(**{"policy.reward": node | {"_partial_": "x"}})
+
+
+def test_a_users_own_code_is_bound_without_importing_it(user):
+    def ok(node, **more):
+        return check(tree(**{"security.allow": ["userpkg_config."], "task": node, **more})).task
+
+    assert ok({"_target_": f"{user}Task", "seed": 3.0})["seed"] == 3
+    own = {"_target_": f"{user}Own", "path": "p", "share": 1, "sizes": [1], "mode": "b"}
+    assert type(ok(own)["share"]) is float
+    assert ok({"_target_": f"{user}Data", "width": 3}) == {"_target_": f"{user}Data", "width": 3}
+    assert ok({"_target_": f"{user}schedule", "power": 2})["power"] == 2.0
+    assert ok({"_target_": f"{user}anything", "x": 1, "y": "z"})["y"] == "z"
+    assert ok({"_target_": f"{user}Own", "_partial_": True})["_partial_"] is True
+    assert ok({"_target_": f"{user}Far", "any": 1})["any"] == 1
+    assert ok(own | {"either": 3})["either"] == 3
+    assert ok(own | {"names": {"a": 1}})["names"] == {"a": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ({"_target_": "Own"}, "task.path is missing"),
+        ({"_target_": "schedule"}, "task.power is missing"),
+        ({"_target_": "Own", "path": "p", "mode": "c"}, "task.mode: expected"),
+        ({"_target_": "Own", "path": "p", "sizes": ["1"]}, "task.sizes: expected"),
+        ({"_target_": "Task", "sead": 1}, "the nearest is 'task.seed'"),
+        ({"_target_": "Data", "width": 1, "deph": 1}, "the nearest is 'task.depth'"),
+        ({"_target_": "Base"}, "name it 'userpkg_config.bases.Base'"),
+        ({"_target_": "system", "command": "ls"}, "name it 'os.system'"),
+        ({"_target_": "Owm", "path": "p"}, "the nearest is userpkg_config.parts.Own"),
+        ({"_target_": "Own.path"}, "not a class or function"),
+    ],
+)
+def test_a_wrong_node_of_a_users_own_code_is_refused(user, node, expected):
+    node = node | {"_target_": user + node["_target_"]}
+    assert expected in refusal(**{"security.allow": ["userpkg_config."], "task": node})
+    assert "not allowed" in refusal(task=node)
+
+
+def test_allowed_prefixes_end_in_a_dot():
+    for prefix in ("os", ".", "", 3):
+        assert "security.allow" in refusal(**{"security.allow": [prefix]})
+
+
+def test_secrets_have_no_key_in_the_tree():
+    message = refusal(logger={"wandb": {"api_key": "canary-1234"}})
+    assert "'logger.wandb.api_key' looks like a secret" in message
+    assert "canary" not in message
+
+
+def test_build_calls_the_target_with_plain_values():
+    problem = {"_target_": "rlmec.records.Problem", "id": "p", "question": "q?"}
+    built = build(problem, answer="4")
+    assert (built.id, built.answer) == ("p", "4")
+    later = build(problem | {"_partial_": True}, answer="5")
+    assert later(kind="k").answer == "5"
+    nested = build({"_target_": "builtins.dict", "a": [problem | {"answer": "6"}], "b": {"c": [1]}})
+    assert nested["a"][0].answer == "6"
+    assert type(nested["b"]) is dict
+    marker = object()
+    assert build({"_target_": "builtins.dict"}, marker=marker)["marker"] is marker
+
+
+# ---- which leaf counts where -----------------------------------------------------------------
+
+COUNTS = {
+    "task": {"warmup", "sample", "teach", "evaluate"},
+    "prompt": {"warmup", "sample", "grm", "score", "evaluate"},
+    "model": {"warmup"},
+    "warmup": {"warmup"},
+    "sample": {"sample"},
+    "teacher": {"teach"},
+    "teach": {"teach"},
+    "grm": {"grm"},
+    "score": {"score"},
+    "policy": {"policy"},
+    "evaluate": {"evaluate"},
+    "evaluate.model": set(),
+    "report": {"report"},
+}
+IGNORED = "trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"
+
+
+def leaves(value, key=()):
+    if dataclasses.is_dataclass(value):
+        for f in dataclasses.fields(value):
+            yield from leaves(getattr(value, f.name), (*key, f.name))
+    elif isinstance(value, dict) and value:
+        for name in value:
+            yield from leaves(value[name], (*key, name))
+    else:
+        yield key
+
+
+def changed(value, key):
+    if not key:
+        return f"changed {value!r}"
+    if dataclasses.is_dataclass(value):
+        inner = changed(getattr(value, key[0]), key[1:])
+        return dataclasses.replace(value, **{key[0]: inner})
+    return value | {key[0]: changed(value[key[0]], key[1:])}
+
+
+def test_every_leaf_changes_the_stages_of_the_table():
+    base = checked()
+    keys = list(leaves(base))
+    assert len(keys) > 100
+    for key in keys:
+        other = changed(base, key)
+        found = {
+            stage
+            for stage in configuration.STAGE_NODES
+            if configuration.stage_settings(base, stage)
+            != configuration.stage_settings(other, stage)
+        }
+        dotted = ".".join(key)
+        ignored = key[0] in [*IGNORED.split(), "optimized_metric"]
+        expected = set() if ignored else COUNTS.get(dotted, COUNTS.get(key[0]))
+        assert found == expected, dotted
+
+
+def test_every_node_is_counted_or_on_the_ignored_list():
+    counted = {n for nodes in configuration.STAGE_NODES.values() for n in nodes}
+    ignored = {k for k in configuration.IGNORED if "." not in k}
+    assert counted | ignored == {f.name for f in dataclasses.fields(settings.RunSettings)}
+    assert not counted & ignored
+
+
+# ---- the command line -------------------------------------------------------------------------
+
+FILES = {
+    "train.yaml": """
+defaults:
+  - _self_
+  - task: arithmetic
+  - objective@policy.objective: clipped
+  - optional experiment: null
+  - override hydra/job_logging: default
+seed: 1
+policy: {steps: 10, seed: "${seed}", optimizer: {lr: 0.1}}
+grm: {steps: 5}
+path: null
+""",
+    "task/arithmetic.yaml": "train: 5\n",
+    "task/gsm8k.yaml": "path: null\n",
+    "objective/clipped.yaml": "_target_: rlmec.objectives.rlmec_clipped\nepsilon: 0.2\n",
+    "objective/authors.yaml": "_target_: rlmec.objectives.rlmec_authors\ncoef: 0.2\n",
+    "experiment/smoke.yaml": "# @package _global_\ngrm: {steps: 1}\n",
+}
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory):
+    root = tmp_path_factory.mktemp("conf")
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "policy.steps=3 task=gsm8k experiment=smoke",
+        "policy.objective.epsilon=0.3",
+        "objective@policy.objective=authors policy.objective.coef=1",
+        "-m policy.steps=1,2 task=arithmetic,gsm8k",
+        "-m policy.steps=range(1,4) policy.optimizer.lr=interval(0.1,0.2)",
+        "-m experiment=glob(*)",
+        "-m hydra/launcher=joblib hydra.launcher.n_jobs=2 policy.steps=1,2",
+        "+policy.new=1 ++grm.steps=4",
+        "~seed",
+        "~grm.steps",
+        "hydra.run.dir=/tmp/x/y",
+        "--help polcy=1",
+        "--cfg job polcy=1",
+        "--hydra-help",
+        "--config-dir=/nowhere polcy=1",
+        "path='a,b=c'",
+    ],
+)
+def test_right_command_lines_pass(conf, capsys, line):
+    check_command_line(line.split(), conf, "train")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("polcy.steps=3", "unknown key 'polcy.steps': the nearest is 'policy.steps'"),
+        ("policy.stesp=3", "unknown key 'policy.stesp': the nearest is 'policy.steps'"),
+        ("~policy.stesp", "the nearest is 'policy.steps'"),
+        ("-m policy.stesp=1,2", "the nearest is 'policy.steps'"),
+        ("experimnt=smoke", "unknown key 'experimnt': the nearest is 'experiment'"),
+        ("task=gsm9k", "task=gsm9k: no such option; the nearest is 'gsm8k'"),
+        ("-m task=arithmetic,gsm9k", "task=gsm9k: no such option; the nearest is 'gsm8k'"),
+        ("experiment=zzz", "experiment=zzz: no such option; there is smoke"),
+        ("policy.tokens_per_step=3", "to add it, write +policy.tokens_per_step=..."),
+        ("policy.objective.imitation_coef=3", "write +policy.objective.imitation_coef=..."),
+        ("task=gsm8k task.train=5", "unknown key 'task.train'"),
+        ("policy.steps=1,2", "error:"),
+        ("policy.steps={", "error:"),
+        ("-m experiment=glob(x*)", "experiment=glob(x*) matches nothing"),
+        ("policy.steps", "error:"),
+        ("--config-name=trian", "error:"),
+        ("--no-such-flag", "--no-such-flag"),
+    ],
+)
+def test_wrong_command_lines_end_with_one_line(conf, capsys, line, expected):
+    with pytest.raises(SystemExit) as caught:
+        check_command_line(line.split(), conf, "train")
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert expected in shown
+    assert "Traceback" not in shown
+    if shown.startswith("error:"):
+        assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "logger.wandb.api_key=canary",
+        "+token=canary",
+        "++model.access_token=canary",
+        "--help +password=canary",
+        "-m +logger.key=canary,canary2",
+        "+logger={wandb:{api_key:canary}}",
+        "+a/secret=canary",
+    ],
+)
+def test_secrets_on_the_command_line_are_refused_unseen(conf, capsys, line):
+    with pytest.raises(SystemExit) as caught:
+        check_command_line(line.split(), conf, "train")
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert "looks like a secret" in shown
+    assert "canary" not in shown
+
+
+def test_checking_leaves_hydra_as_it_was(conf):
+    with contextlib.suppress(SystemExit):
+        check_command_line(["polcy=3"], conf, "train")
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys, rlmec.configuration, rlmec.launch\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'peft', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    root = Path(configuration.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_wrong_key_is_found_before_libraries_are_imported():
+    code = (
+        "import sys; sys.path[:0] = ['tests', '.']\n"
+        "from rlmec.configuration import check\n"
+        "from test_configuration import tree\n"
+        "try: check(tree(**{'report.compar': {}}))\n"
+        "except ValueError as e: print(e, 'torch' in sys.modules)"
+    )
+    root = Path(configuration.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert done.stdout.strip().endswith("the nearest is 'report.compare' False")

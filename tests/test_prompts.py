@@ -1,0 +1,190 @@
+"""Prompts as ids: attempts verbatim, text encoded with its surroundings, one prompt for every use."""
+
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import CHAT, PROBLEMS, TEMPLATES, chat_tokenizer, prompts, tokenizer
+
+from rlmec.language.tokenizers import codec
+from rlmec.prompts import Prompts, labelled
+from rlmec.rows import reference_rows, rewriting_row
+
+FIXED = settings(derandomize=True, deadline=None, max_examples=50)
+PROBLEM = PROBLEMS[3]
+ids_of_the_vocabulary = st.lists(st.integers(0, len(tokenizer()) - 1), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return Prompts(replace(TEMPLATES, chat=True, system="Be brief."), codec(chat_tokenizer()))
+
+
+# --- text and ids ---
+
+
+def test_a_text_field_is_encoded_with_the_text_around_it():
+    made = Prompts(replace(TEMPLATES, policy="An{question}s"), codec(tokenizer()))
+    question = replace(PROBLEM, question="n has 3 pen")
+    encode = made.codec.encode
+    assert made.policy(question) == encode("Ann has 3 pens")
+    assert encode("Ann has 3 pens") != encode("An") + encode("n has 3 pen") + encode("s")
+
+
+@FIXED
+@given(ids_of_the_vocabulary)
+def test_an_attempt_stands_in_the_prompt_as_it_is(attempt):
+    made, encode = prompts(), prompts().codec.encode
+    kept = attempt[:-1] if attempt[-1] == made.codec.eos_id else attempt
+    before = encode(f"{PROBLEM.question}\nSolution:\n{PROBLEM.solution}\nAttempt:\n")
+    assert made.rewrite(PROBLEM, attempt) == before + kept + encode("\nCorrected:\n")
+
+
+def test_ids_that_encoding_would_join_stay_apart():
+    """Bytes of "pens" one by one: their text encodes to fewer ids, the prompt holds the many."""
+    encode, decode = prompts().codec.encode, prompts().codec.decode
+    apart = [encode(letter)[0] for letter in "pens"]
+    assert len(encode(decode(apart))) < len(apart) == 4
+    made = prompts().rewrite(PROBLEM, apart)
+    assert any(made[i : i + 4] == apart for i in range(len(made)))
+
+
+@FIXED
+@given(ids_of_the_vocabulary)
+def test_an_attempt_in_a_chat_prompt_stands_as_it_is(chat, attempt):
+    encode = chat.codec.encode
+    kept = attempt[:-1] if attempt[-1] == chat.codec.eos_id else attempt
+    before = f"<|system|>Be brief.<|end|><|user|>{PROBLEM.question}\nSolution:\n{PROBLEM.solution}"
+    after = "\nCorrected:\n<|end|><|assistant|>"
+    assert chat.rewrite(PROBLEM, attempt) == [
+        *encode(f"{before}\nAttempt:\n"),
+        *kept,
+        *encode(after),
+    ]
+
+
+@pytest.mark.parametrize("question", ["{attempt}", "{solution}{answer}", "a {question} b", "{step}"])
+def test_braces_in_a_question_are_not_expanded(question):
+    problem = replace(PROBLEM, question=question)
+    text = f"{question}\nSolution:\n{PROBLEM.solution}\nAttempt:\n"
+    encode = prompts().codec.encode
+    assert prompts().policy(problem) == encode(f"{question}\n")
+    assert prompts().rewrite(problem, [5, 6]) == [*encode(text), 5, 6, *encode("\nCorrected:\n")]
+
+
+def test_the_mark_of_a_hole_in_a_question_opens_none():
+    problem = replace(PROBLEM, question="a\ue000b")
+    assert prompts().rewrite(problem, [5, 6]) == prompts().rewrite(
+        replace(PROBLEM, question="ab"), [5, 6]
+    )
+
+
+# --- which template ---
+
+
+def test_without_a_solution_the_prompt_has_the_answer_alone():
+    encode = prompts().codec.encode
+    bare = replace(PROBLEM, solution=None)
+    text = f"{PROBLEM.question}\nAnswer: {PROBLEM.answer}\nAttempt:\n"
+    assert prompts().rewrite(bare, [5]) == [*encode(text), 5, *encode("\nCorrected:\n")]
+
+
+def test_the_locating_prompt_labels_the_lines_of_both():
+    encode = prompts().codec.encode
+    solution = "[0] 3 + 5 = 8\n[1] The answer is 8."
+    text = f"{PROBLEM.question}\nSolution:\n{solution}\nAttempt:\n[0] 1\n[1] 2\nFirst wrong step:\n"
+    assert prompts().locate(PROBLEM, "1\n2") == encode(text)
+
+
+def test_the_locating_prompt_without_a_solution_shows_the_answer():
+    encode = prompts().codec.encode
+    text = f"{PROBLEM.question}\nSolution:\n[0] 8\nAttempt:\n[0] 1\nFirst wrong step:\n"
+    assert prompts().locate(replace(PROBLEM, solution=None), "1") == encode(text)
+
+
+def test_labels_count_every_line():
+    assert labelled("a\n\nb") == "[0] a\n[1] \n[2] b"
+    assert labelled("\n".join("x" * 12)).endswith("\n[11] x")
+
+
+def test_a_located_step_of_two_digits():
+    codec_ = prompts().codec
+    assert prompts().located(10) == [*codec_.encode("The first error step is [10]."), codec_.eos_id]
+
+
+# --- one prompt for every use ---
+
+
+@pytest.mark.parametrize("form", ["plain", "chat"])
+def test_training_uses_the_prompt_that_sampling_uses(form, chat):
+    class Joined:
+        prompts = chat if form == "chat" else prompts()
+        problems = {p.id: p for p in PROBLEMS}  # noqa: RUF012
+
+    for row, problem in zip(reference_rows(Joined), PROBLEMS, strict=True):
+        assert row.input_ids[: row.prompt_length] == Joined.prompts.policy(problem)
+        target = Joined.prompts.codec.completion(problem.solution)
+        assert row.input_ids[row.prompt_length :] == target
+
+
+@pytest.mark.parametrize("form", ["plain", "chat"])
+def test_scoring_uses_the_prompt_that_rewriting_was_trained_on(form, chat):
+    made, attempt = chat if form == "chat" else prompts(), [7, 9, 11, 1]
+    scored = rewriting_row(made, PROBLEM, attempt, attempt, "scored")
+    trained = rewriting_row(made, PROBLEM, attempt, [7, 8, 11, 1], "trained")
+    shown = made.rewrite(PROBLEM, attempt)
+    for row, target in ((scored, attempt), (trained, [7, 8, 11, 1])):
+        assert row.input_ids == [*shown, *target]
+        assert row.prompt_length == len(shown)
+
+
+# --- chat ---
+
+
+def test_the_chat_prompt_is_the_tokenizers_own_with_its_marks_as_single_ids(chat):
+    tok = chat_tokenizer()
+    turns = [{"role": "system", "content": "Be brief."}]
+    turns.append({"role": "user", "content": f"{PROBLEM.question}\n"})
+    made = tok.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+    assert chat.policy(PROBLEM) == made["input_ids"]
+    assert made["input_ids"].count(tok.convert_tokens_to_ids("<|user|>")) == 1
+    assert made["input_ids"][-1] == tok.convert_tokens_to_ids("<|assistant|>")
+
+
+def test_without_a_system_text_there_is_no_system_turn(chat):
+    bare = Prompts(replace(chat.templates, system=None), chat.codec)
+    assert chat.codec.decode(bare.policy(PROBLEM)).startswith("<|user|>")
+
+
+def test_a_start_token_of_the_chat_template_is_not_doubled():
+    tok = chat_tokenizer()
+    tok.bos_token, tok.chat_template = "<|system|>", "<|system|>" + CHAT
+    coded = replace(codec(tok), prefix_ids=(tok.bos_token_id,))
+    made = Prompts(replace(TEMPLATES, chat=True), coded).policy(PROBLEM)
+    assert made.count(tok.bos_token_id) == 1
+    plain = Prompts(TEMPLATES, coded).policy(PROBLEM)
+    assert plain == [tok.bos_token_id, *coded.encode(f"{PROBLEM.question}\n")]
+
+
+def test_a_missing_chat_template_is_refused():
+    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+        Prompts(replace(TEMPLATES, chat=True), codec(tokenizer()))
+
+
+# --- codec and digest ---
+
+
+def test_a_completion_ends_with_the_end_token_and_its_text_has_none():
+    made = prompts().codec
+    assert made.completion("3 + 5")[-1] == made.eos_id
+    assert made.text(made.completion("3 + 5")) == "3 + 5"
+    assert made.text(made.encode("3 + 5")) == "3 + 5"
+    assert made.text([]) == ""
+
+
+def test_every_field_changes_the_digest_of_the_templates():
+    changed = {f.name: True if f.name == "chat" else "other" for f in fields(TEMPLATES)}
+    digests = {replace(TEMPLATES, **{name: value}).digest for name, value in changed.items()}
+    assert len(digests | {TEMPLATES.digest}) == len(changed) + 1 == 8
+    assert replace(TEMPLATES).digest == TEMPLATES.digest

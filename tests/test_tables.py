@@ -1,0 +1,206 @@
+"""Tables keep every value and every column; work in parts is done once, whatever kills it."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlmec import tables
+from rlmec.records import Attempt, Correction, Problem, Score
+from rlmec.tables import PartFolder, TableError, count_rows, read_table, write_table
+
+
+def attempt(i, **changes):
+    base = Attempt(
+        id=f"p{i}/0",
+        problem_id=f"p{i}",
+        prompt_ids=[1, 2, i],
+        completion_ids=[5, 6],
+        logprobs=[-0.5, -0.25],
+        text="añ\n🙂",
+        verdict="right",
+        clipped=False,
+        tokenizer="t",
+    )
+    return dataclasses.replace(base, **changes)
+
+
+RECORDS = {
+    Problem: [Problem("p", "q?", "4"), Problem("p2", "q?", "5", solution="s", kind="k")],
+    Attempt: [
+        attempt(1, label=True),
+        attempt(2, label=None, logprobs=[], verdict="wrong"),
+        attempt(3, label=False, clipped=True, prompt_ids=[]),
+    ],
+    Correction: [Correction("a", "p", [], "", "no_answer", 0.1, "no_proposal", "oracle", "t")],
+    Score: [Score("a", [-0.5, -3.0], [-1.0, 0.0], "t")],
+}
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.__name__)
+def test_what_is_written_is_read(tmp_path, record):
+    path = tmp_path / "table.parquet"
+    write_table(path, RECORDS[record], record)
+    assert read_table(path, record) == RECORDS[record]
+    assert count_rows(path) == len(RECORDS[record])
+    assert [p.name for p in tmp_path.iterdir()] == ["table.parquet"]
+
+
+def test_log_probabilities_are_float32(tmp_path):
+    write_table(tmp_path / "t", [Score("a", [-0.1], [-0.3], "t")], Score)
+    (score,) = read_table(tmp_path / "t", Score)
+    assert score.grm_logprobs == [float(np.float32(-0.1))]
+
+
+def test_an_empty_table_keeps_its_columns(tmp_path):
+    path = tmp_path / "table.parquet"
+    write_table(path, [], Attempt)
+    assert read_table(path, Attempt) == []
+    assert pq.read_schema(path) == tables.schema(Attempt)
+    assert pq.read_schema(path).field("completion_ids").type == pa.list_(pa.int32())
+
+
+def test_datasets_opens_a_table(tmp_path):
+    import datasets
+
+    path, none = tmp_path / "table.parquet", tmp_path / "none.parquet"
+    parts = PartFolder(tmp_path / "parts", 2)
+    parts.write(0, {"attempts": ([], Attempt)}, {})
+    parts.write(1, {"attempts": (RECORDS[Attempt], Attempt)}, {})
+    parts.merge("attempts", Attempt, path)
+    data = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    assert data.column_names == [f.name for f in dataclasses.fields(Attempt)]
+    assert [Attempt(**row) for row in data] == RECORDS[Attempt]
+    write_table(none, [], Attempt)  # `from_parquet` itself refuses every table without rows
+    assert datasets.Dataset(pq.read_table(none)).features == data.features
+
+
+def test_a_wrong_column_is_named_with_its_file(tmp_path):
+    path = tmp_path / "scores.parquet"
+    whole = {
+        "attempt_id": ["a"],
+        "grm_logprobs": [[0.0]],
+        "old_logprobs": [[0.0]],
+        "tokenizer": ["t"],
+    }
+
+    def write(columns, **types):
+        fields = [types.get(n) or tables.schema(Score).field(n).type for n in columns]
+        arrays = [pa.array(v, type=t) for v, t in zip(columns.values(), fields, strict=True)]
+        pq.write_table(pa.table(arrays, names=list(columns)), path)
+
+    write({k: whole[k] for k in reversed(whole)})
+    assert len(read_table(path, Score)) == 1
+    write({k: v for k, v in whole.items() if k != "old_logprobs"})
+    with pytest.raises(TableError, match=r"scores\.parquet has no column 'old_logprobs'"):
+        read_table(path, Score)
+    write(whole | {"extra": ["x"]}, extra=pa.string())
+    with pytest.raises(TableError, match=r"scores\.parquet: column 'extra' is not one of Score"):
+        read_table(path, Score)
+    write(whole, grm_logprobs=pa.list_(pa.float64()))
+    with pytest.raises(TableError, match="'grm_logprobs' is list<element: double>"):
+        read_table(path, Score)
+    write(whole | {"grm_logprobs": [[0.0, 1.0]]})
+    with pytest.raises(TableError, match=r"scores\.parquet, row 0: .*differ in length"):
+        read_table(path, Score)
+
+
+def test_a_torn_or_missing_file_is_named(tmp_path):
+    path = tmp_path / "scores.parquet"
+    with pytest.raises(FileNotFoundError, match=r"scores\.parquet"):
+        read_table(path, Score)
+    write_table(path, RECORDS[Score], Score)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(TableError, match=r"scores\.parquet is not a whole"):
+        read_table(path, Score)
+
+
+def test_a_failed_write_leaves_the_old_table(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    write_table(path, [Problem("old", "q", "1")], Problem)
+
+    def full(_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "sync", full)
+        with pytest.raises(OSError, match="no space"):
+            write_table(path, [Problem("new", "q", "1")], Problem)
+    assert [p.id for p in read_table(path, Problem)] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def write_part(parts, i):
+    rows = [attempt(10 * i + k) for k in range(i)]
+    parts.write(i, {"attempts": (rows, Attempt)}, {"right": i, "wrong": 1})
+
+
+def test_parts_in_any_order_give_the_same_bytes(tmp_path):
+    merged = []
+    for name, order in [("a", [0, 1, 2, 3]), ("b", [3, 1, 0, 2])]:
+        parts = PartFolder(tmp_path / name, 4)
+        assert parts.missing() == [0, 1, 2, 3]
+        for i in order:
+            write_part(parts, i)
+        assert parts.missing() == []
+        assert parts.counts() == {"right": 6, "wrong": 4}
+        assert parts.merge("attempts", Attempt, tmp_path / f"{name}.parquet") == 6
+        merged.append((tmp_path / f"{name}.parquet").read_bytes())
+    assert merged[0] == merged[1]
+    ids = [a.id for a in read_table(tmp_path / "a.parquet", Attempt)]
+    assert ids == ["p10/0", "p20/0", "p21/0", "p30/0", "p31/0", "p32/0"]
+
+
+@pytest.mark.parametrize("at", ["write_table", "atomic_write_json", "rename"])
+def test_a_part_that_was_cut_off_is_missing_and_swept(tmp_path, monkeypatch, at):
+    parts = PartFolder(tmp_path / "parts", 2)
+    write_part(parts, 0)
+
+    class Kill(BaseException):
+        pass
+
+    def kill(*_):
+        raise Kill
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables.os if at == "rename" else tables, at, kill)
+        with pytest.raises(Kill):
+            write_part(parts, 1)
+    assert len(list(parts.folder.iterdir())) == 2
+    assert parts.missing() == [1]
+    assert [p.name for p in parts.folder.iterdir()] == ["part-000000"]
+    with pytest.raises(TableError, match="part-000001 is not made"):
+        parts.merge("attempts", Attempt, tmp_path / "out.parquet")
+    assert not list(tmp_path.glob("*out*"))
+    write_part(parts, 1)
+    assert parts.merge("attempts", Attempt, tmp_path / "out.parquet") == 1
+
+
+def test_a_damaged_part_is_never_merged_and_made_again(tmp_path):
+    parts = PartFolder(tmp_path / "parts", 2)
+    write_part(parts, 0)
+    write_part(parts, 1)
+    write_table(parts.part(1) / "attempts.parquet", [attempt(99)], Attempt)  # whole, but another
+    with pytest.raises(TableError, match=r"part-000001/attempts\.parquet is not the file"):
+        parts.merge("attempts", Attempt, tmp_path / "out.parquet")
+    assert parts.missing() == [1]
+
+
+def test_a_part_is_written_once_and_within_the_work(tmp_path):
+    parts = PartFolder(tmp_path / "parts", 2)
+    write_part(parts, 1)
+    parts.write(1, {"attempts": ([], Attempt)}, {"right": 50})
+    assert parts.counts() == {"right": 1, "wrong": 1}
+    with pytest.raises(IndexError, match="part 2 of 2"):
+        write_part(parts, 2)
+    with pytest.raises(TableError, match="beyond the 1 parts"):
+        PartFolder(tmp_path / "parts", 1).missing()
+
+
+def test_no_parts_give_an_empty_table(tmp_path):
+    parts = PartFolder(tmp_path / "parts", 0)
+    assert parts.missing() == []
+    assert parts.merge("attempts", Attempt, tmp_path / "out.parquet") == 0
+    assert read_table(tmp_path / "out.parquet", Attempt) == []

@@ -1,0 +1,33 @@
+"""Makes artifacts of the RLMEC chain: python train.py [stage=X] [experiment=X] [key=value ...]"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from rlmec.configuration import check_command_line
+from rlmec.entry import Door, open_door
+from rlmec.launch import die_with_parent
+
+CONF = Path(__file__).resolve().parent / "conf"
+
+
+def door() -> Door:
+    """The heavy part, imported only when the configuration has been checked."""
+    from rlmec import stages
+
+    return stages.train
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    return open_door(cfg, CONF, door)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    check_command_line(sys.argv[1:], CONF, "train")
+    main()
