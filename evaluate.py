@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from rlmec.configuration import check_command_line
+from rlmec.configuration import check_command_line, with_split_files
 from rlmec.entry import Door, open_door
 from rlmec.launch import die_with_parent
 
@@ -24,10 +24,11 @@ def door() -> Door:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(cfg: DictConfig) -> float | None:
-    return open_door(cfg, CONF, door)
+    return open_door(cfg, door)
 
 
 if __name__ == "__main__":
     die_with_parent()
+    sys.argv[1:] = with_split_files(sys.argv[1:])
     check_command_line(sys.argv[1:], CONF, "evaluate")
     main()

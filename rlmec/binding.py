@@ -50,11 +50,11 @@ def secret_refusal(key: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Binder:
-    """Binds values; targets start with a prefix in `allowed`, messages cite `config_dir`. Without
+    """Binds values; targets start with a prefix in `allowed`, messages cite `config_dirs`. Without
     `importing`, what a library's target takes is not looked at."""
 
     allowed: tuple[str, ...]
-    config_dir: Path | None
+    config_dirs: tuple[Path, ...] = ()
     importing: bool = True
 
     def cast(self, hint: Any, value: Any, key: str) -> Any:
@@ -85,8 +85,9 @@ class Binder:
         for arm in sorted(arms, key=lambda a: a is Any):
             try:
                 return self.cast(arm, value, key)
-            except _MistypedError:
-                continue
+            except _MistypedError as error:
+                if not str(error).startswith(f"{key}: "):  # the fault lies deeper, in this arm
+                    raise
         raise self.mistyped(" or ".join(map(_name, arms)), value, key)
 
     def container(self, kind: Any, args: tuple[Any, ...], value: Any, key: str) -> Any:
@@ -180,14 +181,13 @@ class Binder:
 
     def place(self, name: str, value: str = "") -> str:
         """The file and line of the configuration that hold a key (and value), experiments first."""
-        if self.config_dir is None:
-            return ""
-        files = sorted(self.config_dir.rglob("*.yaml"), key=lambda p: "experiment" not in p.parts)
+        found = [(f, folder.parent) for folder in self.config_dirs for f in folder.rglob("*.yaml")]
+        files = sorted(found, key=lambda pair: "experiment" not in pair[0].parts)
         pattern = re.compile(rf"(^|[{{,])[\s-]*['\"]?{re.escape(name)}['\"]?\s*:")
-        for path in files:
+        for path, above in files:
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
                 if pattern.search(line) and value in line:
-                    return f" ({path.relative_to(self.config_dir.parent)}, line {number})"
+                    return f" ({path.relative_to(above)}, line {number})"
         return ""
 
     def mistyped(self, hint: Any, value: Any, key: str) -> _MistypedError:

@@ -1,7 +1,8 @@
 """Callbacks of the fits: validation by loss and by generation, progress and throughput.
 
-Validation runs at optimizer steps inside `on_train_batch_end`, before the resume checkpoint is written, so that a
-checkpoint never stands between a step and its validation. The judge of generated text comes from the door.
+Validation runs at optimizer steps inside `on_train_batch_end`, before the resume checkpoint is
+written, so that a checkpoint never stands between a step and its validation. The judge of generated
+text comes from the door.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from lightning.pytorch.callbacks import Callback
 from rlmec.checkpointing import BestWeights
 from rlmec.display import Bar
 from rlmec.language.generation import Completion, Decoding, generate
+from rlmec.modules.completion import CompletionModule, publish
 
 Judge = Callable[[list[int], list[Completion]], dict[str, float]]
 
 
 class Validation(Callback):
-    """Every `every_steps` optimizer steps and at the last: loss over the validation rows, and greedy
-    completions of `prompts`, judged.
+    """At some steps and at the last: loss over validation rows, and greedy completions, judged.
 
-    `judge` gets the numbers of the prompts that this rank completed and the completions, and returns sums (as
-    floats) over them, `count` among them; the callback adds them over the ranks and logs each one's share as
-    `{prefix}/{name}`. `best` is offered the share named `monitor`; training stops at the first optimizer step
-    at which it reaches `target`.
+    It runs every `every_steps` optimizer steps. `judge` gets the numbers of the prompts that this
+    rank completed and the completions, and returns sums (as floats) over them, `count` among them;
+    the callback adds them over the ranks and logs each one's share as `{prefix}/{name}`. `best` is
+    offered the share named `monitor`; training stops at the first optimizer step at which it
+    reaches `target`.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Validation(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history, self.stopped = state_dict["history"], state_dict["stopped"]
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.stopped:
             trainer.should_stop = True
         elif not self.history:
@@ -68,7 +70,7 @@ class Validation(Callback):
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
-        pl_module: L.LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -79,12 +81,10 @@ class Validation(Callback):
         if step % self.every_steps == 0 or step == pl_module.steps:
             self._validate(trainer, pl_module)
 
-    def _validate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _validate(self, trainer: L.Trainer, pl_module: CompletionModule) -> None:
         figures = self._loss(trainer, pl_module) | self._generate(trainer, pl_module)
         self.history.append({"step": float(trainer.global_step), **figures})
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(figures, step=trainer.global_step)
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in figures.items()})
+        publish(trainer, figures)
         score = figures.get(f"{self.prefix}/{self.monitor}")
         if score is None:
             return
@@ -95,8 +95,8 @@ class Validation(Callback):
             trainer.should_stop = True
 
     @torch.no_grad()
-    def _loss(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
-        batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+    def _loss(self, trainer: Any, pl_module: CompletionModule) -> dict[str, float]:
+        batches = trainer.datamodule.val_dataloader()
         sums = torch.zeros(2, dtype=torch.float64)
         pl_module.eval()
         with trainer.precision_plugin.forward_context():
@@ -107,7 +107,7 @@ class Validation(Callback):
         total, count = self._added(trainer, sums.tolist())
         return {"val/loss": total / count} if count else {}
 
-    def _generate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+    def _generate(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float]:
         if not self.prompts:
             return {}
         mine = list(range(trainer.global_rank, len(self.prompts), trainer.world_size))
@@ -117,7 +117,7 @@ class Validation(Callback):
                 pl_module.network,
                 [self.prompts[i] for i in mine[start : start + self.batch_size]],
                 self.decoding,
-                eos_id=pl_module.eos_id,
+                end_ids=pl_module.end_ids,
                 pad_id=pl_module.pad_id,
             )
         sums = self.judge(mine, done)
@@ -141,7 +141,7 @@ class Progress(Callback):
         self._bar: Bar | None = None
         self._began = self._tokens = 0.0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._began, self._tokens = time.monotonic(), 0.0
         if trainer.is_global_zero:
             step = trainer.global_step
@@ -149,8 +149,8 @@ class Progress(Callback):
 
     def on_train_batch_end(
         self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
+        trainer: Any,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -159,10 +159,11 @@ class Progress(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         speed = self._tokens / max(time.monotonic() - self._began, 1e-9)
-        if trainer.global_step % trainer.log_every_n_steps == 0:
-            pl_module.log("train/tokens_per_second", speed)
+        step = trainer.global_step
+        if step % trainer.log_every_n_steps == 0 or step == pl_module.steps:
+            publish(trainer, {"train/tokens_per_second": speed})
         if self._bar is not None:
-            self._bar.update(trainer.global_step, self._text(trainer, speed))
+            self._bar.update(step, self._text(trainer, speed))
 
     def _text(self, trainer: L.Trainer, speed: float) -> str:
         known = trainer.callback_metrics

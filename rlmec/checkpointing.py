@@ -1,8 +1,8 @@
 """Checkpoints that cannot tear and resume that is exact.
 
-A checkpoint is written at optimizer steps only, after validation of that step, in the folder of its artifact:
-a temporary file, fsync, one rename. The two newest are kept, the newest that loads is taken. The states of all
-random number generators travel as plain lists, gathered over the ranks.
+A checkpoint is written at optimizer steps only, after validation of that step, in the folder of its
+artifact: a temporary file, fsync, one rename. The two newest are kept, the newest that loads is
+taken. The states of all random number generators travel as plain lists, gathered over the ranks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PART = ".part"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name and renames it; a kill leaves the old one or the new one."""
+    """Writes a checkpoint beside its final name, then renames it: a kill leaves the old or new."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         final = Path(path)
@@ -53,8 +53,9 @@ def checkpoints(folder: Path) -> list[Path]:
 def newest_loadable(folder: Path, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that loads, or None where there is none at all.
 
-    Left-over parts are swept. Raises RuntimeError where checkpoints exist but none loads: a run never starts
-    from scratch in silence.
+    Left-over parts are swept, and torn checkpoints newer than it, which would otherwise count among
+    those kept. Raises RuntimeError where checkpoints exist but none loads: a run
+    never starts from scratch in silence.
     """
     for part in folder.glob(f"*{_PART}"):
         part.unlink()
@@ -65,12 +66,25 @@ def newest_loadable(folder: Path, say: Callable[[str], None]) -> Path | None:
         except Exception as error:  # any torn file: the kind of error depends on where it is torn
             say(f"{path}: does not load ({type(error).__name__}), trying the one before")
             continue
+        remove_newer(folder, step_of(path))
         return path
     if found:
         raise RuntimeError(
             f"{folder}: none of {len(found)} checkpoints loads; remove them to start anew"
         )
     return None
+
+
+def remove_newer(folder: Path, step: int) -> None:
+    """Drops resume checkpoints after `step`: a fit that goes on from there makes them anew."""
+    for path in checkpoints(folder):
+        if step_of(path) > step:
+            path.unlink()
+
+
+def saved_step(path: Path) -> int:
+    """The optimizer step at which a checkpoint of any name was saved."""
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
 def step_of(path: Path) -> int:
@@ -82,7 +96,7 @@ def step_of(path: Path) -> int:
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Saves every `every_steps` optimizer steps, keeps the newest `keep`; Lightning calls it last."""
+    """Saves every `every_steps` optimizer steps, keeps the newest `keep`; it is called last."""
 
     def __init__(self, folder: Path, every_steps: int, keep: int, best: BestWeights | None) -> None:
         super().__init__()
@@ -107,8 +121,8 @@ class ResumeCheckpoint(Checkpoint):
 class BestWeights(Callback):
     """Keeps the weights of the best score seen; a score is offered by `offer` at an optimizer step.
 
-    Ties keep the earlier one. The scores stand in the resume checkpoint; files that an earlier kept checkpoint
-    may still name stay until it is gone.
+    Ties keep the earlier one. The scores stand in the resume checkpoint; files that an earlier kept
+    checkpoint may still name stay until it is gone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,7 +150,7 @@ class BestWeights(Callback):
         return self.folder / f"best-{step:08d}.ckpt"
 
     def prune(self, keep: int) -> None:
-        """After a resume checkpoint was written: drops weights that none of the newest `keep` names."""
+        """After a resume checkpoint: drops weights that none of the newest `keep` names."""
         self.history = [*self.history, self.step][-keep:]
         named = {self.path(step) for step in self.history if step is not None}
         for path in self.folder.glob("best-*.ckpt"):
@@ -178,13 +192,20 @@ class RandomStates(Callback):
 
 def _random_state() -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    numbers_of = np.random.get_state(legacy=False)
+    inner = numbers_of["state"]
     cuda = [s.tolist() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
     return {
         "torch": torch.get_rng_state().tolist(),
         "cuda": cuda,
         "python": [version, list(numbers), gauss],
-        "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            numbers_of["bit_generator"],
+            inner["key"].tolist(),
+            int(inner["pos"]),
+            int(numbers_of["has_gauss"]),
+            float(numbers_of["gauss"]),
+        ],
     }
 
 

@@ -39,7 +39,10 @@ from rlmec.binding import (
 from rlmec.settings import RunSettings, as_plain
 from rlmec.signatures import SignatureError, signature_of
 
-__all__ = ["ConfigurationError", "build", "check", "check_command_line", "rebind", "stage_settings"]
+__all__ = [
+    *("ConfigurationError", "build", "check", "check_command_line", "rebind", "stage_settings"),
+    "with_split_files",
+]
 
 ALLOWED = (
     "rlmec.",
@@ -93,12 +96,12 @@ def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
     return nodes
 
 
-def check(cfg: DictConfig | dict[str, Any], config_dir: Path | None = None) -> RunSettings:
+def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
     """The composed tree as settings, every value cast to its annotated type.
 
     Raises ConfigurationError for an unknown, missing or mistyped key and a target that is not
-    allowed, naming the key, the nearest one there is and, if `config_dir` is given, the file and
-    line that hold it. Libraries are imported for their signatures only when the rest is right.
+    allowed, naming the key, the nearest one there is and, where one of `config_dirs` holds it, the
+    file and line. Libraries are imported for their signatures only when the rest is right.
     """
     try:
         config: Any = OmegaConf.create(cfg)  # pyright: ignore
@@ -115,13 +118,13 @@ def check(cfg: DictConfig | dict[str, Any], config_dir: Path | None = None) -> R
             raise ConfigurationError(
                 f"security.allow: {prefix!r} is no module prefix ending in a dot"
             )
-    Binder((*ALLOWED, *allow), config_dir, importing=False).cast(RunSettings, tree, "")
+    Binder((*ALLOWED, *allow), config_dirs, importing=False).cast(RunSettings, tree, "")
     for key in TARGETS:
         node: Any = functools.reduce(lambda at, name: (at or {}).get(name), key.split("."), tree)
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigurationError(f"{key} needs a _target_: {node!r} has none")
-    settings = Binder((*ALLOWED, *allow), config_dir).cast(RunSettings, tree, "")
-    for name, changes in settings.report.compare.items():
+    settings = Binder((*ALLOWED, *allow), config_dirs).cast(RunSettings, tree, "")
+    for name, changes in (settings.report.compare or {}).items():
         rebind(settings.policy, changes, f"report.compare.{name}")
     return settings
 
@@ -144,6 +147,12 @@ def _build_value(value: Any) -> Any:
             return build(value)
         return {key: _build_value(item) for key, item in value.items()}
     return value
+
+
+def with_split_files(argv: Sequence[str]) -> list[str]:
+    """The arguments with `task.path.train=FILE` written `++task.path.train=FILE`: whether task.path
+    was one file, none, or one a split, it is then one a split."""
+    return [f"++{arg}" if arg.startswith("task.path.") else arg for arg in argv]
 
 
 def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) -> None:
@@ -260,7 +269,7 @@ def rebind(settings: Any, changes: dict[str, Any], where: str) -> Any:
     """A settings object with nested `changes`, bound and checked again; a change with a `_target_`
     of its own replaces the node. Raises ConfigurationError naming the key below `where`. Targets
     among the changes passed the allow-list when `check` saw the tree that they stand in."""
-    return Binder(("",), None).cast(type(settings), _changed(as_plain(settings), changes), where)
+    return Binder(("",)).cast(type(settings), _changed(as_plain(settings), changes), where)
 
 
 def _changed(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """SolutionPairDataModule: builds erroneous/corrected solution pairs and serves every training.
 
-In: problems, attempts, accepted corrections and raw scores. It joins them into pairs, aligns each attempt
-with its correction, applies the reward rule and the edit weights, counts what it drops and why, and hands out
-the batches of a deterministic plan. One Lightning epoch is the whole stage; data epochs live in the plan, and the
-position travels in the checkpoint, so that a resumed fit goes on with the next optimizer step.
+In: problems, attempts, accepted corrections and raw scores. It joins them into pairs, aligns each
+attempt with its correction, applies the reward rule and the edit weights, counts what it drops and
+why, and hands out the batches of a deterministic plan. One Lightning epoch is the whole stage; data
+epochs live in the plan, and the position travels in the checkpoint, so that a resumed fit goes on
+with the next optimizer step.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class SolutionPairDataModule(L.LightningDataModule):
     """Joins attempts with corrections and serves the rows that `rows` makes of them.
 
     `rows` and `val_rows` map this object to training and validation rows. `reward` is a reward rule
-    (grm_logprobs, is_right, removed) -> token rewards; without one all rewards are zero. Records made with
-    another tokenizer than the prompts' are refused.
+    (grm_logprobs, is_right, removed) -> token rewards; without one all rewards are zero. Records
+    made with another tokenizer than the prompts' are refused.
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class SolutionPairDataModule(L.LightningDataModule):
         max_right_per_problem: int | None = None,
     ) -> None:
         super().__init__()
-        for record in (*attempts[:1], *corrections[:1], *scores[:1]):
+        for record in (*attempts, *corrections, *scores):
             name = f"a table of {type(record).__name__}s"
             require_same_tokenizer(prompts.codec.digest, record.tokenizer, name)
         self.prompts = prompts
         self.problems = by_id(problems)
-        self.attempts = list(attempts)
+        self.attempts = list(by_id(attempts).values())
         self.corrections = by_id([c for c in corrections if c.accepted], "attempt_id")
         self.scores = by_id(scores, "attempt_id")
         self.settings = plan
@@ -92,7 +93,7 @@ class SolutionPairDataModule(L.LightningDataModule):
 
     @property
     def pairs(self) -> list[Pair]:
-        """Every attempt that has a target, with the credit of its tokens, in the attempts' order."""
+        """Every attempt that has a target, with its tokens' credit, in the attempts' order."""
         if self._pairs is None:
             right_seen: Counter[str] = Counter()
             found = (self._pair(attempt, right_seen) for attempt in self.attempts)
@@ -138,19 +139,24 @@ class SolutionPairDataModule(L.LightningDataModule):
         score = self.scores.get(attempt.id)
         if score is None:
             raise ValueError(f"attempt {attempt.id!r}: it has no score")
+        if len(score.grm_logprobs) != len(zeros):
+            raise ValueError(
+                f"attempt {attempt.id!r} has {len(zeros)} tokens, "
+                f"its score {len(score.grm_logprobs)}"
+            )
         grm = np.asarray(score.grm_logprobs, dtype=np.float32)  # [n]
         rewards = self._reward(grm, attempt.is_right, removed)
         return rewards, np.asarray(score.old_logprobs, dtype=np.float32)
 
     def plan_for(self, world_size: int, rank: int) -> StepPlan:
-        """Builds rows and plan for this many ranks; longer rows than `max_length` are dropped and counted.
+        """Builds rows and plan for this many ranks; rows over `max_length` are dropped, counted.
 
         Raises ValueError where no row is left.
         """
         s = self.settings
         rows = self._rows(self)
         self.rows = [row for row in rows if len(row.input_ids) <= s.max_length]
-        self.dropped["longer_than_max_length"] += len(rows) - len(self.rows)
+        self.dropped["longer_than_max_length"] = len(rows) - len(self.rows)
         if not self.rows:
             raise ValueError(f"no row to train on (dropped: {dict(self.dropped)})")
         self.plan = StepPlan(
@@ -193,7 +199,7 @@ class SolutionPairDataModule(L.LightningDataModule):
 
 
 class PlannedBatches(Dataset):
-    """Micro-batches of one rank in the order of the plan; item i belongs to step i // accumulate."""
+    """Micro-batches of one rank in the order of the plan; item i is of step i // accumulate."""
 
     def __init__(self, rows: Sequence[Row], plan: StepPlan, rank: int, pad_id: int) -> None:
         self.rows, self.plan, self.rank, self.pad_id = rows, plan, rank, pad_id
@@ -209,10 +215,10 @@ class PlannedBatches(Dataset):
 
 
 class PlanLoader(DataLoader):
-    """Hands out the plan's batches from a position on; its length is always that of the whole stage.
+    """Hands out the plan's batches from a position on; its length is that of the whole stage.
 
-    The position is counted in the main process where a batch is handed out, so that batches which workers
-    have made ahead do not count.
+    The position is counted in the main process where a batch is handed out, so that batches which
+    workers have made ahead do not count.
     """
 
     def __init__(self, batches: PlannedBatches, position: int, num_workers: int) -> None:

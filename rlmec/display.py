@@ -15,7 +15,7 @@ def say(text: str) -> None:
 
 
 class Bar:
-    """`total` units of work named `name`; `update(done, text)` shows them, `close` ends the display."""
+    """`total` units of work named `name`; `update(done, text)` shows them, `close` ends it."""
 
     def __init__(self, name: str, total: int, unit: str, *, wanted: bool, done: int = 0) -> None:
         self.name, self.total, self.unit = name, total, unit

@@ -1,6 +1,7 @@
-"""What train.py and evaluate.py share: check the tree, start the ranks, open a door, say clearly what went wrong.
+"""What train.py and evaluate.py share: check the tree, start the ranks, open a door, show errors.
 
-In: the tree that Hydra composed. Out: the optimized metric, `summary.json` in the run folder, in a sweep its table.
+In: the tree that Hydra composed. Out: the optimized metric, `summary.json` in the run folder, in a
+sweep its table.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -28,14 +30,15 @@ class JobFailed(RuntimeError):
     """A job of a sweep that ended with an error, which was already shown."""
 
 
-def open_door(cfg: DictConfig, config_dir: Path, door: Callable[[], Door]) -> float | None:
-    """Runs one job. An error is shown as one line (the traceback goes to `error.txt` in the run folder) and
-    ends the program with 1; in a sweep it fails this job alone, and the sweep ends with 1."""
+def open_door(cfg: DictConfig, door: Callable[[], Door]) -> float | None:
+    """Runs one job. An error is shown as one line (the traceback goes to `error.txt` in the run
+    folder) and ends the program with 1; in a sweep it fails this job alone, and the sweep ends with
+    1."""
     hydra = HydraConfig.get()
     in_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     run_dir = Path(hydra.runtime.output_dir)
     try:
-        settings = check(cfg, config_dir)
+        settings = check(cfg, *_config_dirs(hydra))
         value = _run(settings, run_dir, door)
     except KeyboardInterrupt:
         raise
@@ -48,6 +51,11 @@ def open_door(cfg: DictConfig, config_dir: Path, door: Callable[[], Door]) -> fl
     if in_sweep:
         _table(hydra)
     return value
+
+
+def _config_dirs(hydra: HydraConf) -> list[Path]:
+    """The folders that Hydra composed from: conf/ and what --config-dir added."""
+    return [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
 
 
 def _run(settings: RunSettings, run_dir: Path, door: Callable[[], Door]) -> float | None:
@@ -69,7 +77,7 @@ def _metric_of_child(run_dir: Path) -> float | None:
     return summary["optimized_metric"]
 
 
-def _table(hydra: DictConfig) -> None:
+def _table(hydra: HydraConf) -> None:
     columns, rows = write_sweep_table(Path(hydra.sweep.dir))
     shown = [i for i, name in enumerate(columns) if i < 3 or "accuracy" in name]
     print("  ".join(columns[i] for i in shown))

@@ -1,7 +1,7 @@
 """Fixed parts of the predict stages: what is computed at once, whatever the number of ranks.
 
-A part's composition and seed depend on the data and the settings alone, so that a stage that was cut off, or
-that runs on several ranks, writes the same bytes.
+A part's composition and seed depend on the data and the settings alone, so that a stage that was
+cut off, or that runs on several ranks, writes the same bytes.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class ScoringPart:
 
 
 def generate_part(
-    network: Any, part: GenerationPart | ScoringPart, eos_id: int, pad_id: int
+    network: Any, part: GenerationPart | ScoringPart, end_ids: Sequence[int], pad_id: int
 ) -> list[Completion]:
     """Completions of a part's prompts, by its own decoding and seed."""
     return generate(
-        network, part.prompts, part.decoding, eos_id=eos_id, pad_id=pad_id, seed=part.seed
+        network, part.prompts, part.decoding, end_ids=end_ids, pad_id=pad_id, seed=part.seed
     )
 
 
 def part_seed(seed: int, stage: str, index: int) -> int:
-    """The seed of one part: a function of the stage's seed, its name and the part's number alone."""
+    """The seed of one part: a function of the stage's seed, its name and the part's number."""
     return zlib.crc32(f"{seed}/{stage}/{index}".encode())
 
 
@@ -65,7 +65,7 @@ class Sealed:
 
 
 class PartList(Dataset):
-    """This rank's parts of those that are missing, filled up with empty ones so that every rank has as many."""
+    """This rank's share of the missing parts, filled up so that every rank has as many."""
 
     def __init__(self, parts: Sequence[Any], missing: Sequence[int], rank: int, world: int) -> None:
         mine = [parts[i] for i in missing[rank::world]]

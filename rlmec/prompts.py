@@ -1,8 +1,10 @@
 """Prompts as token ids: one source for sampling, training, scoring and judging.
 
-A template is text with fields in braces. Text fields are encoded together with the text around them; id
-fields (an attempt) are put in as they are, so that what a model said is never decoded and encoded again. The
-chat form wraps the rendered template as one user turn. In: templates, a tokenizer's functions. Out: ids.
+A template is text with fields in braces. Text fields are encoded together with the text around
+them; id fields (an attempt) are put in as they are, so that what a model said is never decoded and
+encoded again. A special token counts as one where a template or the chat form names it; in a field
+its name is plain text. The chat form wraps the rendered template as one user turn. In: templates, a
+tokenizer's functions. Out: ids.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ _HOLE = "\ue000"
 
 @dataclass(frozen=True)
 class Templates:
-    """The texts: `policy` asks for a solution; `rewrite` and `rewrite_answer_only` ask the GRM for a
-    correction, with the reference solution or with the answer alone; `locate` asks for the first wrong line
-    and `located` (field {step}) is its answer. `chat` wraps them in the tokenizer's chat template."""
+    """The texts: `policy` asks for a solution; `rewrite` and `rewrite_answer_only` ask the GRM for
+    a correction, with the reference solution or with the answer alone; `locate` asks for the first
+    wrong line and `located` (field {step}) is its answer. `chat` wraps them in the tokenizer's chat
+    template."""
 
     policy: str
     rewrite: str
@@ -40,16 +43,21 @@ class Templates:
 
 @dataclass(frozen=True)
 class Codec:
-    """A tokenizer as functions and ids: `prefix_ids` is what every sequence starts with (a BOS token, or
-    nothing), `digest` names the tokenizer, `chat` turns (system, user) into text."""
+    """A tokenizer as functions and ids: `prefix_ids` is what every sequence starts with (a BOS
+    token, or nothing), `end_ids` are all at which the model ends a completion (`eos_id` first),
+    `digest` names the tokenizer, `chat` turns (system, user) into text. `encode` takes special
+    tokens' texts (`marks`) as plain text, `encode_marked` as the tokens."""
 
     encode: Callable[[str], list[int]]
+    encode_marked: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     prefix_ids: tuple[int, ...]
     eos_id: int
+    end_ids: tuple[int, ...]
     pad_id: int
     digest: str
     vocabulary_size: int
+    marks: tuple[str, ...] = ()
     chat: Callable[[str | None, str], str] | None = None
 
     def completion(self, text: str) -> list[int]:
@@ -58,8 +66,19 @@ class Codec:
 
     def text(self, completion_ids: Sequence[int]) -> str:
         """Text of a completion without its end token."""
+        return self.decode(self.without_end(completion_ids))
+
+    def without_end(self, completion_ids: Sequence[int]) -> list[int]:
+        """A completion's ids without the end token, if it has one."""
         ids = list(completion_ids)
-        return self.decode(ids[:-1] if ids and ids[-1] == self.eos_id else ids)
+        return ids[:-1] if ids and ids[-1] in self.end_ids else ids
+
+    def cut_at_marks(self, text: str) -> list[str]:
+        """`text` in pieces, every second one the text of a special token."""
+        if not self.marks:
+            return [text]
+        longest_first = sorted(self.marks, key=len, reverse=True)
+        return re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
 
 
 def labelled(text: str) -> str:
@@ -84,9 +103,7 @@ class Prompts:
 
     def rewrite(self, problem: Problem, attempt_ids: Sequence[int]) -> list[int]:
         """Prompt of the GRM: corrects `attempt_ids` (its end token is left out here)."""
-        ids = list(attempt_ids)
-        if ids and ids[-1] == self.codec.eos_id:
-            ids.pop()
+        ids = self.codec.without_end(attempt_ids)
         t = self.templates
         template = t.rewrite if problem.solution is not None else t.rewrite_answer_only
         return self._ids(template, attempt=ids, **_known(problem))
@@ -108,18 +125,28 @@ class Prompts:
     def _ids(self, template: str, **fields: str | list[int]) -> list[int]:
         text, holes = "", []
         for i, part in enumerate(_FIELD.split(template)):
-            value = part if i % 2 == 0 else fields[part]
-            if isinstance(value, str):
-                text += value.replace(_HOLE, "")
-            else:
-                text += _HOLE
-                holes.append(value)
+            for piece in self._pieces(fields[part]) if i % 2 else [part]:
+                if isinstance(piece, str):
+                    text += piece
+                else:
+                    text += _HOLE
+                    holes.append(piece)
         if self.templates.chat and self.codec.chat is not None:
             text = self.codec.chat(self.templates.system, text)
         ids = [] if self.templates.chat else list(self.codec.prefix_ids)
         for i, piece in enumerate(text.split(_HOLE)):
-            ids += [*(holes[i - 1] if i else []), *(self.codec.encode(piece) if piece else [])]
+            ids += [
+                *(holes[i - 1] if i else []),
+                *(self.codec.encode_marked(piece) if piece else []),
+            ]
         return ids
+
+    def _pieces(self, field: str | list[int]) -> list[str | list[int]]:
+        """A field as text and holes: ids are a hole, as is text that looks like a special token."""
+        if not isinstance(field, str):
+            return [field]
+        pieces = self.codec.cut_at_marks(field.replace(_HOLE, ""))
+        return [self.codec.encode(p) if i % 2 else p for i, p in enumerate(pieces)]
 
 
 def _known(problem: Problem) -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""What crosses from one stage to the next: problems, attempts, corrections, scores and the pairs built from them.
+"""What crosses from stage to stage: problems, attempts, corrections, scores; pairs built of them.
 
-Every record is a frozen dataclass whose constructor checks that the per-token fields have equal lengths, so
-that a row that does not fit is refused where it is made, with its id and both numbers. Completions include
-their end-of-sequence token unless they were cut at the length limit. `schema` gives the Arrow types a table of
-a record is written with; nothing here touches a disk, a model or a configuration.
+Every record is a frozen dataclass whose constructor checks that the per-token fields have equal
+lengths, so that a row that does not fit is refused where it is made, with its id and both numbers.
+Completions include their end-of-sequence token unless they were cut at the length limit. `schema`
+gives the Arrow types a table of a record is written with; nothing here touches a disk, a model or a
+configuration.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A solution sampled from a policy or imported: ids of the completion, judged by its final answer.
+    """A solution, sampled or imported: ids of the completion, judged by its final answer.
 
-    `logprobs` are the sampler's own log-probabilities (nats), empty for imported solutions. `clipped` is True
-    where the completion was cut at the length limit; such an attempt is never right. `label` is a verdict
-    that came with imported data (None without one).
+    `logprobs` are the sampler's own log-probabilities (nats), empty for imported solutions.
+    `clipped` is True where the completion was cut at the length limit; such an attempt is never
+    right. `label` is a verdict that came with imported data (None without one).
     """
 
     id: str
@@ -89,8 +90,8 @@ class Attempt:
 class Correction:
     """A rewrite of a wrong attempt, accepted or rejected with its reason.
 
-    `edit_ratio` is the token edit distance divided by the longer of the two completions. `reason` is
-    "accepted" or why not: "no_proposal", "not_right", "clipped", "too_many_edits", "unchanged".
+    `edit_ratio` is the token edit distance divided by the longer of the two completions. `reason`
+    is "accepted" or why not: "no_proposal", "not_right", "clipped", "too_many_edits", "unchanged".
     """
 
     attempt_id: str
@@ -110,7 +111,7 @@ class Correction:
 
 @dataclass(frozen=True)
 class Score:
-    """Raw log-probabilities (nats) of an attempt's tokens: under the GRM's rewriting view and under the old policy."""
+    """Raw log-probs (nats) of an attempt's tokens: under the GRM's view and the old policy."""
 
     attempt_id: str
     grm_logprobs: Floats
@@ -130,8 +131,9 @@ class Score:
 class Pair:
     """An attempt and what it should have been, with the credit of every token.
 
-    For a wrong attempt the target is its accepted correction; a right attempt is its own target. Arrays:
-    `old_logprobs`, `token_rewards` run over the attempt's tokens, `edit_weights` over the target's.
+    For a wrong attempt the target is its accepted correction; a right attempt is its own target.
+    Arrays: `old_logprobs`, `token_rewards` run over the attempt's tokens, `edit_weights` over the
+    target's.
     """
 
     attempt: Attempt

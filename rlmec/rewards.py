@@ -72,6 +72,11 @@ def edit_labels(
     return np.where(mask, -penalty, 0.0).astype(np.float32)  # [n]
 
 
+def no_reward(grm_logprobs: np.ndarray, is_right: bool, removed: np.ndarray) -> np.ndarray:
+    """All zero, float32 [n]: imitation alone."""
+    return np.zeros(len(removed), dtype=np.float32)
+
+
 def _checked(
     grm_logprobs: np.ndarray, is_right: bool, removed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

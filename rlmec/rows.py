@@ -1,12 +1,12 @@
 """Training rows from problems, pairs and corrections: what warm-up, policy and GRM see.
 
-In: what the DataModule has joined. Out: `batching.Row`s with the credit of each completion token. A function
-here is chosen in the configuration (`policy.rows`) by `_target_`. No disk, no model.
+In: what the DataModule has joined. Out: `batching.Row`s with the credit of each completion token. A
+function here is chosen in the configuration (`policy.rows`) by `_target_`. No disk, no model.
 """
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -28,8 +28,13 @@ class Joined(Protocol):
 
 
 def hash_share(seed: int, what: str, id_: str) -> float:
-    """A number in [0, 1) for an id: a fixed, evenly spread function of (seed, what, id)."""
-    return zlib.crc32(f"{seed}/{what}/{id_}".encode()) / 2**32
+    """A number in [0, 1) for an id: a fixed, evenly spread function of (seed, what, id).
+
+    Numbers of different seeds or purposes are independent (those of a CRC differ by a constant
+    only).
+    """
+    found = hashlib.sha256(f"{seed}/{what}/{id_}".encode()).digest()
+    return int.from_bytes(found[:6], "big") / 2**48
 
 
 def reference_rows(data: Joined) -> list[Row]:
@@ -49,8 +54,9 @@ def reference_rows(data: Joined) -> list[Row]:
 
 
 def pair_rows(data: Joined) -> list[Row]:
-    """One row a right attempt (rewards and imitation at once), two a wrong one: the attempt with its rewards,
-    the correction with its edit weights. An attempt without any reward needs no row of its own."""
+    """One row a right attempt (rewards and imitation at once), two a wrong one: the attempt with
+    its rewards, the correction with its edit weights. An attempt without any reward needs no row of
+    its own."""
     rows: list[Row] = []
     for pair in data.pairs:
         prompt, attempt = pair.attempt.prompt_ids, pair.attempt.completion_ids
@@ -85,7 +91,7 @@ def pair_rows(data: Joined) -> list[Row]:
 
 
 def first_changed_line(attempt: str, correction: str) -> int:
-    """Number of the first line of the attempt that the correction does not have (its last line at most)."""
+    """Number of the attempt's first line that the correction lacks (its last line at most)."""
     ours, theirs = attempt.split("\n"), correction.split("\n")
     for i, line in enumerate(ours):
         if i >= len(theirs) or line != theirs[i]:
@@ -96,7 +102,7 @@ def first_changed_line(attempt: str, correction: str) -> int:
 def rewriting_row(
     prompts: Prompts, problem: Problem, attempt_ids: Sequence[int], target: Sequence[int], id_: str
 ) -> Row:
-    """The GRM's view of an attempt: rewriting prompt, then `target` (the attempt itself when scoring)."""
+    """The GRM's view: rewriting prompt, then `target` (when scoring, the attempt itself)."""
     prompt = prompts.rewrite(problem, attempt_ids)
     return Row.likelihood(id_, [*prompt, *target], len(prompt))
 
@@ -113,8 +119,8 @@ def grm_rows(
 ) -> list[Row]:
     """Rows of the GRM's training mixture over the given problems.
 
-    Every accepted correction gives a rewriting row; `copy` and `locate` are the numbers of copying rows (of
-    right attempts) and locating rows for each of them, chosen by a hash.
+    Every accepted correction gives a rewriting row; `copy` and `locate` are the numbers of copying
+    rows (of right attempts) and locating rows for each of them, chosen by a hash.
     """
     wrong = {a.id: a for a in attempts if not a.is_right}
     taught = [c for c in corrections if c.accepted and c.attempt_id in wrong]

@@ -1,8 +1,8 @@
-"""The settings of every stage as constructors: their signatures are the schema of the configuration tree.
+"""The settings of every stage: constructors whose signatures are the configuration's schema.
 
-A YAML node is bound to the class of its name here, so that a misspelt key is found before anything heavy is
-imported. Nodes with a `_target_` (task, teacher, optimizer, objective, reward, ...) are bound to the signature
-of what they name instead. Plain values only.
+A YAML node is bound to the class of its name here, so that a misspelt key is found before anything
+heavy is imported. Nodes with a `_target_` (task, teacher, optimizer, objective, reward, ...) are
+bound to the signature of what they name instead. Plain values only.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A causal language model: `path` names a Hugging Face directory or hub name; without it a model of
-    `shape` (its `model_type` and configuration keys) starts from scratch, with a byte-level BPE tokenizer
-    of at most `vocabulary_size` tokens trained on the task's train text (or `tokenizer`, a directory)."""
+    """A causal language model: `path` names a Hugging Face directory or hub name; without it a
+    model of `shape` (its `model_type` and configuration keys) starts from scratch, with a
+    byte-level BPE tokenizer of at most `vocabulary_size` tokens and `digits_per_token` digits a
+    token, trained on the task's train text (or `tokenizer`, a directory)."""
 
     path: str | None = None
     revision: str | None = None
     tokenizer: str | None = None
     shape: dict[str, Any] = field(default_factory=dict)
     vocabulary_size: int = 512
+    digits_per_token: int = 1
     attention: str = "sdpa"
     gradient_checkpointing: bool = False
 
@@ -41,10 +43,11 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What every fit needs. One of `steps` (optimizer steps) and `epochs` (passes over the rows) is given.
+    """What every fit needs; one of `steps` (optimizer) and `epochs` (over the rows) is given.
 
-    `tokens_per_step` counts real tokens of an optimizer step over all ranks and micro-batches. `precision` is
-    Lightning's. `max_length` drops (and counts) longer rows. `val_every_steps` counts optimizer steps.
+    `tokens_per_step` counts real tokens of an optimizer step over all ranks and micro-batches.
+    `precision` is Lightning's. `max_length` drops (and counts) longer rows. `val_every_steps`
+    counts optimizer steps.
     """
 
     optimizer: dict[str, Any]
@@ -59,6 +62,17 @@ class FitSettings:
     gradient_clip: float | None = 1.0
     val_every_steps: int = 50
     val_problems: int = 200
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"give steps or epochs: steps is {self.steps}, epochs is {self.epochs}"
+            )
+        for name in ("steps", "tokens_per_step", "max_length", "val_every_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}, at least 1 is needed")
+        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"epochs is {self.epochs}, more than 0 is needed")
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class TeachSettings:
-    """`share` of the problems (by a hash of the problem) has its wrong attempts corrected by the teacher."""
+    """Of a `share` of the problems (by a hash) the teacher corrects the wrong attempts."""
 
     seed: int = 1
     share: float = 0.5
@@ -106,7 +120,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class GrmSettings(FitSettings):
-    """Training of the generative reward model; `model` (default: the policy's start) is a directory."""
+    """Training of the GRM; `model` (default: the policy's start) is a directory."""
 
     model: str | None = None
     mixture: Mixture = field(default_factory=Mixture)
@@ -116,7 +130,7 @@ class GrmSettings(FitSettings):
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Scoring and rewriting with the GRM. `rewrite` off leaves wrong attempts without a teacher uncorrected."""
+    """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected."""
 
     seed: int = 1
     rewrite: bool = True
@@ -137,7 +151,7 @@ class EditWeights:
 
 @dataclass(frozen=True)
 class PolicySettings(FitSettings):
-    """Policy training. `rows` turns pairs into training rows, `objective` and `reward` are functions."""
+    """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions."""
 
     objective: dict[str, Any] = field(default_factory=dict)
     reward: dict[str, Any] = field(default_factory=dict)
@@ -167,9 +181,9 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """The final table: the start, each entry of `compare` (changes to the policy node), and the policy."""
+    """The final table: the start, each of `compare` (changes to the policy node), the policy."""
 
-    compare: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compare: dict[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,7 @@ class SecuritySettings:
 
 @dataclass(frozen=True)
 class CallbackSettings:
-    """Saving and logging of fits; `extra` holds further Lightning callbacks by name, each with a `_target_`."""
+    """Saving of fits; `extra` holds further Lightning callbacks by name, each a `_target_`."""
 
     checkpoint_every_steps: int = 50
     keep_checkpoints: int = 2
@@ -214,7 +228,7 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The root of the tree. `resume` is auto, required or never; `ckpt_path` belongs to the stage `stage`."""
+    """The tree's root. `resume`: auto, required or never; `ckpt_path` is of the stage `stage`."""
 
     task: Any
     prompt: PromptSettings

@@ -52,29 +52,39 @@ def prompts():
 
 _SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _GROUPED = {**_SHAPE, "num_key_value_heads": 2, "intermediate_size": 48}
-_GEMMA = {**_GROUPED, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}
-SHAPES = {
+# Untied: at random weights and Gemma's scale every token would otherwise be followed by itself.
+_GEMMA = {**_GROUPED, "head_dim": 8, "sliding_window": 6, "tie_word_embeddings": False}
+SHAPES = {  # by model_type
     "llama": _GROUPED,
     "qwen3": {**_GROUPED, "head_dim": 8},
     "mistral": {**_GROUPED, "sliding_window": 6},
     "gemma3_text": {**_GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "gpt2": {
+        **{"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+        **{"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0},  # 0.1 by default
+    },
 }
-SOFT_CAPPED = {**SHAPES["gemma3_text"], "final_logit_softcapping": 2.0}
+FIVE = list(SHAPES)
+SHAPES["soft_capped"] = {
+    **SHAPES["gemma3_text"],
+    "model_type": "gemma3_text",
+    "final_logit_softcapping": 2.0,
+}
 DROPOUT = {"llama": {"attention_dropout": 0.2}, "gpt2": {"attn_pdrop": 0.2, "resid_pdrop": 0.2}}
 
 
 def network(kind="llama", *, seed=0, dropout=False, **changes):
-    """A causal language model over the small tokenizer's vocabulary, at random weights.
+    """A causal language model over the small vocabulary, at random weights, in eval mode.
 
-    Weights are drawn widely, so that its greedy texts differ from prompt to prompt.
+    Weights are drawn widely, so that its greedy texts differ from prompt to prompt. `kind` is a
+    name of SHAPES or another `model_type` that takes llama's keys.
     """
-    shape = {"initializer_range": 0.2, **SHAPES[kind], **changes}
+    shape = {"model_type": kind, "initializer_range": 0.2, **SHAPES.get(kind, _GROUPED), **changes}
     if kind != "gpt2":
         shape = {"max_position_embeddings": 256, **shape}
     if dropout:
         shape |= DROPOUT[kind]
-    return new_network({"model_type": kind, **shape}, tokenizer(), "sdpa", seed)
+    return new_network(shape, tokenizer(), "sdpa", seed).eval()
 
 
 def ragged_ids(lengths, seed):

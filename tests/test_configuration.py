@@ -106,9 +106,9 @@ def checked(**changes):
     return check(tree(**changes))
 
 
-def refusal(*, config_dir=None, **changes):
+def refusal(*config_dirs, **changes):
     with pytest.raises(ConfigurationError) as caught:
-        check(tree(**changes), config_dir)
+        check(tree(**changes), *config_dirs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -194,12 +194,10 @@ def test_the_file_of_an_unknown_key_is_named(tmp_path):
     (conf / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ngrm:\n  vall_share: lots\n"
     )
-    message = refusal(config_dir=conf, **{"grm.vall_share": 0.1})
+    message = refusal(conf, **{"grm.vall_share": 0.1})
     assert message.endswith("'grm.val_share' (conf/experiment/mine.yaml, line 3)")
-    assert "yaml" not in refusal(config_dir=conf, **{"grm.foo": 1})
-    assert "yaml" not in refusal(config_dir=conf, **{"grm.val_share": "0.1"}).replace(
-        "train.yaml", ""
-    )
+    assert "yaml" not in refusal(conf, **{"grm.foo": 1})
+    assert "yaml" not in refusal(conf, **{"grm.val_share": "0.1"}).replace("train.yaml", "")
 
 
 def test_a_comparison_is_bound_as_changes_of_the_policy_node():

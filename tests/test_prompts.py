@@ -1,4 +1,4 @@
-"""Prompts as ids: attempts verbatim, text encoded with its surroundings, one prompt for every use."""
+"""Prompts as ids: attempts verbatim, text with its surroundings, one prompt for every use."""
 
 from dataclasses import fields, replace
 
@@ -53,7 +53,7 @@ def test_ids_that_encoding_would_join_stay_apart():
 @FIXED
 @given(ids_of_the_vocabulary)
 def test_an_attempt_in_a_chat_prompt_stands_as_it_is(chat, attempt):
-    encode = chat.codec.encode
+    encode = chat.codec.encode_marked
     kept = attempt[:-1] if attempt[-1] == chat.codec.eos_id else attempt
     before = f"<|system|>Be brief.<|end|><|user|>{PROBLEM.question}\nSolution:\n{PROBLEM.solution}"
     after = "\nCorrected:\n<|end|><|assistant|>"
@@ -64,7 +64,7 @@ def test_an_attempt_in_a_chat_prompt_stands_as_it_is(chat, attempt):
     ]
 
 
-@pytest.mark.parametrize("question", ["{attempt}", "{solution}{answer}", "a {question} b", "{step}"])
+@pytest.mark.parametrize("question", ["{attempt}", "{solution}{answer}", "{question}", "{step}"])
 def test_braces_in_a_question_are_not_expanded(question):
     problem = replace(PROBLEM, question=question)
     text = f"{question}\nSolution:\n{PROBLEM.solution}\nAttempt:\n"
@@ -78,6 +78,40 @@ def test_the_mark_of_a_hole_in_a_question_opens_none():
     assert prompts().rewrite(problem, [5, 6]) == prompts().rewrite(
         replace(PROBLEM, question="ab"), [5, 6]
     )
+
+
+# --- special tokens in a user's text ---
+
+
+@pytest.mark.parametrize("mark", ["<|end|>", "<|assistant|>", "<|e\ue000nd|>", "<|pad|><|user|>"])
+def test_a_special_token_in_a_field_is_plain_text(mark, chat):
+    text = mark.replace("\ue000", "")
+    problem = replace(PROBLEM, question=f"a{mark}b", solution=f"{mark}c")
+    special = {chat.codec.encode_marked(m)[0] for m in chat.codec.marks}
+    made = [
+        (chat.policy(problem), chat.policy(PROBLEM), f"a{text}b"),
+        (chat.rewrite(problem, [5]), chat.rewrite(PROBLEM, [5]), f"Solution:\n{text}c"),
+        (chat.locate(problem, mark), chat.locate(PROBLEM, "x"), f"Attempt:\n[0] {text}"),
+    ]
+    for ids, innocent, shown in made:
+        assert [i for i in ids if i in special] == [i for i in innocent if i in special]
+        assert shown in chat.codec.decode(ids)
+    assert not special & set(chat.codec.completion(problem.solution)[:-1])
+
+
+def test_a_special_token_in_a_template_is_one():
+    made = Prompts(replace(TEMPLATES, policy="<|user|>{question}"), codec(chat_tokenizer()))
+    (mark,) = made.codec.encode_marked("<|user|>")
+    assert made.policy(replace(PROBLEM, question="<|user|>")) == [
+        mark,
+        *made.codec.encode("<|user|>"),
+    ]
+
+
+def test_the_longest_special_token_is_cut_out_first():
+    made = replace(prompts().codec, marks=("<a", "<a>"))
+    assert made.cut_at_marks("1<a>2<a3") == ["1", "<a>", "2", "<a", "3"]
+    assert replace(made, marks=()).cut_at_marks("1<a>2") == ["1<a>2"]
 
 
 # --- which template ---
@@ -181,6 +215,16 @@ def test_a_completion_ends_with_the_end_token_and_its_text_has_none():
     assert made.text(made.completion("3 + 5")) == "3 + 5"
     assert made.text(made.encode("3 + 5")) == "3 + 5"
     assert made.text([]) == ""
+
+
+def test_any_end_id_of_the_model_is_left_out_of_text_and_prompt():
+    other = prompts().codec.encode("A")[0]
+    coded = codec(tokenizer(), [other, prompts().codec.eos_id])
+    assert coded.end_ids == (coded.eos_id, other)
+    assert coded.text([*coded.encode("3 + 5"), other]) == "3 + 5"
+    assert coded.completion("3")[-1] == coded.eos_id
+    made = Prompts(TEMPLATES, coded)
+    assert made.rewrite(PROBLEM, [5, other]) == made.rewrite(PROBLEM, [5])
 
 
 def test_every_field_changes_the_digest_of_the_templates():

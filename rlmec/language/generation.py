@@ -1,8 +1,8 @@
 """Sampling and greedy decoding with a key/value cache; finished rows leave the batch.
 
-In: prompts as ids. Out: completions as ids with the log-probability that the network itself (temperature 1,
-no truncation) gave to each token, and whether the length limit cut them. The prompt of several samples is
-computed once.
+In: prompts as ids. Out: completions as ids with the log-probability that the network itself
+(temperature 1, no truncation) gave to each token, and whether the length limit cut them. The prompt
+of several samples is computed once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Completion:
-    """Ids with the end token (unless `clipped`), and the network's own log-probabilities (nats)."""
+    """Ids with their end token (unless `clipped`), and the network's own log-probs (nats)."""
 
     ids: list[int]
     logprobs: list[float]
@@ -41,19 +41,19 @@ def generate(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     *,
-    eos_id: int,
+    end_ids: Sequence[int],
     pad_id: int,
     seed: int = 0,
 ) -> list[Completion]:
-    """Completions of every prompt, `num_generations` in a row for each, in the order of the prompts.
+    """Completions of every prompt, `num_generations` in a row for each, in the prompts' order.
 
-    The same prompts, settings and seed give the same completions on the same machine; the network is put in
-    eval mode and back.
+    A completion ends with any of `end_ids`. The same prompts, settings and seed give the same
+    completions on the same machine; the network is put in eval mode and back.
     """
     was_training = network.training
     network.eval()
     try:
-        return _decode(network, prompts, decoding, eos_id, pad_id, seed)
+        return _decode(network, prompts, decoding, end_ids, pad_id, seed)
     finally:
         network.train(was_training)
 
@@ -62,7 +62,7 @@ def _decode(
     network: Any,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
-    eos_id: int,
+    end_ids: Sequence[int],
     pad_id: int,
     seed: int,
 ) -> list[Completion]:
@@ -70,6 +70,7 @@ def _decode(
 
     device = next(network.parameters()).device
     generator = torch.Generator(device=device).manual_seed(seed)
+    ends = torch.tensor(list(end_ids), device=device)  # [E]
     n, limit = decoding.num_generations, decoding.max_completion_length
     ids, attention = (x.to(device) for x in pad_left(prompts, pad_id))  # [P, T] twice
     positions = (attention.cumsum(1) - 1).clamp(min=0)  # [P, T]
@@ -93,7 +94,7 @@ def _decode(
     for step in range(limit):
         token, logprob = _choose(logits.float(), decoding, generator)  # [open] twice
         tokens[rows, step], logprobs[rows, step] = token, logprob
-        going = token != eos_id
+        going = ~torch.isin(token, ends)
         lengths[rows[~going]] = step + 1
         if not going.any() or step + 1 == limit:
             break
@@ -111,7 +112,7 @@ def _decode(
             use_cache=True,
         ).logits[:, -1]  # [open, V]
         position = position + 1
-    return _completions(tokens.cpu(), logprobs.cpu(), lengths.tolist(), eos_id)
+    return _completions(tokens.cpu(), logprobs.cpu(), lengths.tolist(), end_ids)
 
 
 def _choose(
@@ -130,17 +131,18 @@ def _choose(
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keeps the smallest set of most likely tokens whose mass reaches `top_p` (the best one always)."""
+    """Keeps the fewest most likely tokens whose mass reaches `top_p` (the best one always)."""
     ordered, order = probabilities.sort(-1, descending=True)
     outside = ordered.cumsum(-1) - ordered >= top_p  # mass before the token already suffices
+    outside[..., 0] = False
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0.0))
 
 
 def _completions(
-    tokens: torch.Tensor, logprobs: torch.Tensor, lengths: list[int], eos_id: int
+    tokens: torch.Tensor, logprobs: torch.Tensor, lengths: list[int], end_ids: Sequence[int]
 ) -> list[Completion]:
     out = []
     for row, values, length in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True):
         ids = row[:length]
-        out.append(Completion(ids, values[:length], clipped=ids[-1] != eos_id))
+        out.append(Completion(ids, values[:length], clipped=ids[-1] not in end_ids))
     return out

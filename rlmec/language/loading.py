@@ -1,7 +1,8 @@
-"""Networks: from a Hugging Face directory or hub name, from scratch by shape, and back to a plain directory."""
+"""Networks: from a directory or hub name, from scratch by shape, and back to a plain directory."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int) -> Any:
     """A causal language model of `shape` at random weights in float32.
 
-    `shape` is the `model_type` and configuration keys of the architecture. Raises ValueError for a key that
-    its configuration does not know (Hugging Face would take it in silence).
+    `shape` is the `model_type` and configuration keys of the architecture. Raises ValueError for a
+    key that its configuration does not know (Hugging Face would take it in silence).
     """
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -23,7 +24,8 @@ def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int
     known = set(CONFIG_MAPPING[model_type]().to_dict())
     if unknown := sorted(set(keys) - known):
         raise ValueError(f"model.shape: {', '.join(unknown)} unknown to {model_type}")
-    config = CONFIG_MAPPING[model_type](
+    make: Any = CONFIG_MAPPING[model_type]
+    config = make(
         **keys,
         vocab_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
@@ -62,10 +64,15 @@ def load_network(
         use_safetensors=True,
     )
     if gradient_checkpointing:
-        network.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        enable_gradient_checkpointing(network)
     return network
+
+
+def enable_gradient_checkpointing(network: Any) -> None:
+    """Layers are computed again on the way back: less memory, the same gradients."""
+    # transformers 5.23 has renamed method and argument, 5.17 knows the old name only
+    new_name = getattr(network, "activation_checkpointing_enable", None)
+    (new_name or network.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def export_network(network: Any, tokenizer: Any, folder: Path) -> None:
@@ -86,6 +93,25 @@ def hub_commit(path: str, revision: str | None) -> str | None:
 
     config = cached_file(path, "config.json", revision=revision)
     return extract_commit_hash(str(config), None)
+
+
+def end_ids(path: str, revision: str | None) -> tuple[int, ...]:
+    """Ids at which the model's own settings end a completion, none where they name none."""
+    from transformers.utils.hub import cached_file
+
+    for name in ("generation_config.json", "config.json"):
+        found = cached_file(
+            path,
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        text = "{}" if found is None else Path(found).read_text(encoding="utf-8")
+        ids = json.loads(text).get("eos_token_id")
+        if ids is not None:
+            return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
 
 
 def quiet() -> None:

@@ -1,10 +1,10 @@
-"""Tokenizers: loaded from a directory or hub name, or trained on a task's own text; as a `Codec` to the rest."""
+"""Tokenizers: loaded, or trained on a task's own text; a `Codec` to the rest of the project."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ from rlmec.prompts import Codec
 
 END = "<|end|>"
 PAD = "<|pad|>"
-# Words keep their leading space, every digit is a token of its own, a newline stands alone.
-_PIECES = r"\n| ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
+# Words keep their leading space, a newline stands alone; numbers are cut into runs of digits.
+_PIECES = r"\n| ?\p{N}{1,%d}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
-    """A byte-level BPE tokenizer trained on `texts`, with single digits and the tokens END and PAD.
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int, digits: int = 1) -> Any:
+    """A byte-level BPE tokenizer trained on `texts`, with the tokens END and PAD.
 
-    Decoding gives back any text exactly. Raises ValueError where `vocabulary_size` cannot hold the 256 bytes.
+    A token holds at most `digits` digits (1: every digit stands alone). Decoding gives back any
+    text exactly. Raises ValueError where `vocabulary_size` cannot hold the 256 bytes.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -29,7 +30,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.Split(Regex(_PIECES % digits), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -58,7 +59,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
     folder = Path(path)
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-    if folder.exists() and not any((folder / name).is_file() for name in names):
+    local = folder.is_absolute() or folder.exists()
+    if local and not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(f"{folder}: no tokenizer here (expected one of {', '.join(names)})")
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
@@ -67,10 +69,10 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """What decides which ids a text gets: vocabulary, merges, special tokens, chat template (hex)."""
+    """Hex digest of what decides a text's ids: vocabulary, merges, special tokens, template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        state = {"vocabulary": sorted(tokenizer.get_vocab().items())}
+        state: dict[str, Any] = {"vocabulary": sorted(tokenizer.get_vocab().items())}
     else:
         state = json.loads(backend.to_str())
         state.pop("truncation", None)
@@ -80,11 +82,14 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def codec(tokenizer: Any) -> Codec:
-    """A tokenizer as the functions the rest of the project uses."""
+def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
+    """A tokenizer as the functions the rest of the project uses, with a model's own end ids."""
 
     def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False)
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def encode_marked(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
 
     def decode(ids: Any) -> str:
         return tokenizer.decode(
@@ -102,11 +107,14 @@ def codec(tokenizer: Any) -> Codec:
     pad = tokenizer.pad_token_id
     return Codec(
         encode=encode,
+        encode_marked=encode_marked,
         decode=decode,
         prefix_ids=(bos,) if bos is not None and start[:1] == [bos] else (),
         eos_id=tokenizer.eos_token_id,
+        end_ids=tuple(dict.fromkeys([tokenizer.eos_token_id, *end_ids])),
         pad_id=tokenizer.eos_token_id if pad is None else pad,
         digest=tokenizer_digest(tokenizer),
         vocabulary_size=len(tokenizer),
+        marks=tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
         chat=chat if getattr(tokenizer, "chat_template", None) else None,
     )

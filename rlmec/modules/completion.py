@@ -1,14 +1,15 @@
-"""What both LightningModules share: a step over completion tokens, normalised by its whole optimizer step.
+"""What both LightningModules share: a loss normalised by the counts of its whole optimizer step.
 
-In: batches of `batching.collate`. Out: the loss A * W * (S_RL / N_R + coef * S_IR / N_w), where Lightning divides
-by A (micro-batches of a step) and the strategy by W (ranks), so that the gradient is that of the whole step
-however it was cut. Metrics are summed over a step and logged every `log_every_n_steps`.
+In: batches of `batching.collate`. Out: the loss A * W * (S_RL / N_R + coef * S_IR / N_w), where
+Lightning divides by A (micro-batches of a step) and the strategy by W (ranks), so that the gradient
+is that of the whole step however it was cut. Metrics are summed over a step and logged every
+`log_every_n_steps`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -23,8 +24,9 @@ Objective = Callable[[TokenBatch], ObjectiveSums]
 class CompletionModule(L.LightningModule):
     """A causal network trained on the completion tokens of its rows.
 
-    `objective` maps a TokenBatch to sums; `optimizer` and `scheduler` are constructors that still want the
-    parameters, the optimizer and the counts of steps; `steps` is the number of optimizer steps of the fit.
+    `objective` maps a TokenBatch to sums; `optimizer` and `scheduler` are constructors that still
+    want the parameters, the optimizer and the counts of steps; `steps` is the number of optimizer
+    steps of the fit.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class CompletionModule(L.LightningModule):
         network: Any,
         *,
         pad_id: int,
-        eos_id: int,
+        end_ids: Sequence[int],
         objective: Objective | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Any] | None = None,
@@ -42,7 +44,7 @@ class CompletionModule(L.LightningModule):
         super().__init__()
         self.net = TokenLogprobs(network)
         self.net.train()
-        self.pad_id, self.eos_id = pad_id, eos_id
+        self.pad_id, self.end_ids = pad_id, tuple(end_ids)
         self.objective = objective
         self.optimizer, self.scheduler = optimizer, scheduler
         self.steps, self.warmup_share = steps, warmup_share
@@ -81,8 +83,7 @@ class CompletionModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         tokens = self.tokens(batch)
-        self.check_tokens(batch, tokens)
-        sums = self.run_objective(tokens)
+        sums = self.run_objective(batch, tokens)
         policy = sums.policy / batch["policy_normalizer"]
         imitation = sums.imitation / batch["imitation_normalizer"]
         loss = policy + sums.imitation_coef * imitation
@@ -98,25 +99,27 @@ class CompletionModule(L.LightningModule):
         )
         return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
-    def run_objective(self, tokens: TokenBatch) -> ObjectiveSums:
+    def run_objective(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> ObjectiveSums:
+        """The objective's sums over the completion tokens of a batch."""
         if self.objective is None:
             raise ValueError("this module was made for prediction: it has no objective")
         return self.objective(tokens)
-
-    def check_tokens(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> None:
-        """A place for checks of the first step."""
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """[2]: sum of -log p over completion tokens, and their number."""
         logprobs = self.tokens(batch).logprobs
         return torch.stack([-logprobs.sum(), logprobs.new_tensor(float(len(logprobs)))])
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
             return
-        if self.global_step % self.trainer.log_every_n_steps == 0 or self.global_step == self.steps:
-            for name, value in self.step_metrics(self._reduced()).items():
-                self.log(f"train/{name}", value, prog_bar=name == "loss")
+        trainer: Any = self.trainer
+        if self.global_step % trainer.log_every_n_steps == 0 or self.global_step == self.steps:
+            figures = self.step_metrics(self._reduced())
+            publish(self.trainer, {f"train/{name}": value for name, value in figures.items()})
         self._sums = {}
 
     def step_metrics(self, sums: dict[str, float]) -> dict[str, float]:
@@ -126,7 +129,7 @@ class CompletionModule(L.LightningModule):
             "imitation_loss": sums["imitation_loss"],
             "tokens": sums["tokens"],
             "padding_share": 1.0 - sums["tokens"] / sums["processed"],
-            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": self._learning_rate,
         }
 
     def _collect(self, metrics: dict[str, torch.Tensor]) -> None:
@@ -147,3 +150,15 @@ class CompletionModule(L.LightningModule):
             name: float(reduce(self._sums[name].clone(), reduce_op=how[name.endswith("_max")]))
             for name in names
         }
+
+
+def publish(trainer: L.Trainer, figures: dict[str, float]) -> None:
+    """Gives the figures of the step just done to every logger and to `trainer.callback_metrics`.
+
+    (Lightning's own `log` would count that step one lower, and leave out a last step between two
+    intervals.)
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics(figures, step=trainer.global_step)
+        logger.save()
+    trainer.callback_metrics.update({k: torch.tensor(v) for k, v in figures.items()})

@@ -1,7 +1,8 @@
 """PolicyModule: warm-up and RLMEC training of a policy, its samples and its log-probabilities.
 
-Credit is decided before training and travels in the rows; this module knows no task, no teacher and no reward
-rule. In training: the objective's terms over completion tokens. In prediction: parts to sample, or rows to score.
+Credit is decided before training and travels in the rows; this module knows no task, no teacher and
+no reward rule. In training: the objective's terms over completion tokens. In prediction: parts to
+sample, or rows to score.
 """
 
 from __future__ import annotations
@@ -13,19 +14,24 @@ from torch import nn
 
 from rlmec.language.scoring import score_rows
 from rlmec.modules.completion import CompletionModule
-from rlmec.objectives import TokenBatch
+from rlmec.objectives import ObjectiveSums, TokenBatch
 from rlmec.parts import ScoringPart, Sealed, generate_part
 
 
 class PolicyModule(CompletionModule):
-    """`ratio_tolerance` bounds |ratio - 1| at the first step, where policy and old policy are the same."""
+    """`ratio_tolerance` bounds |ratio - 1| at the first step, where both policies are the same."""
 
     def __init__(self, network: Any, *, ratio_tolerance: float | None = None, **kwargs: Any):
         super().__init__(network, **kwargs)
         self.ratio_tolerance = ratio_tolerance
 
-    def check_tokens(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> None:
-        """Raises RuntimeError at step 0 where the policy is not the one that the scores came from."""
+    def run_objective(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> ObjectiveSums:
+        """The objective's sums, after the check of the first step."""
+        self._check_ratio(batch, tokens)
+        return super().run_objective(batch, tokens)
+
+    def _check_ratio(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> None:
+        """Raises RuntimeError at step 0 where the scores came from another policy than this."""
         rewarded = tokens.token_rewards != 0
         if self.global_step or self.ratio_tolerance is None or not rewarded.any():
             return
@@ -67,7 +73,7 @@ class PolicyModule(CompletionModule):
             return None
         if isinstance(part, ScoringPart):
             return score_rows(self.net, part.rows, self.pad_id)
-        return generate_part(self.network, part, self.eos_id, self.pad_id)
+        return generate_part(self.network, part, self.end_ids, self.pad_id)
 
 
 def _has_dropout(net: nn.Module) -> bool:

@@ -1,7 +1,8 @@
 """RewardModelModule: the generative reward model (GRM), trained to rewrite, copy and locate.
 
-Its likelihood of an attempt's tokens under the rewriting prompt is the raw material of token rewards; its own
-greedy rewrite of a wrong attempt is a correction. In training: rows of prompt and target, loss on the target only.
+Its likelihood of an attempt's tokens under the rewriting prompt is the raw material of token
+rewards; its own greedy rewrite of a wrong attempt is a correction. In training: rows of prompt and
+target, loss on the target only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class GrmOutput:
 
 
 class RewardModelModule(CompletionModule):
-    """Trained with `objectives.weighted_likelihood`; predicts the log-probs and rewrites of a part."""
+    """Trained with `objectives.weighted_likelihood`; predicts a part's log-probs and rewrites."""
 
     def predict_step(self, batch: Sealed, batch_idx: int) -> GrmOutput | None:
         """Log-probs and rewrites of a ScoringPart, None for no part."""
@@ -32,5 +33,5 @@ class RewardModelModule(CompletionModule):
             return None
         return GrmOutput(
             score_rows(self.net, part.rows, self.pad_id),
-            generate_part(self.network, part, self.eos_id, self.pad_id) if part.prompts else [],
+            generate_part(self.network, part, self.end_ids, self.pad_id) if part.prompts else [],
         )

@@ -8,8 +8,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Line:
-    """One judged model: accuracy with its 95 % interval, what its training took, and the exact McNemar
-    p-value against the start on the same problems."""
+    """One judged model: accuracy with its 95 % interval, what its training took, and the exact
+    McNemar p-value against the start on the same problems."""
 
     name: str
     accuracy: float

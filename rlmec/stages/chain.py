@@ -1,7 +1,8 @@
 """The artifact chain: makes a stage and whatever it needs that is not made yet, as make does.
 
-In: settings, the ranks, a store. Out: artifacts, each made once per fingerprint, and `summary.json`. Rank 0
-alone looks at the store, takes locks and commits; the other ranks act on what it says.
+In: settings, the ranks, a store. Out: artifacts, each made once per fingerprint, and
+`summary.json`. Rank 0 alone looks at the store, takes locks and commits; the other ranks act on
+what it says.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +55,16 @@ class Run:
     run_dir: Path
     overrides: list[str] = field(default_factory=list)
     threads: int = 0
+    before_making: Callable[[Run], None] | None = None  # on rank 0, before the first artifact
     stages: list[dict[str, Any]] = field(default_factory=list)
     made: dict[tuple[str, str], Artifact] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = ArtifactStore(Path(self.settings.paths.artifacts))
-        self._task: Task | None = None
 
-    @property
+    @cached_property
     def task(self) -> Task:
-        if self._task is None:
-            self._task = build(self.settings.task)
-        return self._task
+        return build(self.settings.task)
 
     def say(self, text: str) -> None:
         if self.ranks.rank == 0:
@@ -91,7 +92,7 @@ class Run:
             )
 
 
-class Stage:
+class Stage(ABC):
     """One artifact of the chain. `variant` tells several of one stage in one job apart."""
 
     name = ""
@@ -116,9 +117,9 @@ class Stage:
         """Digests of files and model directories that the stage reads."""
         return {}
 
+    @abstractmethod
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         """Makes the artifact's files in `work`, on all ranks at once."""
-        raise NotImplementedError(self.name)
 
     def fingerprint(self, parents: dict[str, Artifact]) -> str:
         settings = self.settings()
@@ -198,11 +199,18 @@ def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact |
     found = store.find(stage.name, address)
     work = store.work(stage.name, address)
     if found is None:
+        _check_once(stage.run)
         if stage.run.settings.resume == "never":
             shutil.rmtree(work, ignore_errors=True)
         say(f"{title}: {'goes on' if work.is_dir() else 'begins'}")
         work.mkdir(parents=True, exist_ok=True)
     return found
+
+
+def _check_once(run: Run) -> None:
+    check, run.before_making = run.before_making, None
+    if check is not None:
+        check(run)
 
 
 def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact:

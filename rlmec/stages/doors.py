@@ -14,7 +14,9 @@ import torch
 from rlmec.binding import ConfigurationError
 from rlmec.language.loading import quiet
 from rlmec.launch import Ranks
+from rlmec.records import require_same_tokenizer
 from rlmec.settings import RunSettings
+from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage, make
 from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
 from rlmec.stages.reporting import ReportStage
@@ -51,10 +53,30 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
             "stage=warmup: model.path is a finished model, there is no warm-up"
         )
     run = _run(settings, ranks, run_dir, overrides)
+    run.before_making = check_inputs
     artifact = make(DOORS[settings.stage](run))
     if settings.stage == "report":
         run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
     return _closing(run)
+
+
+def check_inputs(run: Run) -> None:
+    """Looks at what the run will read only later, so that an empty split or a GRM with another
+    tokenizer than the policy's ends it before anything is made."""
+    s, order = run.settings, list(DOORS)
+    until = order[: order.index(s.stage) + 1]
+    splits = ["train"]
+    if (s.model.path is None and s.warmup.val_problems) or (
+        "policy" in until and s.policy.val_problems
+    ):
+        splits.append("dev")
+    if "evaluate" in until:
+        splits.append(s.evaluate.split)
+    problems = {split: run.task.problems(split) for split in splits}
+    if "grm" in until and s.grm.model is not None:
+        start = models.start_tokenizer(s, problems["train"])
+        found = models.LanguageModel(s.grm.model, s).codec.digest
+        require_same_tokenizer(models.codec(start).digest, found, f"grm.model ({s.grm.model})")
 
 
 def evaluate(

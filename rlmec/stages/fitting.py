@@ -1,4 +1,4 @@
-"""One fit: a Lightning Trainer over one epoch that is the whole stage, resumable at any optimizer step."""
+"""One fit: one Lightning epoch that is the whole stage, resumable at any optimizer step."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from rlmec.checkpointing import (
     RandomStates,
     ResumeCheckpoint,
     newest_loadable,
+    remove_newer,
+    saved_step,
     step_of,
 )
 from rlmec.configuration import build
@@ -30,7 +32,7 @@ __all__ = ["Row", "fit", "plan_settings", "trainer_arguments"]
 
 
 def plan_settings(fit_settings: FitSettings, trainer: TrainerSettings) -> PlanSettings:
-    """The plan of a stage's rows: what shapes the result from the stage, the rest from the trainer."""
+    """The plan of a stage's rows: what shapes the result is the stage's, the rest the trainer's."""
     return PlanSettings(
         tokens_per_step=fit_settings.tokens_per_step,
         seed=fit_settings.seed,
@@ -78,16 +80,16 @@ def fit(
     validation: Validation | None,
 ) -> list[dict[str, float]]:
     """Trains `module` on `data` and leaves it with the best weights where a score was offered, else
-    with the last ones. Returns the history of validation. Goes on from the newest loadable checkpoint
-    in `work`, or from `ckpt_path` where it is given for this stage.
+    with the last ones. Returns the history of validation. Goes on from the newest loadable
+    checkpoint in `work`, or from `ckpt_path` where it is given for this stage.
     """
     folder, callbacks = work / "checkpoints", run.settings.callbacks
     best = validation.best if validation else None
     chosen = run.ranks.share(lambda: _resume_from(run, title, folder))
     parts: list[Callback | None] = [
         RandomStates(),
+        FiniteLoss(),  # before validation, which would offer broken weights as the best
         validation,
-        FiniteLoss(),
         Progress(title, data.plan.epoch_at, run.settings.trainer.progress_bar),
         best,
         *(build(node) for node in callbacks.extra.values()),
@@ -119,9 +121,8 @@ def fit(
     if best is not None and best.step is not None:
         state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
-        run.say(
-            f"{title}: best {validation.monitor if validation else ''} {best.score:.4f} at step {best.step}"
-        )
+        monitor = validation.monitor if validation else ""
+        run.say(f"{title}: best {monitor} {best.score:.4f} at step {best.step}")
     return history
 
 
@@ -149,6 +150,7 @@ def _resume_from(run: Run, title: str, folder: Path) -> str | None:
         if not path.is_file():
             raise FileNotFoundError(f"ckpt_path: {path} is no file")
         run.say(f"{title}: goes on from {path} (ckpt_path)")
+        remove_newer(folder, saved_step(path))
         return str(path)
     folder.mkdir(parents=True, exist_ok=True)
     found = newest_loadable(folder, run.say)

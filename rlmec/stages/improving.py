@@ -1,4 +1,4 @@
-"""The doors `policy` and `evaluate`: RLMEC training from the joined pairs, and the judging of a model."""
+"""The doors `policy` and `evaluate`: training from the joined pairs, and the judging of models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
 from rlmec.stages.judging import accuracy_judge, attempt_of
-from rlmec.stages.predicting import predict_parts
+from rlmec.stages.predicting import Tables, predict_parts
 from rlmec.stages.rewarding import ScoreStage
 from rlmec.stages.sampling import (
     SampleStage,
@@ -36,7 +36,7 @@ __all__ = ["EvaluateStage", "JudgedModel", "PolicyStage", "joined_data"]
 
 
 class PolicyStage(Stage):
-    """Trains the policy; `settings_of` is the policy node, changed for a variant of a comparison."""
+    """Trains the policy; `node` is the policy node, changed for a variant of a comparison."""
 
     name = "policy"
 
@@ -109,14 +109,16 @@ def joined_data(
     run: Run, model: models.LanguageModel, node: PolicySettings, parents: dict[str, Artifact]
 ) -> SolutionPairDataModule:
     """The pairs of a policy training, from the artifacts it reads."""
+    attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
+    tried = {attempt.problem_id for attempt in attempts}
     corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
     corrections += read_table(parents["score"].file("corrections.parquet"), Correction)
     return SolutionPairDataModule(
         model.prompts,
-        run.task.problems("train"),
+        [p for p in run.task.problems("train") if p.id in tried],
         build(node.rows),
         plan_settings(node, run.settings.trainer),
-        attempts=read_table(parents["sample"].file("attempts.parquet"), Attempt),
+        attempts=attempts,
         corrections=[c for c in corrections if c.accepted],
         scores=read_table(parents["score"].file("scores.parquet"), Score),
         reward=build(node.reward),
@@ -128,7 +130,7 @@ def joined_data(
 
 
 def _tolerance(node: PolicySettings) -> float:
-    """How far the ratio may be from 1 at step 0: measured in reliability of old and new log-probs."""
+    """How far the ratio may be from 1 at step 0, where old and new log-probs differ by rounding."""
     if node.ratio_tolerance is not None:
         return node.ratio_tolerance
     return 1e-4 if node.precision == "32-true" else 5e-2
@@ -188,7 +190,7 @@ class EvaluateStage(Stage):
         models.fitting_prompts(network, prompts, s.max_completion_length, self.title)
         samples = max(s.num_samples, 1)
 
-        def finish(part: GenerationPart, output: list[Completion]):
+        def finish(part: GenerationPart, output: list[Completion]) -> tuple[Tables, dict[str, int]]:
             first = part.index * s.part_size
             attempts = [
                 attempt_of(
@@ -203,7 +205,7 @@ class EvaluateStage(Stage):
             ]
             return {"attempts": (attempts, Attempt)}, {}
 
-        module = PolicyModule(network, pad_id=model.codec.pad_id, eos_id=model.codec.eos_id)
+        module = PolicyModule(network, pad_id=model.codec.pad_id, end_ids=model.codec.end_ids)
         folder = PartFolder(work / "parts", len(parts))
         predict_parts(
             run, self.title, module, parts, folder, finish, precision=s.precision, seed=s.seed

@@ -36,7 +36,7 @@ def attempt_of(
 
 
 def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
-    """For `callbacks.Validation`: sums of right, clipped and unanswered completions of `problems`."""
+    """For `callbacks.Validation`: sums of right, clipped and unanswered completions."""
 
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
         metric = AccuracyMetric(sync_on_compute=False)
@@ -89,7 +89,7 @@ def rewriting_judge(
     attempts: Sequence[Attempt],
     max_edit_ratio: float,
 ):
-    """For `callbacks.Validation`: sums of rewrites that are right, and right within the edit limit."""
+    """For `callbacks.Validation`: sums of right rewrites, and of those within the edit limit."""
 
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
         done = [

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rlmec.artifacts import Artifact
-from rlmec.language.loading import context_length, export_network, load_network, new_network
+from rlmec.language.loading import (
+    context_length,
+    enable_gradient_checkpointing,
+    end_ids,
+    export_network,
+    load_network,
+    new_network,
+)
 from rlmec.language.tokenizers import codec, load_tokenizer, train_tokenizer
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
@@ -28,7 +35,8 @@ class LanguageModel:
 
     @cached_property
     def codec(self) -> Codec:
-        return codec(self.tokenizer)
+        tokenizer = self.tokenizer  # first, so that a directory without one is named
+        return codec(tokenizer, end_ids(self.path, self._revision))
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -52,15 +60,22 @@ def templates(settings: RunSettings) -> Templates:
     return Templates(**as_plain(settings.prompt))
 
 
+def start_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
+    """The tokenizer of the policy's start: a finished model's own, or a fresh one."""
+    if settings.model.path is not None:
+        return load_tokenizer(settings.model.path, settings.model.revision)
+    return fresh_tokenizer(settings, problems)
+
+
 def fresh_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
-    """The tokenizer of a model from scratch: of `model.tokenizer`, or trained on the train problems."""
+    """The tokenizer of a model from scratch: `model.tokenizer`, or trained on train problems."""
     model = settings.model
     if model.tokenizer is not None:
         return load_tokenizer(model.tokenizer)
     t = templates(settings)
     texts = [t.policy, t.rewrite, t.rewrite_answer_only, t.locate, t.located]
     texts += [text for p in problems for text in (p.question, p.solution, p.answer) if text]
-    return train_tokenizer(texts, model.vocabulary_size)
+    return train_tokenizer(texts, model.vocabulary_size, model.digits_per_token)
 
 
 def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
@@ -68,9 +83,7 @@ def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
     model = settings.model
     network = new_network(model.shape, tokenizer, model.attention, settings.warmup.seed)
     if model.gradient_checkpointing:
-        network.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        enable_gradient_checkpointing(network)
     return network
 
 

@@ -56,6 +56,9 @@ class PartWriter(Callback):
         if self._bar is not None:
             self._bar.close()
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self.on_predict_end(trainer, pl_module)
+
 
 def predict_parts(
     run: Run,
@@ -68,8 +71,8 @@ def predict_parts(
     precision: str,
     seed: int,
 ) -> None:
-    """Computes and writes every part that `folder` does not hold yet; returns on all ranks when all are
-    written. Each part's bytes depend on the part alone."""
+    """Computes and writes every part that `folder` does not hold yet; returns on all ranks when all
+    are written. Each part's bytes depend on the part alone."""
     missing = run.ranks.share(folder.missing)
     if not missing:
         return

@@ -29,7 +29,7 @@ START, MAIN = "start", "rlmec"
 def policy_variants(run: Run) -> dict[str, PolicyStage]:
     """The policies of the comparison by name: `report.compare`'s changes of the policy node."""
     out = {}
-    for name, changes in run.settings.report.compare.items():
+    for name, changes in (run.settings.report.compare or {}).items():
         if name in (START, MAIN):
             raise ConfigurationError(f"report.compare: the name {name!r} is taken")
         node = rebind(run.settings.policy, changes, f"report.compare.{name}")

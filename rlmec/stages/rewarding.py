@@ -77,7 +77,7 @@ class GrmStage(Stage):
         module = RewardModelModule(
             model.network(),
             pad_id=model.codec.pad_id,
-            eos_id=model.codec.eos_id,
+            end_ids=model.codec.end_ids,
             objective=weighted_likelihood,
             optimizer=build(settings.optimizer),
             scheduler=build(settings.scheduler),
@@ -159,8 +159,8 @@ class GrmStage(Stage):
 
 
 class ScoreStage(Stage):
-    """Raw log-probs of every attempt under the GRM and the old policy, and the GRM's own corrections of the
-    wrong attempts that have none from the teacher."""
+    """Raw log-probs of every attempt under the GRM and the old policy, and the GRM's own
+    corrections of the wrong attempts that have none from the teacher."""
 
     name = "score"
 
@@ -199,7 +199,7 @@ class ScoreStage(Stage):
     ) -> None:
         s, codec = self.run.settings.score, model.codec
         kind = RewardModelModule if folder.folder.name == "grm" else PolicyModule
-        module = kind(model.network(), pad_id=codec.pad_id, eos_id=codec.eos_id)
+        module = kind(model.network(), pad_id=codec.pad_id, end_ids=codec.end_ids)
         predict_parts(
             self.run,
             f"{self.title} ({folder.folder.name})",

@@ -1,4 +1,4 @@
-"""The doors `warmup`, `sample` and `teach`: from problems to attempts and the teacher's corrections."""
+"""The doors `warmup`, `sample` and `teach`: from problems to attempts and taught corrections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Run, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
 from rlmec.stages.judging import accuracy_judge, attempt_of
-from rlmec.stages.predicting import predict_parts
+from rlmec.stages.predicting import Tables, predict_parts
 from rlmec.tables import PartFolder, read_table
 from rlmec.tasks.imports import import_solutions
 
@@ -100,7 +100,7 @@ def policy_module(
     return PolicyModule(
         network,
         pad_id=codec.pad_id,
-        eos_id=codec.eos_id,
+        end_ids=codec.end_ids,
         objective=objective,
         optimizer=build(settings.optimizer),
         scheduler=build(settings.scheduler),
@@ -143,7 +143,7 @@ class SampleStage(Stage):
         network = model.network()
         models.fitting_prompts(network, prompts, s.max_completion_length, self.title)
 
-        def finish(part: GenerationPart, output: list[Completion]):
+        def finish(part: GenerationPart, output: list[Completion]) -> tuple[Tables, dict[str, int]]:
             first = part.index * s.part_size
             attempts, counts = [], Counter[str]()
             for at, completion in enumerate(output):
@@ -158,7 +158,7 @@ class SampleStage(Stage):
             counts.update(attempt_counts(attempts))
             return {"attempts": (kept, Attempt)}, dict(counts)
 
-        module = PolicyModule(network, pad_id=model.codec.pad_id, eos_id=model.codec.eos_id)
+        module = PolicyModule(network, pad_id=model.codec.pad_id, end_ids=model.codec.end_ids)
         folder = PartFolder(work / "parts", len(parts))
         predict_parts(
             run,
@@ -331,7 +331,7 @@ class TeachStage(Stage):
 
 
 def correction_metrics(corrections: list[Correction], prefix: str) -> dict[str, Any]:
-    """How many corrections were accepted and why the others were not; edit ratios of the accepted."""
+    """Counts of accepted and rejected corrections by reason; edit ratio of the accepted."""
     ratios = sorted(c.edit_ratio for c in corrections if c.accepted)
     reasons = count_reasons(corrections)
     out: dict[str, Any] = {f"{prefix}/{reason}": count for reason, count in reasons.items()}

@@ -1,10 +1,12 @@
 """The embedded task: generated word problems of a few steps, with several phrasings of each step.
 
 In: a seed and the difficulty; out: problems with reference solutions of one line a step, a judge,
-and an oracle that mends any attempt with the fewest token edits. Nothing is read from a disk. All
-numbers stay within `digits` digits. One stream of distinct questions is drawn from the seed; a
-question's split hangs on a hash of its numbers and operations, so no calculation stands in two
-splits and the size of one split does not change what is in another.
+and an oracle that mends any attempt with the fewest token edits. Nothing is read from a disk. Every
+event of a question and every solution line but the last begins with its day ("Monday: ..."). All
+running numbers, and what is added or subtracted, have exactly `digits` digits. One stream of
+distinct questions is drawn from the seed; a question's split hangs on a hash of its numbers and
+operations, so no calculation stands in two splits and the size of one split does not change what is
+in another.
 """
 
 from __future__ import annotations
@@ -37,12 +39,14 @@ MOST_FRUITLESS_DRAWS = 20_000
 
 
 class ArithmeticTask:
-    """Word problems about one person's items, in `min_steps` to `max_steps` steps.
+    """Word problems about one person's items, in `min_steps` to `max_steps` steps (7 at most).
 
     `train`, `dev`, `test` are numbers of problems; `phrasings` (1 to 6) is how many wordings a step
-    has in questions and solutions. `operations` are some of add, subtract, multiply (by 2 or 3),
-    divide (in half). Raises ValueError for settings out of range, naming them, and from `problems`
-    for an unknown split or where the settings allow fewer distinct questions than asked for.
+    has in questions and solutions. Numbers have `digits` digits (of those with one digit, 0 and 1
+    are left out); `max_operand` is the largest that is added or subtracted. `operations` are some
+    of add, subtract, multiply (by 2 or 3), divide (in half). Raises ValueError for settings out of
+    range, naming them, and from `problems` for an unknown split or where the settings allow fewer
+    distinct questions than asked for.
     """
 
     name = "arithmetic"
@@ -50,13 +54,13 @@ class ArithmeticTask:
     def __init__(
         self,
         seed: int = 1,
-        train: int = 1500,
+        train: int = 6000,
         dev: int = 300,
         test: int = 1500,
         min_steps: int = 2,
         max_steps: int = 4,
         digits: int = 2,
-        max_operand: int = 99,
+        max_operand: int = 20,
         phrasings: int = 5,
         operations: Sequence[str] = ("add", "subtract", "multiply"),
     ) -> None:
@@ -71,7 +75,7 @@ class ArithmeticTask:
 
     @property
     def _range(self) -> tuple[int, int]:
-        """The smallest and the largest number: all have `digits` digits (1 is left out)."""
+        """The smallest and the largest number: all have `digits` digits (0 and 1 are left out)."""
         return max(2, 10 ** (self.digits - 1)), 10**self.digits - 1
 
     def _check(self) -> None:
@@ -82,8 +86,6 @@ class ArithmeticTask:
             )
         if not 1 <= self.digits <= 6:
             raise ValueError(f"arithmetic: digits {self.digits} is not within 1 to 6")
-        if self.max_operand < 1:
-            raise ValueError(f"arithmetic: max_operand {self.max_operand} is below 1")
         if not 1 <= self.phrasings <= MOST_PHRASINGS:
             raise ValueError(
                 f"arithmetic: phrasings {self.phrasings} is not within 1 to {MOST_PHRASINGS}"
@@ -92,6 +94,12 @@ class ArithmeticTask:
         if unknown or not self.operations:
             raise ValueError(
                 f"arithmetic: operations {list(self.operations)} must be some of {list(SYMBOLS)}"
+            )
+        smallest = self._range[0]
+        if self.max_operand < smallest and {"add", "subtract"} & set(self.operations):
+            raise ValueError(
+                f"arithmetic: max_operand {self.max_operand} is below {smallest}, the smallest "
+                f"operand of digits {self.digits}"
             )
 
     def problems(self, split: str) -> list[Problem]:

@@ -1,11 +1,12 @@
 """The oracle of the arithmetic task: the right solution fewest token edits away from an attempt.
 
 In: a problem with its reference solution and any text; out: one edit a line (kept, changed, added,
-removed). A right solution states every step in order, each in any phrasing, and then the answer.
-The attempt's lines are matched with these by a least-cost alignment: changing a line costs the
-token edits to the nearest right line of that step, adding or removing one costs its tokens. Ties go
-to the reference's own line, then to the earlier phrasing. A line that shares no more than half its
-tokens with any right line is replaced by the reference's.
+removed). A right solution states every step in order, each in any phrasing behind its day
+("Monday: ..."), and then the answer, which has no day. The attempt's lines are matched with these
+by a least-cost alignment: changing a line costs the token edits to the nearest right line of that
+step, adding or removing one costs its tokens and its newline. Ties go to the reference's own line,
+then to the earlier phrasing. A line that shares no more than half its tokens with any right line is
+replaced by the reference's.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class _Target:
 
 def story_of(problem: Problem) -> Story:
     """The story behind a problem, read from its question and its reference solution.
+
+    The n-th line of the solution is the step of the n-th day.
 
     Raises ValueError with the problem's id where they are not of this task.
     """

@@ -1,8 +1,9 @@
 """The words of the arithmetic task: names, items, sentences of questions and solution lines.
 
-In: a story (whose items, which steps); out: text. A solution line states one step; every operation
-has the same number of phrasings, and every phrasing holds the whole equation, so that a line can be
-checked alone. Tokens are single digits, words and punctuation marks, each with the blank before it.
+In: a story (whose items, which steps); out: text. A solution line is the day of one step and a
+statement of it; every operation has the same number of phrasings, and every phrasing holds the
+whole equation, so that a line can be checked alone. Tokens are single digits, words and punctuation
+marks, each with the blank before it.
 """
 
 from __future__ import annotations

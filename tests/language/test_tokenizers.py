@@ -45,8 +45,8 @@ def test_training_joins_frequent_words_and_never_across_lines():
 
 
 def test_the_vocabulary_has_bytes_and_marks_and_no_more_than_asked():
-    assert len(tokenizer(300)) == 300
-    assert len(train_tokenizer([], 258)) == 258
+    assert len(train_tokenizer(["pens and pencils " * 9], 270)) == 270
+    assert len(train_tokenizer([], 300)) == 258  # nothing to join
     with pytest.raises(ValueError, match="vocabulary_size is 257"):
         train_tokenizer([], 257)
 
@@ -117,7 +117,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path):
 
 
 def test_without_a_pad_token_the_end_token_pads_and_stays_in_the_masks():
-    made = train_tokenizer(["a b"], 260)
+    made = train_tokenizer(["a b a"], 260)
     made.pad_token = None
     coded = codec(made)
     assert coded.pad_id == coded.eos_id == made.eos_token_id
@@ -146,8 +146,10 @@ def test_only_a_tokenizer_that_starts_texts_with_a_mark_has_a_prefix():
 
 
 def test_a_codec_carries_the_tokenizers_facts():
-    made = codec(chat_tokenizer())
+    base, made = chat_tokenizer(), codec(chat_tokenizer())
     assert (made.pad_id, made.eos_id) == (0, 1)
-    assert made.vocabulary_size == 303  # 300 and three marks
+    assert made.vocabulary_size == base.backend_tokenizer.get_vocab_size(False) + 3  # the speakers
+    assert max(made.encode_marked("<|assistant|>")) == made.vocabulary_size - 1
+    assert set(made.marks) == {END, PAD, "<|system|>", "<|user|>", "<|assistant|>"}
     assert made.chat is not None
     assert codec(tokenizer()).chat is None

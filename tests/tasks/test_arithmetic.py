@@ -11,16 +11,34 @@ from rapidfuzz.distance import Levenshtein
 from rlmec.records import Problem
 from rlmec.tasks.arithmetic import ArithmeticTask
 from rlmec.tasks.base import Task
-from rlmec.tasks.mending import KINDS
-from rlmec.tasks.phrasings import EQUATION, LINES, OPERATIONS, SYMBOLS, tokens
+from rlmec.tasks.mending import KINDS, mend
+from rlmec.tasks.phrasings import DAYS, EQUATION, LINES, OPERATIONS, SYMBOLS, tokens
 
 TASK = ArithmeticTask(train=200, dev=50, test=100, phrasings=6, operations=list(SYMBOLS))
 PROBLEMS = TASK.problems("train")
 MIA = Problem(
     id="mia",
-    question="Mia has 34 apples. Mia gets 12 more. Mia gives 6 away. How many apples are there?",
+    question=(
+        "Mia has 34 apples. Monday: Mia gets 12 more. Tuesday: Mia gives 6 away. "
+        "How many apples are there now?"
+    ),
     answer="40",
-    solution="The sum is 34 + 12 = 46.\nThat leaves 46 - 6 = 40 apples.\nThe answer is 40.",
+    solution=(
+        "Monday: The sum is 34 + 12 = 46.\nTuesday: That leaves 46 - 6 = 40 apples.\n"
+        "The answer is 40."
+    ),
+    kind="2 steps",
+)
+SUMS = Problem(
+    id="sums",
+    question=(
+        "Mia has 34 apples. Monday: Mia gets 12 more. Tuesday: Mia finds 12 more apples. "
+        "How many apples are there now?"
+    ),
+    answer="58",
+    solution=(
+        "Monday: The sum is 34 + 12 = 46.\nTuesday: The sum is 46 + 12 = 58.\nThe answer is 58."
+    ),
     kind="2 steps",
 )
 
@@ -65,16 +83,57 @@ def test_reference_solutions_are_true_and_within_range():
         number = int(re.findall(r"\d+", problem.question)[0])
         *lines, last = problem.solution.split("\n")
         assert problem.kind == f"{len(lines)} steps"
-        for line in lines:
+        for day, line in zip(DAYS, lines, strict=False):
+            assert line.startswith(f"{day}: ")
             before, symbol, operand, after = EQUATION.search(line).groups()
             assert int(before) == number
             a, b = int(before), int(operand)
             number = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[symbol]
             assert int(after) == number
-            assert 1 <= number <= 99
             assert symbol != "/" or a % b == 0
         assert last == f"The answer is {number}."
         assert problem.answer == str(number)
+
+
+def test_every_event_of_a_question_begins_with_its_day():
+    for problem in PROBLEMS:
+        events = re.findall(rf"({'|'.join(DAYS)}): [A-Z]", problem.question)
+        assert tuple(events) == DAYS[: int(problem.kind[0])]
+
+
+def numbers_of(problems):
+    """All running numbers, and all that is added or subtracted."""
+    running, operands = set(), set()
+    for problem in problems:
+        for match in EQUATION.finditer(problem.solution):
+            before, symbol, operand, after = match.groups()
+            running |= {int(before), int(after)}
+            operands |= {int(operand)} if symbol in "+-" else set()
+    return running, operands
+
+
+@pytest.mark.parametrize(("digits", "smallest", "largest"), [(1, 2, 9), (2, 10, 99), (3, 100, 999)])
+def test_all_numbers_have_the_same_digits(digits, smallest, largest):
+    task = ArithmeticTask(train=400, digits=digits, max_operand=largest, operations=list(SYMBOLS))
+    running, operands = numbers_of(task.problems("train"))
+    assert smallest <= min(running) < smallest * 1.6
+    assert largest * 0.9 < max(running) <= largest
+    assert smallest <= min(operands) < smallest * 1.6
+    assert largest * 0.7 < max(operands) <= largest - smallest
+
+
+@pytest.mark.parametrize("max_operand", [10, 13, 20])
+def test_operands_are_no_larger_than_max_operand(max_operand):
+    problems = ArithmeticTask(train=200, max_operand=max_operand).problems("train")
+    running, operands = numbers_of(problems)
+    assert operands == set(range(10, max_operand + 1)), "each operand there is"
+    assert max(running) > 90, "the running number is not capped"
+
+
+def test_a_story_may_last_a_week_and_no_longer():
+    problem = ArithmeticTask(train=1, min_steps=7, max_steps=7).problems("train")[0]
+    assert [line.split(":")[0] for line in problem.solution.split("\n")[:-1]] == list(DAYS)
+    assert TASK.oracle(problem, problem.solution) == problem.solution
 
 
 def test_the_vocabulary_is_small_and_the_texts_are_short():
@@ -105,7 +164,10 @@ def test_a_right_solution_comes_back_unchanged():
 
 
 def test_other_phrasings_and_swapped_operands_count_as_right():
-    text = "Adding 12 gives 12 + 34 = 46.\nTaking 6 gives 46 - 6 = 40.\nThe answer is 40."
+    text = (
+        "Monday: Adding 12 gives 12 + 34 = 46.\nTuesday: Taking 6 gives 46 - 6 = 40.\n"
+        "The answer is 40."
+    )
     assert TASK.oracle(MIA, text) == text
     wrong = text.replace("46 - 6", "6 - 46")
     assert TASK.oracle(MIA, wrong) == text, "a difference cannot be swapped"
@@ -116,46 +178,78 @@ def test_other_phrasings_and_swapped_operands_count_as_right():
     [
         # a result and what follows from it: 45 to 46, 45 - 6 = 39 to 46 - 6 = 40, the answer
         (
-            "Mia gets 12 more, so 34 + 12 = 45.\nThe rest is 45 - 6 = 39.\nThe answer is 39.",
-            "Mia gets 12 more, so 34 + 12 = 46.\nThe rest is 46 - 6 = 40.\nThe answer is 40.",
+            "Monday: Mia gets 12 more, so 34 + 12 = 45.\nTuesday: The rest is 45 - 6 = 39.\n"
+            "The answer is 39.",
+            "Monday: Mia gets 12 more, so 34 + 12 = 46.\nTuesday: The rest is 46 - 6 = 40.\n"
+            "The answer is 40.",
             *(0, "result", 6),
         ),
         # an operand copied wrongly: 46 -> 44, the same line's result and the answer
         (
-            "The sum is 34 + 12 = 46.\nThat leaves 44 - 6 = 38 apples.\nThe answer is 38.",
-            "The sum is 34 + 12 = 46.\nThat leaves 46 - 6 = 40 apples.\nThe answer is 40.",
+            "Monday: The sum is 34 + 12 = 46.\nTuesday: That leaves 44 - 6 = 38 apples.\n"
+            "The answer is 38.",
+            MIA.solution,
             *(1, "operand", 5),
         ),
         # an operator: only the sign and the wrong digits change where the words fit both
         (
-            "Now Mia has 34 - 12 = 22 apples.\nThe rest is 22 - 6 = 16.\nThe answer is 16.",
-            "Now Mia has 34 + 12 = 46 apples.\nThe rest is 46 - 6 = 40.\nThe answer is 40.",
+            "Monday: Now Mia has 34 - 12 = 22 apples.\nTuesday: The rest is 22 - 6 = 16.\n"
+            "The answer is 16.",
+            "Monday: Now Mia has 34 + 12 = 46 apples.\nTuesday: The rest is 46 - 6 = 40.\n"
+            "The answer is 40.",
             *(0, "operator", 9),
         ),
         # the answer alone
         (
-            "The sum is 34 + 12 = 46.\nThe rest is 46 - 6 = 40.\nThe answer is 41.",
-            "The sum is 34 + 12 = 46.\nThe rest is 46 - 6 = 40.\nThe answer is 40.",
+            MIA.solution.replace("is 40", "is 41"),
+            MIA.solution,
             *(2, "answer", 1),
         ),
         # another's items
         (
-            "Now Mia has 34 + 12 = 46 books.\nThe rest is 46 - 6 = 40.\nThe answer is 41.",
-            "Now Mia has 34 + 12 = 46 apples.\nThe rest is 46 - 6 = 40.\nThe answer is 40.",
+            "Monday: Now Mia has 34 + 12 = 46 books.\nTuesday: The rest is 46 - 6 = 40.\n"
+            "The answer is 41.",
+            "Monday: Now Mia has 34 + 12 = 46 apples.\nTuesday: The rest is 46 - 6 = 40.\n"
+            "The answer is 40.",
             *(0, "wording", 2),
         ),
-        # a line said twice: "The sum is 34 + 12 = 46." is 12 tokens, with its newline 13
+        # the wrong day
         (
-            "The sum is 34 + 12 = 46.\nThe sum is 34 + 12 = 46.\nThe rest is 46 - 6 = 40.\n"
-            "The answer is 40.",
-            "The sum is 34 + 12 = 46.\nThe rest is 46 - 6 = 40.\nThe answer is 40.",
-            *(1, "extra step", 13),
-        ),
-        # a missing step comes in the reference's words: "That leaves 46 - 6 = 40 apples." + break
-        (
-            "The sum is 34 + 12 = 46.\nThe answer is 40.",
+            MIA.solution.replace("Tuesday", "Friday"),
             MIA.solution,
-            *(1, "missing step", 12),
+            *(1, "wording", 1),
+        ),
+        # a day said twice
+        (
+            MIA.solution.replace("Tuesday", "Monday"),
+            MIA.solution,
+            *(1, "wording", 1),
+        ),
+        # no day: "Monday" and ":" come in, and "The" becomes " The"
+        (
+            MIA.solution.replace("Monday: The", "The"),
+            MIA.solution,
+            *(0, "wording", 3),
+        ),
+        # the answer has no day: "Wednesday" and ":" go, and " The" becomes "The"
+        (
+            MIA.solution.replace("The answer", "Wednesday: The answer"),
+            MIA.solution,
+            *(2, "answer", 3),
+        ),
+        # a line said twice: "Monday: The sum is 34 + 12 = 46." is 14 tokens, 15 with its newline
+        (
+            "Monday: The sum is 34 + 12 = 46.\nMonday: The sum is 34 + 12 = 46.\n"
+            "Tuesday: The rest is 46 - 6 = 40.\nThe answer is 40.",
+            "Monday: The sum is 34 + 12 = 46.\nTuesday: The rest is 46 - 6 = 40.\n"
+            "The answer is 40.",
+            *(1, "extra step", 15),
+        ),
+        # a missing step comes in the reference's words: 13 tokens and the newline
+        (
+            "Monday: The sum is 34 + 12 = 46.\nThe answer is 40.",
+            MIA.solution,
+            *(1, "missing step", 14),
         ),
     ],
 )
@@ -167,9 +261,43 @@ def test_corrections_worked_by_hand(wrong, right, line, kind, changed):
 
 
 def test_a_line_that_cannot_be_read_is_replaced_by_the_references():
-    text = "The sum is 34 + 12 = 46.\nno idea what to write here at all\nThe answer is 40."
+    text = "Monday: The sum is 34 + 12 = 46.\nno idea what to write at all\nThe answer is 40."
     assert TASK.oracle(MIA, text) == MIA.solution
     assert TASK.kind_of_error(MIA, text) == "unreadable"
+
+
+def test_of_two_lines_for_one_step_the_one_with_fewer_tokens_goes():
+    """Removing costs a line's tokens, so the longer line stays though it has more to mend.
+
+    The longer is 18 tokens, two of them wrong: to keep it costs 2 and the other's removal 14 + 1.
+    The shorter is 14 tokens, one of them wrong: to keep it costs 1 and the other's removal 18 + 1.
+    """
+    longer = "Monday: Mia gets 12 more, so 34 + 12 = 57."
+    shorter = "Monday: The sum is 34 + 12 = 47."
+    assert (len(tokens(longer)), len(tokens(shorter))) == (18, 14)
+    rest = "Tuesday: That leaves 46 - 6 = 40 apples.\nThe answer is 40."
+    right = f"Monday: Mia gets 12 more, so 34 + 12 = 46.\n{rest}"
+    for lines in ([longer, shorter], [shorter, longer]):
+        wrong = "\n".join([*lines, rest])
+        assert TASK.oracle(MIA, wrong) == right
+
+
+@pytest.mark.parametrize(
+    ("extra", "middle"),
+    [
+        # the first step added (14 + 1), the second kept, the extra line removed (2 + 1): 18
+        ("well well", ["Monday: The sum is 34 + 12 = 46."]),
+        # the same with three words: 19; no dearer is to change the second step's line into the
+        # first (its day and four digits: 5) and the extra line into the second (14 tokens): 19
+        ("well well well", []),
+    ],
+)
+def test_removing_a_line_costs_its_tokens_and_its_newline(extra, middle):
+    second = "Tuesday: The sum is 46 + 12 = 58."
+    wrong = f"{second}\n{extra}\nThe answer is 58."
+    assert TASK.oracle(SUMS, wrong) == SUMS.solution
+    found = mend(SUMS, wrong, phrasings=6)
+    assert ([edit.after for edit in found if edit.before is None]) == middle
 
 
 def test_one_corrupted_digit_costs_one_token_unless_it_is_repeated():
@@ -243,6 +371,9 @@ def test_verdicts(text, verdict):
         ({"phrasings": 7}, "phrasings 7"),
         ({"operations": ["add", "root"]}, "root"),
         ({"operations": []}, "must be some of"),
+        ({"max_steps": 8}, "max_steps 8 must hold .* <= 7"),
+        ({"max_operand": 9}, "max_operand 9 is below 10, the smallest operand of digits 2"),
+        ({"digits": 3}, "max_operand 20 is below 100"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings_, message):
@@ -255,8 +386,8 @@ def test_impossible_requests_are_refused():
         TASK.problems("valid")
     with pytest.raises(ValueError, match="'dev' is empty"):
         ArithmeticTask(dev=0).problems("dev")
-    with pytest.raises(ValueError, match="no story of 9 steps"):
-        ArithmeticTask(operations=["multiply"], min_steps=9, max_steps=9).problems("train")
+    with pytest.raises(ValueError, match="no story of 7 steps"):
+        ArithmeticTask(operations=["multiply"], min_steps=7, max_steps=7).problems("train")
     few = ArithmeticTask(digits=1, phrasings=1, min_steps=1, max_steps=1, operations="divide")
     with pytest.raises(ValueError, match=r"distinct questions for split 'train'"):
         few.problems("train")

@@ -1,0 +1,115 @@
+"""Fits as the doors run them, on very small models: `fit` with a stand-in for the run around it."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from small_models import network, prompts, ragged_ids
+
+from rlmec.batching import Row
+from rlmec.callbacks import Validation
+from rlmec.checkpointing import BestWeights
+from rlmec.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.language.logprobs import TokenLogprobs
+from rlmec.language.scoring import score_rows
+from rlmec.launch import Ranks
+from rlmec.modules.policy import PolicyModule
+from rlmec.objectives import rlmec_clipped
+from rlmec.settings import CallbackSettings, FitSettings, TrainerSettings
+from rlmec.stages.fitting import fit
+
+CSV = "lightning.pytorch.loggers.CSVLogger"
+SGD = partial(torch.optim.SGD, lr=0.5)
+CONSTANT = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1.0)
+
+
+def credited_rows(scored_by, count=24, seed=0):
+    """Ragged rows with rewards of both signs, weights, and old log-probs under `scored_by`."""
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(5, 24, count)
+    bare = [
+        Row.likelihood(f"r{i}", ids, int(draw.integers(1, 4)))
+        for i, ids in enumerate(ragged_ids(lengths.tolist(), seed))
+    ]
+    old = score_rows(TokenLogprobs(scored_by), bare, 0)
+    rewards = [draw.choice([0.0, -0.1, 0.3, 0.5], row.weights.size) for row in bare]
+    weights = [draw.choice([0.0, 0.5, 1.0], row.weights.size) for row in bare]
+    return [
+        replace(row, token_rewards=r, old_logprobs=np.array(o), weights=w)
+        for row, r, o, w in zip(bare, rewards, old, weights, strict=True)
+    ]
+
+
+def data_of(rows, *, steps=3, accumulate=1, tokens_per_step=90, workers=0):
+    """A DataModule over `rows`, planned for one rank."""
+    plan = PlanSettings(
+        tokens_per_step, seed=1, steps=steps, accumulate=accumulate, num_workers=workers
+    )
+    data = SolutionPairDataModule(prompts(), [], lambda _: rows, plan, val_rows=lambda _: rows[:5])
+    data.plan_for(1, 0)
+    return data
+
+
+def module_of(net, data, **changes):
+    """A PolicyModule with plain SGD over `net`, for the steps of `data`'s plan."""
+    arguments = {"objective": rlmec_clipped, "optimizer": SGD, "scheduler": CONSTANT}
+    return PolicyModule(net, pad_id=0, end_ids=(1,), steps=data.plan.steps, **(arguments | changes))
+
+
+def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, **settings):
+    """What `fit` reads of a run with one process."""
+    said = [] if said is None else said
+    logger = {} if logs is None else {"csv": {"_target_": CSV, "save_dir": str(logs)}}
+    around = {"stage": "policy", "ckpt_path": None, "resume": "auto"} | settings
+    trainer = TrainerSettings("cpu", progress_bar=False, log_every_n_steps=log_every)
+    callbacks = CallbackSettings(save_every, keep)
+    return SimpleNamespace(
+        ranks=Ranks(),
+        say=said.append,
+        settings=SimpleNamespace(trainer=trainer, callbacks=callbacks, logger=logger, **around),
+    )
+
+
+def fit_settings(**changes):
+    return FitSettings({}, {}, **({"seed": 3, "gradient_clip": None} | changes))
+
+
+def fitted(folder, net, data, *, run=None, validation=None, clip=None, **changes):
+    """Fits and returns (module, history)."""
+    module = module_of(net, data, **changes)
+    settings = fit_settings(gradient_clip=clip)
+    run = run_of() if run is None else run
+    return module, fit(run, "policy", settings, folder, module, data, validation)
+
+
+def weights_of(module):
+    return {name: p.detach().clone() for name, p in module.network.named_parameters()}
+
+
+@dataclass
+class Judge:
+    """Scores that depend on the texts: the share of completion tokens above half the vocabulary."""
+
+    target: int = 150
+
+    def __call__(self, numbers, done):
+        high = sum(sum(t > self.target for t in c.ids) / len(c.ids) for c in done)
+        return {"accuracy": high, "clipped_rate": sum(c.clipped for c in done), "count": len(done)}
+
+
+def validation_of(folder, *, every=2, judge=None, target=None, keep_best=True, prompts=None):
+    return Validation(
+        ragged_ids([4, 7, 2], seed=9) if prompts is None else prompts,
+        judge or Judge(),
+        every_steps=every,
+        max_completion_length=4,
+        best=BestWeights(folder / "checkpoints") if keep_best else None,
+        target=target,
+    )
+
+
+def dropping_network():
+    """A small network with dropout, at the same random weights each time."""
+    return network("gpt2", seed=5, dropout=True)

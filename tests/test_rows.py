@@ -1,0 +1,230 @@
+"""Training rows: one for a right attempt, two for a wrong one; the mixture of the GRM."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from small_models import PROBLEMS, prompts
+
+from rlmec.records import Attempt, Correction, Pair
+from rlmec.rows import first_changed_line, grm_rows, hash_share, pair_rows, reference_rows
+
+DIGEST = prompts().codec.digest
+PROMPT = [5, 6]
+
+
+def pair(id="a", attempt=(10, 11, 12), target=(10, 20, 12), rewards=(0, -0.1, 0), weights=None):
+    verdict = "right" if attempt == target else "wrong"
+    made = Attempt(id, "p0", PROMPT, list(attempt), [], "", verdict, False, DIGEST)
+    if weights is None:
+        weights = [0.5] * len(target)
+    old = -np.arange(1.0, len(attempt) + 1, dtype=np.float32)
+    as_floats = [np.array(x, dtype=np.float32) for x in (rewards, weights)]
+    return Pair(made, list(target), old, *as_floats)
+
+
+def made(*pairs):
+    return pair_rows(SimpleNamespace(pairs=list(pairs), prompts=prompts(), problems={}))
+
+
+def values(row):
+    names = ("token_rewards", "old_logprobs", "weights")
+    return [[round(x, 6) for x in getattr(row, n).tolist()] for n in names]
+
+
+# --- pairs ---
+
+
+def test_a_right_attempt_is_one_row_with_rewards_and_imitation():
+    (row,) = made(pair(attempt=(10, 11, 12), target=(10, 11, 12), rewards=(0.4, 0, 0.2)))
+    assert (row.id, row.input_ids, row.prompt_length) == ("a", [5, 6, 10, 11, 12], 2)
+    assert values(row) == [[0.4, 0, 0.2], [-1, -2, -3], [0.5, 0.5, 0.5]]
+
+
+def test_a_wrong_attempt_is_two_rows_the_correction_and_itself():
+    corrected, own = made(pair(target=(10, 20, 12, 13), weights=(0.5, 1, 0.5, 1)))
+    assert (corrected.id, corrected.input_ids) == ("a/corrected", [5, 6, 10, 20, 12, 13])
+    assert values(corrected) == [[0] * 4, [0] * 4, [0.5, 1, 0.5, 1]]
+    assert (own.id, own.input_ids) == ("a", [5, 6, 10, 11, 12])
+    assert values(own) == [[0, -0.1, 0], [-1, -2, -3], [0, 0, 0]]
+    assert corrected.prompt_length == own.prompt_length == 2
+
+
+def test_a_wrong_attempt_without_a_reward_needs_no_row_of_its_own():
+    (row,) = made(pair(rewards=(0, 0, 0)))
+    assert row.id == "a/corrected"
+
+
+def test_an_uncorrected_attempt_is_in_the_reinforcement_term_alone():
+    (row,) = made(pair(target=(), weights=()))
+    assert (row.id, row.input_ids) == ("a", [5, 6, 10, 11, 12])
+    assert values(row) == [[0, -0.1, 0], [-1, -2, -3], [0, 0, 0]]
+    assert made(pair(target=(), weights=(), rewards=(0, 0, 0))) == []
+
+
+def test_rows_follow_the_pairs_order():
+    rows = made(pair("x"), pair("y", attempt=(10,), target=(10,), rewards=(0.5,)), pair("z"))
+    assert [r.id for r in rows] == ["x/corrected", "x", "y", "z/corrected", "z"]
+
+
+# --- references ---
+
+
+def test_reference_rows_train_all_of_a_solution_and_its_end():
+    data = SimpleNamespace(prompts=prompts(), problems={p.id: p for p in PROBLEMS})
+    rows = reference_rows(data)
+    assert [r.id for r in rows] == [p.id for p in PROBLEMS]
+    for row, problem in zip(rows, PROBLEMS, strict=True):
+        target = [*prompts().codec.encode(problem.solution), prompts().codec.eos_id]
+        assert row.input_ids[row.prompt_length :] == target
+        assert values(row) == [[0] * len(target), [0] * len(target), [1] * len(target)]
+
+
+def test_problems_without_a_reference_are_left_out_and_all_of_them_refused():
+    bare = [replace(p, solution=None) for p in PROBLEMS]
+    mixed = SimpleNamespace(prompts=prompts(), problems={p.id: p for p in [*bare[:7], PROBLEMS[7]]})
+    assert [r.id for r in reference_rows(mixed)] == ["p7"]
+    with pytest.raises(ValueError, match="no problem has a reference solution"):
+        reference_rows(SimpleNamespace(prompts=prompts(), problems={p.id: p for p in bare}))
+
+
+# --- the first changed line ---
+
+
+@pytest.mark.parametrize(
+    ("attempt", "correction", "line"),
+    [
+        ("a\nb\nc", "a\nx\nc", 1),
+        ("a\nb", "x\nb", 0),
+        ("a\nb", "a\nb\nc", 1),  # only more lines: the last one at most
+        ("a\nb\nc", "a", 1),
+        ("a", "a", 0),
+        ("\n".join("abcdefghijkl"), "\n".join("abcdefghijkx"), 11),
+        ("a\n\nb", "a\nb", 1),
+    ],
+)
+def test_the_first_line_a_correction_changes(attempt, correction, line):
+    assert first_changed_line(attempt, correction) == line
+
+
+# --- the GRM's mixture ---
+
+
+def texts(right, wrong):
+    """Attempts of the first problem and corrections of all wrong ones."""
+    encode = prompts().codec.completion
+    attempts, corrections = [], []
+    for i in range(right):
+        text = f"{i}\nThe answer is 2."
+        attempts.append(
+            Attempt(f"r{i}", "p0", PROMPT, encode(text), [], text, "right", False, DIGEST)
+        )
+    for i in range(wrong):
+        text, fixed = f"0 + 2 = {i}\nThe answer is 3.", f"0 + 2 = {i}\nThe answer is 2."
+        attempts.append(
+            Attempt(f"w{i}", "p0", PROMPT, encode(text), [], text, "wrong", False, DIGEST)
+        )
+        corrections.append(
+            Correction(
+                f"w{i}", "p0", encode(fixed), fixed, "right", 0.1, "accepted", "oracle", DIGEST
+            )
+        )
+    return attempts, corrections
+
+
+def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c):
+    attempts, corrections = texts(right, wrong)
+    problems = {p.id: p for p in PROBLEMS}
+    return grm_rows(
+        prompts(),
+        problems,
+        attempts,
+        [change(c) for c in corrections],
+        copy=copy,
+        locate=locate,
+        seed=seed,
+    )
+
+
+def kinds(rows):
+    return {k: [r.id.split("/")[0] for r in rows if r.id.endswith(k)] for k in KINDS}
+
+
+KINDS = ("rewrite", "copy", "locate")
+
+
+@pytest.mark.parametrize(
+    ("copy", "locate", "counts"),
+    [
+        (1.0, 0.25, [8, 8, 2]),
+        (0.5, 0.5, [8, 4, 4]),
+        (0.0, 0.0, [8, 0, 0]),
+        (2.0, 1.0, [8, 9, 8]),  # no more right attempts than there are
+        (0.2, 0.2, [8, 2, 2]),  # 1.6 rounds to 2
+    ],
+)
+def test_copies_and_locations_are_counted_by_the_rewrites(copy, locate, counts):
+    rows = mixture(copy=copy, locate=locate)
+    assert [len(ids) for ids in kinds(rows).values()] == counts
+    assert len(rows) == sum(counts) == len({r.id for r in rows})
+
+
+def test_the_mixture_is_a_function_of_the_seed():
+    one, again, other = (kinds(mixture(copy=0.5, locate=0.5, seed=s)) for s in (1, 1, 2))
+    assert one == again
+    assert one["copy"] != other["copy"]
+    assert one["locate"] != other["locate"]
+    assert one["rewrite"] == [f"w{i}" for i in range(8)]
+
+
+def test_what_each_row_asks_and_answers():
+    rows = {r.id: r for r in mixture(right=1, wrong=1, locate=1.0)}
+    (right, wrong), (correction,) = texts(1, 1)
+    problem, made = PROBLEMS[0], prompts()
+    wanted = {
+        "w0/rewrite": (made.rewrite(problem, wrong.completion_ids), correction.completion_ids),
+        "r0/copy": (made.rewrite(problem, right.completion_ids), right.completion_ids),
+        "w0/locate": (made.locate(problem, wrong.text), made.located(1)),
+    }
+    assert set(rows) == set(wanted)
+    for id_, (prompt, target) in wanted.items():
+        assert rows[id_].input_ids == [*prompt, *target]
+        assert rows[id_].prompt_length == len(prompt)
+        assert rows[id_].weights.tolist() == [1.0] * len(target)
+        assert not rows[id_].token_rewards.any()
+
+
+def test_rejected_corrections_teach_nothing():
+    def reject(c):
+        return replace(c, reason="not_right") if c.attempt_id != "w3" else c
+
+    assert kinds(mixture(change=reject, locate=1.0)) == {
+        "rewrite": ["w3"],
+        "copy": kinds(mixture(wrong=1))["copy"],
+        "locate": ["w3"],
+    }
+
+
+# --- the hash ---
+
+
+def test_a_hash_is_fixed():
+    """The first six bytes of sha256(b"1/copy/a"), so the same on every machine."""
+    assert hash_share(1, "copy", "a") == 0x5D14966324B6 / 2**48
+
+
+def test_a_hash_is_even():
+    shares = np.array([hash_share(1, "teach", f"p{i}") for i in range(3000)])
+    assert 0 <= shares.min() < shares.max() < 1
+    counts = np.histogram(shares, bins=10, range=(0, 1))[0]
+    assert abs(counts - 300).max() < 4 * (3000 * 0.1 * 0.9) ** 0.5
+
+
+@pytest.mark.parametrize(("seed", "what"), [(2, "teach"), (1, "grm"), (3, "copy")])
+def test_one_choice_says_nothing_about_another(seed, what):
+    """Of the half chosen for one purpose a tenth is chosen for another, not all of it or none."""
+    ids = [f"train-{i:04d}" for i in range(3000)]
+    half = [i for i in ids if hash_share(1, "teach", i) < 0.5]
+    both = [i for i in half if hash_share(seed, what, i) < 0.1]
+    assert abs(len(both) - 150) < 4 * (3000 * 0.05 * 0.95) ** 0.5

@@ -1,0 +1,158 @@
+"""The chain as a user runs it: what it leaves, what a second run makes, what a change remakes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from walking import ROOT, STAGES, done_well, finals, run, same_files
+
+from rlmec.records import Attempt
+from rlmec.tables import read_table
+
+pytestmark = pytest.mark.slow
+ALL = ["warmup", "sample", "teach", "grm", "score", "policy", "evaluate/start", "evaluate"]
+ALL += ["report"]
+REUSING = 15.0
+"""Seconds of processor time, which is what the clock shows on a quiet machine."""
+
+
+def test_the_chain_leaves_a_summary_of_every_stage(shared):
+    store, done = shared
+    assert done.made() == ALL
+    assert {s["name"] for s in done.stages} == set(STAGES)
+    for stage in done.stages:
+        assert {"name", "made", "artifact", "rows", "seconds", "metrics"} <= set(stage)
+        assert stage["rows"] > 0
+        assert 0 < stage["seconds"] < 120
+        assert stage["metrics"]
+        assert f"{stage['name']}" in done.output
+        folder = Path(stage["artifact"])
+        assert folder.parent == store / "artifacts" / stage["name"]
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["fingerprint"] == folder.name
+        assert not list(folder.glob("parts")), "what only resuming needs is gone"
+        assert not list(folder.glob("checkpoints"))
+    assert len(done.stages) == sum(len(folders) for folders in finals(store).values())
+    assert not list((store / "artifacts").glob("*/.work-*"))
+
+
+def test_the_chain_has_something_to_teach(shared):
+    """Smoke is small, but nothing in it is empty: the other walks would say nothing."""
+    _, done = shared
+    assert 0 < done.metrics("sample")["sample/accuracy"] < 1
+    assert done.metrics("teach")["teach/accepted"] > 20
+    assert done.metrics("score")["score/accepted"] > 0
+    policy = done.metrics("policy")
+    assert policy["policy/rewards/positive"] > 0
+    assert policy["policy/rewards/negative"] > 0
+    table = (done.artifact("report") / "table.md").read_text()
+    assert "| start |" in table
+    assert "| rlmec |" in table
+    assert table in done.output
+
+
+def test_a_second_run_makes_nothing_and_says_so(shared):
+    store, first = shared
+    again = done_well(run(store))
+    assert again.made() == []
+    assert [s["artifact"] for s in again.stages] == [s["artifact"] for s in first.stages]
+    assert f"nothing to do: all {len(ALL)} artifacts are there already" in again.output
+    assert again.cpu < REUSING
+
+
+def test_evaluate_judges_the_exported_policy_on_any_split(shared):
+    store, chain = shared
+    policy = chain.artifact("policy") / "model"
+    judged = done_well(
+        run(
+            store,
+            *("-m", "evaluate.split=test,dev", f"evaluate.model={policy}"),
+            program=ROOT / "evaluate.py",
+        )
+    )
+    test, dev = judged.artifact("evaluate", 0), judged.artifact("evaluate", 1)
+    assert same_files(test, chain.artifact("evaluate"), ["attempts.parquet"])
+    name = "eval/arithmetic/accuracy"
+    assert judged.metrics("evaluate", 0)[name] == chain.metrics("evaluate")[name]
+    tested, developed = (read_table(f / "attempts.parquet", Attempt) for f in (test, dev))
+    assert (len(tested), len(developed)) == (48, 32)
+    assert not {a.problem_id for a in tested} & {a.problem_id for a in developed}
+    accuracy = sum(a.is_right for a in developed) / 32
+    assert judged.metrics("evaluate", 1)[name] == accuracy
+    assert judged.made(0) == judged.made(1) == ["evaluate"]
+
+
+def test_another_epsilon_remakes_the_policy_and_what_follows_only(shared, tmp_path):
+    """And the policy that is exported is the one that was trained: the weights of the best step,
+    which another callback kept, in plain transformers give the same logits."""
+    store, chain = shared
+    kept = tmp_path / "kept"
+    keep = "_target_:lightning.pytorch.callbacks.ModelCheckpoint,save_weights_only:true"
+    keep += f",save_top_k:-1,every_n_train_steps:10,dirpath:'{kept}'"
+    done = done_well(
+        run(store, "policy.objective.epsilon=0.25", f"+callbacks.extra.keep={{{keep}}}")
+    )
+    assert done.made() == ["policy", "evaluate", "report"]
+    assert done.artifact("policy") != chain.artifact("policy")
+
+    step = int(done.metrics("policy")["dev/best_step"])
+    exported = done.artifact("policy") / "model"
+    assert (exported / "model.safetensors").is_file()
+    network = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    state = torch.load(kept / f"epoch=0-step={step}.ckpt", weights_only=True)["state_dict"]
+    trained = AutoModelForCausalLM.from_config(network.config, dtype=torch.float32)
+    trained.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    ids = torch.tensor([tokenizer.encode("Mia has 7 apples. Monday: Mia gets 2 more.\n")])
+    with torch.no_grad():
+        logits = network.eval()(ids).logits
+        assert torch.equal(logits, trained.eval()(ids).logits)
+    _the_evaluation_is_of(network, done.artifact("evaluate"), logits.shape[-1])
+
+
+@torch.no_grad()
+def _the_evaluation_is_of(network, evaluation, vocabulary):
+    """Plain transformers finds the greedy completions of the chain's own evaluation likeliest."""
+    attempts = read_table(evaluation / "attempts.parquet", Attempt)
+    assert len(attempts) == 48
+    for attempt in attempts:
+        ids, start = [*attempt.prompt_ids, *attempt.completion_ids], len(attempt.prompt_ids)
+        scores = network(torch.tensor([ids])).logits[0, start - 1 : -1].log_softmax(-1)
+        of_choice = scores.gather(-1, torch.tensor(attempt.completion_ids)[:, None])[:, 0]
+        assert (scores.max(-1).values - of_choice).max() < 1e-4
+        assert max(ids) < vocabulary
+
+
+def test_another_prompt_remakes_everything(shared):
+    store, chain = shared
+    other = done_well(run(store, r"prompt.locate='Where?\n{question}\n{solution}\n{attempt}\n'"))
+    assert other.made() == ALL
+    assert not {s["artifact"] for s in other.stages} & {s["artifact"] for s in chain.stages}
+
+
+def test_a_stage_makes_only_what_it_needs_and_two_letters_of_the_file_remake_it(tmp_path):
+    rows = [
+        {"question": f"What is {n} + 1?", "answer": n + 1, "solution": f"{n} + 1 = {n + 1}"}
+        for n in range(40)
+    ]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = ["stage=teach", "task=jsonl", f"task.path={path}", "teacher=reference"]
+    overrides += ["task.solution_field=solution", "warmup.steps=1", "warmup.val_problems=0"]
+    overrides += ["model.shape.hidden_size=32", "sample.max_completion_length=8"]
+
+    first = done_well(run(tmp_path, *overrides, experiment=None))
+    assert first.made() == ["warmup", "sample", "teach"]
+    assert list(finals(tmp_path)) == ["warmup", "sample", "teach"]
+
+    shutil.copy(path, tmp_path / "before.jsonl")
+    path.write_text(path.read_text().replace("What is 7 + 1?", "Whom is 7 + 1?"))
+    changed = done_well(run(tmp_path, *overrides, experiment=None))
+    assert changed.made() == ["warmup", "sample", "teach"]
+    assert not {s["artifact"] for s in changed.stages} & {s["artifact"] for s in first.stages}
+
+    shutil.copy(tmp_path / "before.jsonl", path)
+    assert done_well(run(tmp_path, *overrides, experiment=None)).made() == []
