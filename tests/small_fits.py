@@ -73,7 +73,7 @@ def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, **setting
 
 
 def fit_settings(**changes):
-    return FitSettings({}, {}, **({"seed": 3, "gradient_clip": None} | changes))
+    return FitSettings({}, {}, **({"seed": 3, "steps": 1, "gradient_clip": None} | changes))
 
 
 def fitted(folder, net, data, *, run=None, validation=None, clip=None, **changes):
@@ -113,3 +113,22 @@ def validation_of(folder, *, every=2, judge=None, target=None, keep_best=True, p
 def dropping_network():
     """A small network with dropout, at the same random weights each time."""
     return network("gpt2", seed=5, dropout=True)
+
+
+def torn_save(end):
+    """A torch.save that writes half of its bytes and then calls `end`."""
+    whole = torch.save
+
+    def save(obj, stream):
+        at = stream.tell()
+        whole(obj, stream)
+        stream.truncate(at + (stream.tell() - at) // 2)
+        stream.flush()
+        end()
+
+    return save
+
+
+def tear(path, share=0.5):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])

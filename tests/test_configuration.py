@@ -1,6 +1,7 @@
 """Every key and value is checked before anything runs, and every leaf counts where it should."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -297,7 +298,7 @@ def test_a_users_own_code_is_bound_without_importing_it(user):
         ({"_target_": "Own"}, "task.path is missing"),
         ({"_target_": "schedule"}, "task.power is missing"),
         ({"_target_": "Own", "path": "p", "mode": "c"}, "task.mode: expected"),
-        ({"_target_": "Own", "path": "p", "sizes": ["1"]}, "task.sizes: expected"),
+        ({"_target_": "Own", "path": "p", "sizes": ["1"]}, "task.sizes[0]: expected"),
         ({"_target_": "Task", "sead": 1}, "the nearest is 'task.seed'"),
         ({"_target_": "Data", "width": 1, "deph": 1}, "the nearest is 'task.depth'"),
         ({"_target_": "Base"}, "name it 'userpkg_config.bases.Base'"),
@@ -371,8 +372,9 @@ def changed(value, key):
     if not key:
         return f"changed {value!r}"
     if dataclasses.is_dataclass(value):
-        inner = changed(getattr(value, key[0]), key[1:])
-        return dataclasses.replace(value, **{key[0]: inner})
+        other = copy.copy(value)  # past the checks of values: any difference will do here
+        object.__setattr__(other, key[0], changed(getattr(value, key[0]), key[1:]))
+        return other
     return value | {key[0]: changed(value[key[0]], key[1:])}
 
 

@@ -19,6 +19,7 @@ from rlmec.modules.reward_model import GrmOutput, RewardModelModule
 from rlmec.objectives import weighted_likelihood
 from rlmec.parts import ScoringPart, cut
 from rlmec.records import Attempt, Correction, Problem, Score, by_id, require_same_tokenizer
+from rlmec.rewriting import edit_ratio
 from rlmec.rows import grm_rows, hash_share, rewriting_row
 from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Stage, model_digest
@@ -187,7 +188,7 @@ class ScoreStage(Stage):
         self._pass(start, old, groups, self._old_part, self._old_finish(start))
         rewriting = partial(self._grm_part, grm, problems, corrected)
         self._pass(grm, view, groups, rewriting, self._grm_finish(grm, problems, groups, corrected))
-        return run.ranks.share(lambda: self._join(work, old, view, problems))
+        return run.ranks.share(lambda: self._join(work, old, view, problems, attempts, start.codec))
 
     def _pass(
         self,
@@ -280,7 +281,13 @@ class ScoreStage(Stage):
         return finish
 
     def _join(
-        self, work: Path, old: PartFolder, view: PartFolder, problems: dict[str, Problem]
+        self,
+        work: Path,
+        old: PartFolder,
+        view: PartFolder,
+        problems: dict[str, Problem],
+        attempts: Sequence[Attempt],
+        codec: models.Codec,
     ) -> Outcome:
         run = self.run
         old.merge("scores", Score, work / "parts" / "old.parquet")
@@ -295,7 +302,32 @@ class ScoreStage(Stage):
         write_table(work / "scores.parquet", scores, Score)
         corrections = read_table(work / "corrections.parquet", Correction)
         unseen = [c for c in corrections if not is_taught(run, c.problem_id)]
-        return Outcome(len(scores), correction_metrics(corrections, "score") | rewriting(unseen))
+        metrics = correction_metrics(corrections, "score") | rewriting(unseen)
+        return Outcome(
+            len(scores), metrics | self._copying_rival(unseen, attempts, problems, codec)
+        )
+
+    def _copying_rival(
+        self,
+        corrections: list[Correction],
+        attempts: Sequence[Attempt],
+        problems: dict[str, Problem],
+        codec: models.Codec,
+    ) -> dict[str, Any]:
+        """The trivial rewriter, which copies the reference solution: the edits that would take."""
+        wrong = by_id(attempts)
+        ratios = sorted(
+            edit_ratio(wrong[c.attempt_id].completion_ids, codec.completion(solution))
+            for c in corrections
+            if (solution := problems[c.problem_id].solution) is not None
+        )
+        if not ratios:
+            return {}
+        limit = self.run.settings.score.max_edit_ratio
+        return {
+            "grm/reference_success": sum(ratio <= limit for ratio in ratios) / len(ratios),
+            "grm/reference_edit_ratio/median": ratios[len(ratios) // 2],
+        }
 
 
 def _open(attempt: Attempt, corrected: set[str]) -> bool:

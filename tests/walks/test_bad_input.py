@@ -91,6 +91,10 @@ def unknown_task(tmp):
     return Case(["task=gsm9k"], ["task=gsm9k", "the nearest is 'gsm8k'"])
 
 
+def no_steps(tmp):
+    return Case(["policy.steps=0"], ["policy: steps is 0, at least 1 is needed"])
+
+
 def misspelt_key(tmp):
     named = ["'policy.objective.epsilom'", "the nearest is 'policy.objective.epsilon'"]
     return Case(["policy.objective.epsilom=0.1"], named)
@@ -143,7 +147,7 @@ def unknown_stage(tmp):
 
 CASES = [
     *(missing_file, row_without_a_field, imported_row_without_a_field),
-    *(empty_dev_split, empty_test_split, unknown_task),
+    *(empty_dev_split, empty_test_split, unknown_task, no_steps),
     *(misspelt_key, misspelt_key_in_a_sweep, misspelt_key_in_an_experiment),
     *(misspelt_key_in_an_experiment_elsewhere, forbidden_target, unknown_stage),
     model_without_a_tokenizer,

@@ -2,10 +2,11 @@
 
 import random
 import re
+import signal
 import time
 
 import pytest
-from walking import done_well, finals, run, start, wait
+from walking import done_well, finals, run, start
 
 pytestmark = pytest.mark.slow
 TABLES = {
@@ -24,7 +25,7 @@ def killed_when_there(store, pattern):
         assert process.poll() is None, (store / "log.txt").read_text()
         time.sleep(0.005)
     process.kill()
-    assert wait(process)[0] == -9
+    assert process.wait() == -signal.SIGKILL
     return (store / "log.txt").read_text()
 
 
@@ -73,6 +74,6 @@ def test_killed_at_a_random_moment(shared, tmp_path):
     process = start(tmp_path)
     time.sleep(share * chain.seconds)
     process.kill()
-    print(f"it ended with {wait(process)[0]}, leaving {sorted(finals(tmp_path))}")
+    print(f"it ended with {process.wait()}, leaving {list(finals(tmp_path))}")
     done_well(run(tmp_path))
     assert_same_bytes(tmp_path, whole)
