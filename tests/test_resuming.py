@@ -19,10 +19,7 @@ from small_fits import (
 )
 from transformers import get_cosine_schedule_with_warmup
 
-from rlmec.checkpointing import (
-    checkpoints,
-    step_of,
-)
+from rlmec.checkpointing import checkpoints, step_of
 from rlmec.objectives import rlmec_clipped
 
 STEPS = 8
@@ -267,10 +264,8 @@ def test_a_torn_newest_checkpoint_costs_steps_and_nothing_else(uninterrupted, tm
 
 def test_the_two_newest_checkpoints_and_the_best_weights_stay(uninterrupted):
     files = uninterrupted(A1)["files"]
-    assert [f for f in files if f.startswith("step")] == [
-        "step-00000006.ckpt",
-        "step-00000008.ckpt",
-    ]
+    kept = [f for f in files if f.startswith("step")]
+    assert kept == ["step-00000006.ckpt", "step-00000008.ckpt"]
     assert f"best-{uninterrupted(A1)['best'][1]:08d}.ckpt" in files
     assert not [f for f in files if f.endswith(".part")]
 

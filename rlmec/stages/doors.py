@@ -35,6 +35,7 @@ DOORS: dict[str, Callable[[Run], Stage]] = {
 }
 _QUIET = (
     r".*does not have many workers.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*your dataloader is not resumable.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
