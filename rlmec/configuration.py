@@ -40,7 +40,12 @@ from rlmec.settings import RunSettings, as_plain
 from rlmec.signatures import SignatureError, signature_of
 
 __all__ = [
-    *("ConfigurationError", "build", "check", "check_command_line", "rebind", "stage_settings"),
+    "ConfigurationError",
+    "build",
+    "check",
+    "check_command_line",
+    "rebind",
+    "stage_settings",
     "with_split_files",
 ]
 
