@@ -37,7 +37,8 @@ def resumed_from(log, title):
 def assert_same_bytes(store, whole):
     assert not list((store / "artifacts").glob("*/.work-*"))
     mine, theirs = finals(store), finals(whole)
-    for stage, names in TABLES.items() | {m: ["model/model.safetensors"] for m in MODELS}.items():
+    models = {stage: ["model/model.safetensors"] for stage in MODELS}
+    for stage, names in (TABLES | models).items():
         for folder in mine[stage]:
             (same,) = [f for f in theirs[stage] if f.name == folder.name]
             for name in names:

@@ -104,7 +104,7 @@ def test_another_epsilon_remakes_the_policy_and_what_follows_only(shared, tmp_pa
     network = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
     state = torch.load(kept / f"epoch=0-step={step}.ckpt", weights_only=True)["state_dict"]
     trained = AutoModelForCausalLM.from_config(network.config, dtype=torch.float32)
-    trained.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
+    trained.load_state_dict({k.removeprefix("net.network."): v for k, v in state.items()})
     tokenizer = AutoTokenizer.from_pretrained(exported)
     ids = torch.tensor([tokenizer.encode("Mia has 7 apples. Monday: Mia gets 2 more.\n")])
     with torch.no_grad():
