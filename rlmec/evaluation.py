@@ -173,6 +173,20 @@ def _by_problem(attempts: Iterable[Attempt]) -> list[list[Attempt]]:
     return list(groups.values())
 
 
+def refuse_overlap(trained: Iterable[Problem], judged: Iterable[Problem]) -> None:
+    """Raises ValueError where a question that is judged was also trained on (white space aside).
+
+    The message counts them and names the first one's ids on both sides.
+    """
+    seen = {" ".join(problem.question.split()): problem.id for problem in trained}
+    both = [(p.id, seen[key]) for p in judged if (key := " ".join(p.question.split())) in seen]
+    if both:
+        raise ValueError(
+            f"{len(both)} problems to be judged were trained on, the first is {both[0][0]!r} "
+            f"({both[0][1]!r} in train): judge another split or take them out of the train file"
+        )
+
+
 def by_kind(attempts: Sequence[Attempt], problems: Sequence[Problem]) -> dict[str, tuple[int, int]]:
     """(right, total) attempts of every kind of problem, the kinds in alphabetical order.
 

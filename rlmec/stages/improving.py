@@ -10,7 +10,7 @@ from rlmec.artifacts import Artifact
 from rlmec.callbacks import Validation
 from rlmec.configuration import build, stage_settings
 from rlmec.datamodule import SolutionPairDataModule
-from rlmec.evaluation import by_kind, report
+from rlmec.evaluation import by_kind, refuse_overlap, report
 from rlmec.language.generation import Completion, Decoding
 from rlmec.modules.policy import PolicyModule
 from rlmec.parts import GenerationPart, cut, part_seed
@@ -179,6 +179,8 @@ class EvaluateStage(Stage):
         run, s = self.run, self.run.settings.evaluate
         model = self.judged.model(parents)
         problems = run.task.problems(s.split)[: s.num_problems]
+        if self.judged.path is None:
+            refuse_overlap(run.task.problems("train"), problems)
         prompts = [model.prompts.policy(p) for p in problems]
         parts = [
             GenerationPart(
