@@ -1,7 +1,6 @@
 """The chain as a user runs it: what it leaves, what a second run makes, what a change remakes."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -148,11 +147,7 @@ def test_a_stage_makes_only_what_it_needs_and_two_letters_of_the_file_remake_it(
     assert first.made() == ["warmup", "sample", "teach"]
     assert list(finals(tmp_path)) == ["warmup", "sample", "teach"]
 
-    shutil.copy(path, tmp_path / "before.jsonl")
     path.write_text(path.read_text().replace("What is 7 + 1?", "Whom is 7 + 1?"))
     changed = done_well(run(tmp_path, *overrides, experiment=None))
     assert changed.made() == ["warmup", "sample", "teach"]
     assert not {s["artifact"] for s in changed.stages} & {s["artifact"] for s in first.stages}
-
-    shutil.copy(tmp_path / "before.jsonl", path)
-    assert done_well(run(tmp_path, *overrides, experiment=None)).made() == []
