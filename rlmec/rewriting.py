@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
-from rapidfuzz.distance import Levenshtein
-
+from rlmec.alignment import edit_ratio
 from rlmec.records import Attempt, Correction, Problem
 from rlmec.teachers.base import Teacher
 
@@ -28,11 +27,6 @@ REASONS: tuple[str, ...] = (
 
 Encode = Callable[[str], list[int]]
 Decode = Callable[[list[int]], str]
-
-
-def edit_ratio(source: Sequence[int], target: Sequence[int]) -> float:
-    """Levenshtein distance over the longer length, in [0, 1]; 0 for two empty sequences."""
-    return Levenshtein.normalized_distance(source, target)
 
 
 def propose(

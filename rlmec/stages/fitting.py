@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rlmec.batching import Row
 from rlmec.callbacks import FiniteLoss, Progress, Validation
 from rlmec.checkpointing import (
     AtomicCheckpointIO,
@@ -28,7 +27,7 @@ from rlmec.modules.completion import CompletionModule
 from rlmec.settings import FitSettings, TrainerSettings
 from rlmec.stages.chain import Run
 
-__all__ = ["Row", "fit", "plan_settings", "trainer_arguments"]
+__all__ = ["fit", "plan_settings", "trainer_arguments"]
 
 
 def plan_settings(fit_settings: FitSettings, trainer: TrainerSettings) -> PlanSettings:

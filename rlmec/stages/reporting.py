@@ -103,8 +103,8 @@ class ReportStage(Stage):
         """Credit quality on wrong attempts of problems outside the GRM's training."""
         run = self.run
         model = start_model(run, parents)
-        data = joined_data(run, model, run.settings.policy, parents)
-        data._keep_uncorrected = True
+        node = dataclasses.replace(run.settings.policy, keep_uncorrected=True)
+        data = joined_data(run, model, node, parents)
         oracle = getattr(run.task, "oracle", None)
         items = []
         for pair in data.pairs:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlmec.alignment import edit_ratio
 from rlmec.artifacts import Artifact
 from rlmec.batching import Row
 from rlmec.callbacks import Validation
@@ -19,7 +20,6 @@ from rlmec.modules.reward_model import GrmOutput, RewardModelModule
 from rlmec.objectives import weighted_likelihood
 from rlmec.parts import ScoringPart, cut
 from rlmec.records import Attempt, Correction, Problem, Score, by_id, require_same_tokenizer
-from rlmec.rewriting import edit_ratio
 from rlmec.rows import grm_rows, hash_share, rewriting_row
 from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Stage, model_digest

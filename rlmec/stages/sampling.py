@@ -19,7 +19,6 @@ from rlmec.parts import GenerationPart, cut, part_seed
 from rlmec.records import Attempt, Correction, Problem, by_id
 from rlmec.rewriting import count_reasons, judge_proposal, propose
 from rlmec.rows import hash_share, reference_rows
-from rlmec.settings import WarmupSettings
 from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Run, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
@@ -338,7 +337,3 @@ def correction_metrics(corrections: list[Correction], prefix: str) -> dict[str, 
     if ratios:
         out[f"{prefix}/edit_ratio/median"] = ratios[len(ratios) // 2]
     return out
-
-
-def warmup_settings(run: Run) -> WarmupSettings:
-    return run.settings.warmup
