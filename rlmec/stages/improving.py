@@ -11,16 +11,14 @@ from rlmec.callbacks import Validation
 from rlmec.configuration import build, stage_settings
 from rlmec.datamodule import SolutionPairDataModule
 from rlmec.evaluation import by_kind, refuse_overlap, report
-from rlmec.language.generation import Completion, Decoding
-from rlmec.modules.policy import PolicyModule
-from rlmec.parts import GenerationPart, cut, part_seed
+from rlmec.language.generation import Decoding
 from rlmec.records import Attempt, Correction, Problem, Score
 from rlmec.settings import EvaluateSettings, PolicySettings, as_plain
 from rlmec.stages import models
+from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
-from rlmec.stages.judging import accuracy_judge, attempt_of
-from rlmec.stages.predicting import Tables, predict_parts
+from rlmec.stages.judging import accuracy_judge
 from rlmec.stages.rewarding import ScoreStage
 from rlmec.stages.sampling import (
     SampleStage,
@@ -181,36 +179,8 @@ class EvaluateStage(Stage):
         problems = run.task.problems(s.split)[: s.num_problems]
         if self.judged.path is None:
             refuse_overlap(run.task.problems("train"), problems)
-        prompts = [model.prompts.policy(p) for p in problems]
-        parts = [
-            GenerationPart(
-                i, [prompts[j] for j in which], decoding_of(s), part_seed(s.seed, self.name, i)
-            )
-            for i, which in enumerate(cut(len(problems), s.part_size))
-        ]
-        network = model.network()
-        models.fitting_prompts(network, prompts, s.max_completion_length, self.title)
-        samples = max(s.num_samples, 1)
-
-        def finish(part: GenerationPart, output: list[Completion]) -> tuple[Tables, dict[str, int]]:
-            first = part.index * s.part_size
-            attempts = [
-                attempt_of(
-                    run.task,
-                    model.codec,
-                    problems[first + at // samples],
-                    at % samples,
-                    part.prompts[at // samples],
-                    completion,
-                )
-                for at, completion in enumerate(output)
-            ]
-            return {"attempts": (attempts, Attempt)}, {}
-
-        module = PolicyModule(network, pad_id=model.codec.pad_id, end_ids=model.codec.end_ids)
-        folder = PartFolder(work / "parts", len(parts))
-        predict_parts(
-            run, self.title, module, parts, folder, finish, precision=s.precision, seed=s.seed
+        folder = attempt_parts(
+            self, work, model, problems, decoding_of(s), s, lambda attempts: (attempts, {})
         )
         return run.ranks.share(lambda: self._judge(work, folder, problems))
 

@@ -15,15 +15,15 @@ from rlmec.display import Bar
 from rlmec.language.generation import Completion, Decoding
 from rlmec.modules.policy import PolicyModule
 from rlmec.objectives import weighted_likelihood
-from rlmec.parts import GenerationPart, cut, part_seed
+from rlmec.parts import cut
 from rlmec.records import Attempt, Correction, Problem, by_id
 from rlmec.rewriting import count_reasons, judge_proposal, propose
 from rlmec.rows import hash_share, reference_rows
 from rlmec.stages import models
+from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
 from rlmec.stages.judging import accuracy_judge, attempt_of
-from rlmec.stages.predicting import Tables, predict_parts
 from rlmec.tables import PartFolder, read_table
 from rlmec.tasks.imports import import_solutions
 
@@ -131,44 +131,8 @@ class SampleStage(Stage):
     def _sample(self, work: Path, model: models.LanguageModel) -> Outcome:
         run, s = self.run, self.run.settings.sample
         problems = run.task.problems("train")[: s.max_problems]
-        prompts = [model.prompts.policy(p) for p in problems]
         decoding = Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_generations)
-        parts = [
-            GenerationPart(
-                i, [prompts[j] for j in which], decoding, part_seed(s.seed, self.name, i)
-            )
-            for i, which in enumerate(cut(len(problems), s.part_size))
-        ]
-        network = model.network()
-        models.fitting_prompts(network, prompts, s.max_completion_length, self.title)
-
-        def finish(part: GenerationPart, output: list[Completion]) -> tuple[Tables, dict[str, int]]:
-            first = part.index * s.part_size
-            attempts, counts = [], Counter[str]()
-            for at, completion in enumerate(output):
-                problem = problems[first + at // s.num_generations]
-                prompt = part.prompts[at // s.num_generations]
-                number = at % s.num_generations
-                attempts.append(
-                    attempt_of(run.task, model.codec, problem, number, prompt, completion)
-                )
-            kept = without_duplicates(attempts)
-            counts["duplicates"] = len(attempts) - len(kept)
-            counts.update(attempt_counts(attempts))
-            return {"attempts": (kept, Attempt)}, dict(counts)
-
-        module = PolicyModule(network, pad_id=model.codec.pad_id, end_ids=model.codec.end_ids)
-        folder = PartFolder(work / "parts", len(parts))
-        predict_parts(
-            run,
-            self.title,
-            module,
-            parts,
-            folder,
-            finish,
-            precision=s.precision,
-            seed=s.seed,
-        )
+        folder = attempt_parts(self, work, model, problems, decoding, s, counted)
         return run.ranks.share(lambda: _finished(work, folder))
 
     def _import(self, work: Path, model: models.LanguageModel) -> Outcome:
@@ -201,12 +165,10 @@ class SampleStage(Stage):
                 attempts.append(attempt)
             bar.update(at)
         bar.close()
-        kept = without_duplicates(attempts)
+        kept, counts = counted(attempts)
         folder = PartFolder(work / "parts", 1)
         folder.missing()
-        counts = Counter(attempt_counts(attempts))
-        counts["duplicates"] = len(attempts) - len(kept)
-        folder.write(0, {"attempts": (kept, Attempt)}, dict(counts))
+        folder.write(0, {"attempts": (kept, Attempt)}, counts)
         outcome = _finished(work, folder)
         extra: dict[str, Any] = {
             "sample/unknown_rows": found.unknown_rows,
@@ -239,13 +201,16 @@ def without_duplicates(attempts: list[Attempt]) -> list[Attempt]:
     return list(first.values())
 
 
-def attempt_counts(attempts: list[Attempt]) -> dict[str, int]:
-    return {
+def counted(attempts: list[Attempt]) -> tuple[list[Attempt], dict[str, int]]:
+    """The attempts without duplicates, and the counts of all of them."""
+    kept = without_duplicates(attempts)
+    return kept, {
         "attempts": len(attempts),
         "right": sum(a.is_right for a in attempts),
         "clipped": sum(a.clipped for a in attempts),
         "no_answer": sum(a.verdict == "no_answer" for a in attempts),
         "unparsable": sum(a.verdict == "unparsable" for a in attempts),
+        "duplicates": len(attempts) - len(kept),
     }
 
 

@@ -1,0 +1,70 @@
+"""Judged attempts of a model at problems, by parts: what `sample` and `evaluate` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rlmec.language.generation import Completion, Decoding
+from rlmec.modules.policy import PolicyModule
+from rlmec.parts import GenerationPart, cut, part_seed
+from rlmec.records import Attempt, Problem
+from rlmec.settings import EvaluateSettings, SampleSettings
+from rlmec.stages import models
+from rlmec.stages.chain import Stage
+from rlmec.stages.judging import attempt_of
+from rlmec.stages.predicting import Tables, predict_parts
+from rlmec.tables import PartFolder
+
+Keep = Callable[[list[Attempt]], tuple[list[Attempt], dict[str, int]]]
+
+
+def attempt_parts(
+    stage: Stage,
+    work: Path,
+    model: models.LanguageModel,
+    problems: list[Problem],
+    decoding: Decoding,
+    settings: SampleSettings | EvaluateSettings,
+    keep: Keep,
+) -> PartFolder:
+    """The finished parts of a stage, each with a table of `attempts`.
+
+    `keep` gets all attempts of a part and returns those to write, with the part's counts. Raises
+    ValueError where a prompt and its completion do not fit the model's context.
+    """
+    run, codec, each = stage.run, model.codec, decoding.num_generations
+    prompts = [model.prompts.policy(problem) for problem in problems]
+    groups = cut(len(problems), settings.part_size)
+    parts = [
+        GenerationPart(
+            i, [prompts[j] for j in which], decoding, part_seed(settings.seed, stage.name, i)
+        )
+        for i, which in enumerate(groups)
+    ]
+    network = model.network()
+    models.fitting_prompts(network, prompts, settings.max_completion_length, stage.title)
+
+    def finish(part: GenerationPart, output: list[Completion]) -> tuple[Tables, dict[str, int]]:
+        attempts = []
+        for at, completion in enumerate(output):
+            problem, number = groups[part.index][at // each], at % each
+            attempts.append(
+                attempt_of(run.task, codec, problems[problem], number, prompts[problem], completion)
+            )
+        kept, counts = keep(attempts)
+        return {"attempts": (kept, Attempt)}, counts
+
+    module = PolicyModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids)
+    folder = PartFolder(work / "parts", len(parts))
+    predict_parts(
+        run,
+        stage.title,
+        module,
+        parts,
+        folder,
+        finish,
+        precision=settings.precision,
+        seed=settings.seed,
+    )
+    return folder
