@@ -1,8 +1,9 @@
-# make demo   set up, then run the default chain from end to end
-# make test   set up, then run all tests
-# make check  set up, then lint, types and the fast tests
-# make table  set up, then the comparison over three seeds that the README shows
-# make clean  remove what tests and tools left behind (not the environment, not artifacts)
+# make demo      set up, then run the default chain from end to end
+# make test      set up, then run all tests
+# make check     set up, then lint, types and the fast tests
+# make table     set up, then the comparison over three seeds that the README shows
+# make benchmark set up, then measure what speed is promised (BENCHMARK="preset=cpu_124m" for more)
+# make clean     remove what tests and tools left behind (not the environment, not artifacts)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_WORKERS ?= 2
 
-.PHONY: venv demo test check table clean
+.PHONY: venv demo test check table benchmark clean
 
 venv: $(READY)
 
@@ -36,6 +37,9 @@ check: $(READY)
 
 table: $(READY)
 	$(BIN)/python train.py -m seed=1,2,3
+
+benchmark: $(READY)
+	$(BIN)/python -m benchmarks $(BENCHMARK)
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -36,12 +37,21 @@ class Opcode(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EditScript:
-    """A minimal way from a source to a target; opcodes cover both, left to right, without gaps."""
+    """A minimal way from a source to a target, as rapidfuzz's single edits and as masks."""
 
-    opcodes: tuple[Opcode, ...]
+    edits: Any = field(repr=False)  # rapidfuzz.distance.Editops
     edited: np.ndarray = field(repr=False)  # [target] bool, True where inserted or substituted
     removed: np.ndarray = field(repr=False)  # [source] bool, True where deleted or substituted
-    distance: int
+
+    @property
+    def distance(self) -> int:
+        return len(self.edits)
+
+    @cached_property
+    def opcodes(self) -> tuple[Opcode, ...]:
+        """The edits as ranges that cover both sides, left to right, without gaps."""
+        found = self.edits.as_opcodes()
+        return tuple(Opcode(o.tag, o.src_start, o.src_end, o.dest_start, o.dest_end) for o in found)
 
     @property
     def first_edit(self) -> int | None:
@@ -49,7 +59,7 @@ class EditScript:
 
         It equals the source's length where tokens are only appended; None where nothing is edited.
         """
-        return next((o.source_start for o in self.opcodes if o.tag != "equal"), None)
+        return self.edits[0].src_pos if len(self.edits) else None
 
     @property
     def insertion_only(self) -> bool:
@@ -63,18 +73,13 @@ def edit_script(source: Sequence[int], target: Sequence[int]) -> EditScript:
     Ids are non-negative integers. Substitutions are marked in both masks, so that
     `edited.sum() + removed.sum() - substitutions == distance`. Source: method.md, step 7 (w_j).
     """
-    found = Levenshtein.opcodes(source, target)
-    opcodes = tuple(Opcode(o.tag, o.src_start, o.src_end, o.dest_start, o.dest_end) for o in found)
+    edits: Any = Levenshtein.editops(source, target)
     edited = np.zeros(len(target), dtype=bool)  # [target]
     removed = np.zeros(len(source), dtype=bool)  # [source]
-    distance = 0
-    for op in opcodes:
-        if op.tag == "equal":
-            continue
-        edited[op.target_start : op.target_end] = True
-        removed[op.source_start : op.source_end] = True
-        distance += max(op.source_end - op.source_start, op.target_end - op.target_start)
-    return EditScript(opcodes, edited, removed, distance)
+    single = edits.as_list()
+    edited[[to for tag, _, to in single if tag != "delete"]] = True
+    removed[[of for tag, of, _ in single if tag != "insert"]] = True
+    return EditScript(edits, edited, removed)
 
 
 def apply(script: EditScript, source: Sequence[int], target: Sequence[int]) -> list[int]:

@@ -1,9 +1,8 @@
-"""Rows of token ids, the plan that cuts them into optimizer steps, and the one place that pads.
+"""The plan that cuts rows into optimizer steps, and the one place that pads.
 
-In: rows (ids of prompt + completion, with one reward, old log-prob and weight for every completion
-token) and their lengths. Out: a deterministic plan of optimizer steps, micro-batches and ranks, and
-padded batches that carry the token counts of their whole optimizer step. No text, no model, no
-disk.
+In: rows (`row.Row`) and their lengths. Out: a deterministic plan of optimizer steps, micro-batches
+and ranks, and padded batches that carry the token counts of their whole optimizer step. No text, no
+model, no disk.
 
 Departs from the paper: a step is a number of tokens, not of sequences, and is normalised as a
 whole. Which rows a step holds does not depend on the number of ranks or micro-batches, so neither
@@ -15,59 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-_PER_TOKEN = ("token_rewards", "old_logprobs", "weights")
+from rlmec.row import CREDIT, Row
 
+__all__ = ["Row", "StepPlan", "collate", "pad_left", "step_normalizers"]
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One training sequence: its ids, and the credit of each of its n completion tokens.
-
-    `token_rewards` and `old_logprobs` (nats) drive the reinforcement term, `weights` (0 or more)
-    imitation. Arrays become float32 [n], n = len(input_ids) - prompt_length. Another length, an
-    empty prompt or completion, rewards or weights that are not finite, or an old log-prob that is
-    not where there is a reward, raise ValueError with the row's id. An old log-prob without a
-    reward is never read.
-    """
-
-    id: str
-    input_ids: list[int] = field(repr=False)
-    prompt_length: int
-    token_rewards: np.ndarray = field(repr=False)
-    old_logprobs: np.ndarray = field(repr=False)
-    weights: np.ndarray = field(repr=False)
-
-    def __post_init__(self) -> None:
-        count = len(self.input_ids) - self.prompt_length
-        if self.prompt_length < 1 or count < 1:
-            raise ValueError(
-                f"row {self.id!r}: {len(self.input_ids)} ids, {self.prompt_length} of them prompt: "
-                "a prompt token and a completion token are needed"
-            )
-        for name in _PER_TOKEN:
-            values = np.asarray(getattr(self, name), dtype=np.float32)  # [n]
-            if values.shape != (count,):
-                raise ValueError(
-                    f"row {self.id!r}: {name} has shape {values.shape}, "
-                    f"the completion has {count} tokens"
-                )
-            object.__setattr__(self, name, values)
-        used = np.where(self.token_rewards != 0, self.old_logprobs, 0.0)  # [n]
-        if not np.isfinite([self.token_rewards, self.weights, used]).all():
-            raise ValueError(f"row {self.id!r}: a reward, weight or old log-prob is not finite")
-        if (self.weights < 0).any():
-            raise ValueError(f"row {self.id!r}: a weight is below 0: {self.weights.min()}")
-
-    @classmethod
-    def likelihood(cls, id: str, input_ids: list[int], prompt_length: int) -> Row:
-        """A row for plain likelihood training: weight 1 and reward 0 on every completion token."""
-        count = max(len(input_ids) - prompt_length, 0)
-        zeros = np.zeros(count, dtype=np.float32)  # [n]
-        return cls(id, input_ids, prompt_length, zeros, zeros, np.ones(count, dtype=np.float32))
+MOST_PADDING, MOST_EXTRA = 0.08, 3
+"""A step is cut into up to MOST_EXTRA more micro-batches a rank to waste less than MOST_PADDING."""
 
 
 def step_normalizers(rows_of_step: Sequence[Row]) -> tuple[float, float]:
@@ -88,14 +44,16 @@ def collate(
     imitation_normalizer: float,
     index: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """One micro-batch, padded on the right; B rows, T the longest.
+    """One micro-batch, padded on the right; B rows, T the longest, N scored tokens, rows in order.
 
-    `input_ids`, `attention_mask` int64 [B, T] (1 = real); `completion_mask` bool [B, T];
-    `token_rewards`, `old_logprobs`, `weights` float32 [B, T], each at its token's own position and
-    0 elsewhere (only the log-prob room shifts); 0-d `policy_normalizer`, `imitation_normalizer`
-    float32 and `index` int64, the optimizer step. No rows give a filler of two pad tokens that are
-    attended to and count for nothing, so that a forward pass over it is finite and its loss and
-    gradients are 0.
+    `input_ids`, `attention_mask` (1 = real), `position_ids` int64 [B, T]; `sources` (flat places
+    b * T + t), `targets` int64 [N]; `token_rewards`, `old_logprobs`, `weights` float32 [N]; 0-d
+    `policy_normalizer`, `imitation_normalizer` float32 and `index` int64, the optimizer step. Where
+    a row is a tree also `segments` int64 [B, T] and `ancestors` bool [B, S, S], True at (s, a)
+    where a is s or above it; the last segment is that of padding and has no ancestor.
+
+    No rows give a filler of two pad tokens that are attended to and none scored, so that a forward
+    pass over it is finite and its loss and gradients are 0.
     """
     if pad_id < 0:
         raise ValueError(f"pad_id {pad_id} is not a token of any vocabulary")
@@ -104,8 +62,8 @@ def collate(
     batch = {
         "input_ids": torch.full((height, width), pad_id, dtype=torch.int64),  # [B, T]
         "attention_mask": torch.zeros(height, width, dtype=torch.int64),  # [B, T]
-        "completion_mask": torch.zeros(height, width, dtype=torch.bool),  # [B, T]
-        **{name: torch.zeros(height, width) for name in _PER_TOKEN},  # [B, T]
+        "position_ids": torch.zeros(height, width, dtype=torch.int64),  # [B, T]
+        **_scored(rows, width),
         "policy_normalizer": torch.tensor(policy_normalizer, dtype=torch.float32),  # []
         "imitation_normalizer": torch.tensor(imitation_normalizer, dtype=torch.float32),  # []
         "index": torch.tensor(index, dtype=torch.int64),  # []
@@ -116,10 +74,32 @@ def collate(
         end = len(row.input_ids)
         batch["input_ids"][at, :end] = torch.tensor(row.input_ids, dtype=torch.int64)
         batch["attention_mask"][at, :end] = 1
-        batch["completion_mask"][at, row.prompt_length : end] = True
-        for name in _PER_TOKEN:
-            batch[name][at, row.prompt_length : end] = torch.from_numpy(getattr(row, name))
+        batch["position_ids"][at, :end] = torch.from_numpy(row.position_ids)
+    if not all(row.is_flat for row in rows):
+        batch |= _segments(rows, width)
     return batch
+
+
+def _scored(rows: Sequence[Row], width: int) -> dict[str, torch.Tensor]:
+    """Scored tokens of all rows, [N] each."""
+    none = np.zeros(0)
+    sources = [row.sources + at * width for at, row in enumerate(rows)]
+    out = {"sources": np.concatenate([none, *sources]).astype(np.int64)}
+    for name, kind in {"targets": np.int64, **dict.fromkeys(CREDIT, np.float32)}.items():
+        out[name] = np.concatenate([none, *(getattr(row, name) for row in rows)]).astype(kind)
+    return {name: torch.from_numpy(values) for name, values in out.items()}
+
+
+def _segments(rows: Sequence[Row], width: int) -> dict[str, torch.Tensor]:
+    """`segments` and `ancestors` of a batch with trees."""
+    most = max(len(row.segments) for row in rows)
+    segments = torch.full((len(rows), width), most, dtype=torch.int64)  # [B, T]
+    ancestors = torch.zeros(len(rows), most + 1, most + 1, dtype=torch.bool)  # [B, S, S]
+    for at, row in enumerate(rows):
+        segments[at, : len(row.input_ids)] = torch.from_numpy(row.segment_ids)
+        count = len(row.segments)
+        ancestors[at, :count, :count] = torch.from_numpy(row.ancestors)
+    return {"segments": segments, "ancestors": ancestors}
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,13 +123,15 @@ class StepPlan:
 
     Data epochs are permutations of all rows, epoch e drawn from (seed, e), laid end to end. A step
     is the next run of that stream whose tokens first reach `tokens_per_step` (the last one may fall
-    short when `epochs` ends the stream). Within a step, rows sorted by length are cut into at most
+    short when `epochs` ends the stream); `counts` are the tokens that rows count for there, by
+    default their lengths. Within a step, rows sorted by length are cut into at most
     world_size * accumulate runs of about equal padded size and dealt to the ranks by falling size;
     every step has `accumulate` micro-batches on every rank, some perhaps empty.
 
     Arguments: `lengths` of all rows in tokens; exactly one of `steps` and `epochs` (a fraction is
     allowed); `max_tokens_per_micro_batch` bounds rows * longest row; `accumulate` is by default the
-    smallest number that respects it in every step, or 1 without a bound. Nothing to plan, a row
+    smallest number that respects it in every step, or a few more where that leaves more than
+    MOST_PADDING of the processed tokens padding, and 1 without a bound. Nothing to plan, a row
     above the bound, or a given `accumulate` too small for it raise ValueError with the numbers.
     """
 
@@ -164,13 +146,17 @@ class StepPlan:
         world_size: int = 1,
         max_tokens_per_micro_batch: int | None = None,
         accumulate: int | None = None,
+        counts: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         self._lengths = np.asarray(lengths, dtype=np.int64)  # [rows]
+        self._counts = self._lengths if counts is None else np.asarray(counts, dtype=np.int64)
         self._check(tokens_per_step, steps, epochs, world_size, accumulate)
         self._stream, self._bounds = self._cut(tokens_per_step, steps, epochs, seed)
         self.steps = len(self._bounds) - 1
         self.world_size = world_size
         self.accumulate = self._groups_needed(max_tokens_per_micro_batch, accumulate)
+        if max_tokens_per_micro_batch is not None and accumulate is None:
+            self.accumulate = self._well_filled(self.accumulate)
         self.digest = self._digest()
         self._dealt: tuple[int, list[list[list[int]]]] = (-1, [])
 
@@ -214,6 +200,10 @@ class StepPlan:
             raise ValueError(f"give steps or epochs: steps is {steps}, epochs is {epochs}")
         if self._lengths.ndim != 1 or not len(self._lengths) or self._lengths.min() < 1:
             raise ValueError(f"{len(self._lengths)} rows to plan: none, or one without a token")
+        if self._counts.shape != self._lengths.shape or self._counts.min() < 1:
+            raise ValueError(
+                f"{len(self._counts)} counts of {len(self._lengths)} rows, or one is 0"
+            )
         amounts = {
             "tokens_per_step": tokens_per_step,
             "steps": 1 if steps is None else steps,
@@ -235,13 +225,13 @@ class StepPlan:
             wanted = int(np.ceil(count * (epochs or 0.0)))
             repeats = -(-wanted // count)
         else:  # a step takes less than tokens_per_step + the longest row
-            enough = steps * (tokens_per_step + int(self._lengths.max()))
-            repeats = -(-enough // int(self._lengths.sum()))
+            enough = steps * (tokens_per_step + int(self._counts.max()))
+            repeats = -(-enough // int(self._counts.sum()))
             wanted = repeats * count
         stream = np.concatenate(
             [np.random.default_rng((seed, e)).permutation(count) for e in range(repeats)]
         )[:wanted].astype(np.int32)  # [wanted]
-        tokens = np.concatenate([[0], np.cumsum(self._lengths[stream])])  # [wanted + 1]
+        tokens = np.concatenate([[0], np.cumsum(self._counts[stream])])  # [wanted + 1]
         bounds = [0]
         while bounds[-1] < wanted and (steps is None or len(bounds) <= steps):
             goal = tokens[bounds[-1]] + tokens_per_step
@@ -277,6 +267,18 @@ class StepPlan:
                 f"within {limit} tokens"
             )
         return accumulate or needed
+
+    def _well_filled(self, needed: int) -> int:
+        """The first of a few numbers of micro-batches with little padding, else the best of them.
+
+        (Leaves `accumulate` at the last number tried: the caller sets it.)
+        """
+        shares: dict[int, float] = {}
+        for self.accumulate in range(needed, needed + MOST_EXTRA + 1):
+            shares[self.accumulate] = self.padding_share(16)
+            if shares[self.accumulate] <= MOST_PADDING:
+                break
+        return min(shares, key=lambda count: (max(shares[count], MOST_PADDING), count))
 
     def _groups(self, step: int) -> list[np.ndarray]:
         """The step's rows in runs of like length, the largest padded size as small as can be."""

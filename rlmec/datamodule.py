@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rlmec.alignment import edit_script, edit_weights
 from rlmec.batching import Row, StepPlan, collate, step_normalizers
+from rlmec.packing import flat_rows
 from rlmec.prompts import Prompts
 from rlmec.records import (
     Attempt,
@@ -89,7 +90,18 @@ class SolutionPairDataModule(L.LightningDataModule):
         self._weights = (edited_weight, kept_weight)
         self._keep_uncorrected, self._max_right = keep_uncorrected, max_right_per_problem
         self._pairs: list[Pair] | None = None
+        self.shares_prefixes = True  # False: rows that branch are taken apart (see plan_for)
         self.position = 0  # micro-batches handed out on this rank
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the rows of several pairs may have together, and a sequence at most."""
+        return self.settings.max_length
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that a row may have, all its branches together."""
+        return self.settings.max_tokens_per_micro_batch
 
     @property
     def pairs(self) -> list[Pair]:
@@ -151,11 +163,14 @@ class SolutionPairDataModule(L.LightningDataModule):
     def plan_for(self, world_size: int, rank: int) -> StepPlan:
         """Builds rows and plan for this many ranks; rows over `max_length` are dropped, counted.
 
-        Raises ValueError where no row is left.
+        Of a row that branches the longest sequence counts there. Where `shares_prefixes` is False
+        such rows are taken apart. Raises ValueError where no row is left.
         """
         s = self.settings
         rows = self._rows(self)
-        self.rows = [row for row in rows if len(row.input_ids) <= s.max_length]
+        if not self.shares_prefixes:
+            rows = [flat for row in rows for flat in flat_rows(row)]
+        self.rows = [row for row in rows if row.longest <= s.max_length]
         self.dropped["longer_than_max_length"] = len(rows) - len(self.rows)
         if not self.rows:
             raise ValueError(f"no row to train on (dropped: {dict(self.dropped)})")
@@ -168,6 +183,7 @@ class SolutionPairDataModule(L.LightningDataModule):
             world_size=world_size,
             max_tokens_per_micro_batch=s.max_tokens_per_micro_batch,
             accumulate=s.accumulate,
+            counts=[row.tokens for row in self.rows],
         )
         self.rank = rank
         return self.plan
@@ -180,7 +196,7 @@ class SolutionPairDataModule(L.LightningDataModule):
     def val_dataloader(self) -> list[dict[str, torch.Tensor]]:
         """Batches of this rank's share of the validation rows (none without `val_rows`)."""
         rows = self._val_rows(self) if self._val_rows else []
-        rows = [row for row in rows if len(row.input_ids) <= self.settings.max_length]
+        rows = [row for row in rows if row.longest <= self.settings.max_length]
         rows.sort(key=lambda row: -len(row.input_ids))
         mine = rows[self.rank :: self.plan.world_size]
         pad = self.prompts.codec.pad_id
@@ -203,13 +219,17 @@ class PlannedBatches(Dataset):
 
     def __init__(self, rows: Sequence[Row], plan: StepPlan, rank: int, pad_id: int) -> None:
         self.rows, self.plan, self.rank, self.pad_id = rows, plan, rank, pad_id
+        self._counted = (-1, (1.0, 1.0))  # the last step asked for and its normalizers
 
     def __len__(self) -> int:
         return self.plan.steps * self.plan.accumulate
 
     def __getitem__(self, at: int) -> dict[str, torch.Tensor]:
         step, index = divmod(at, self.plan.accumulate)
-        policy, imitation = step_normalizers([self.rows[i] for i in self.plan.rows(step)])
+        if self._counted[0] != step:
+            rows = [self.rows[i] for i in self.plan.rows(step)]
+            self._counted = (step, step_normalizers(rows))
+        policy, imitation = self._counted[1]
         mine = [self.rows[i] for i in self.plan.micro_batch(step, self.rank, index)]
         return collate(mine, self.pad_id, policy, imitation, step)
 

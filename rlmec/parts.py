@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
 from rlmec.batching import Row
+from rlmec.language.drafting import Rewrite, rewrite
 from rlmec.language.generation import Completion, Decoding, generate
 
 
@@ -27,23 +28,45 @@ class GenerationPart:
     seed: int
 
 
+class Draft(NamedTuple):
+    """A prompt and the draft of its completion."""
+
+    prompt: list[int]
+    ids: list[int]
+
+
 @dataclass(frozen=True)
 class ScoringPart:
-    """Rows whose completion tokens are to be scored, and prompts to be completed."""
+    """Rows whose completion tokens are to be scored, and drafts to be scored and rewritten."""
 
     index: int
     rows: list[Row]
-    prompts: list[list[int]]
-    decoding: Decoding
-    seed: int = 0
+    drafts: list[Draft] = field(default_factory=list)
+    max_completion_length: int = 0
 
 
 def generate_part(
-    network: Any, part: GenerationPart | ScoringPart, end_ids: Sequence[int], pad_id: int
+    network: Any, part: GenerationPart, end_ids: Sequence[int], pad_id: int
 ) -> list[Completion]:
     """Completions of a part's prompts, by its own decoding and seed."""
     return generate(
         network, part.prompts, part.decoding, end_ids=end_ids, pad_id=pad_id, seed=part.seed
+    )
+
+
+def rewrite_part(
+    network: Any, part: ScoringPart, end_ids: Sequence[int], pad_id: int
+) -> list[Rewrite]:
+    """What becomes of a part's drafts, and their tokens' log-probs, from the same passes."""
+    if not part.drafts:
+        return []
+    return rewrite(
+        network,
+        [draft.prompt for draft in part.drafts],
+        [draft.ids for draft in part.drafts],
+        part.max_completion_length,
+        end_ids=end_ids,
+        pad_id=pad_id,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = ["records", "alignment", "rewards", "objectives", "prompts", "credit"]
+PURE = ["records", "alignment", "rewards", "objectives", "prompts", "credit", "row", "packing"]
 LIGHTNING = ["datamodule", "modules", "callbacks", "checkpointing", "stages", "launch"]
 TRANSFORMERS = ["language", "engines", "modules", "teachers.local"]
 HYDRA = ["configuration", "launch", "entry"]  # entry: what train.py and evaluate.py share
@@ -21,7 +21,7 @@ IMPURE = {
     *("multiprocessing", "time", "filelock", "rich", "hydra", "omegaconf", "yaml", "pickle"),
     *("datasets", "pyarrow", "lightning", "transformers", "peft"),
 }
-PURE_IMPORTS = {"records", "alignment"}
+PURE_IMPORTS = {"records", "alignment", "row"}
 PADS = ("pad_sequence", "torch.nn.functional.pad", "F.pad", "functional.pad", "tokenizer.pad")
 BANNED_NAMES = {"utils", "helpers", "common", "util", "helper", "misc"}
 EXTENSIONS = ("stages_", "stages.")  # stages may be cut into several files

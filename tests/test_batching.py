@@ -9,53 +9,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlmec.batching import Row, StepPlan, collate, pad_left, step_normalizers
+from rlmec.batching import (
+    MOST_EXTRA,
+    MOST_PADDING,
+    Row,
+    StepPlan,
+    collate,
+    pad_left,
+    step_normalizers,
+)
+from rlmec.row import Segment
 
 FIXED = settings(derandomize=True, deadline=None, max_examples=100)
 
 
 def row(id="r", ids=(1, 2, 3, 4), prompt=2, rewards=(0.5, 0.0), old=(-1.0, -2.0), w=(1.0, 0.5)):
-    return Row(id, list(ids), prompt, np.array(rewards), np.array(old), np.array(w))
+    return Row.flat(id, list(ids), prompt, np.array(rewards), np.array(old), np.array(w))
 
 
-# --- rows ---
-
-
-def test_a_row_holds_float32():
-    made = row()
-    assert [getattr(made, n).dtype for n in ("token_rewards", "old_logprobs", "weights")] == [
-        np.float32
-    ] * 3
-
-
-def test_a_likelihood_row_has_weight_one_everywhere():
-    made = Row.likelihood("x", [1, 2, 3, 4, 5], 2)
-    assert made.weights.tolist() == [1.0] * 3
-    assert made.token_rewards.tolist() == made.old_logprobs.tolist() == [0.0] * 3
-
-
-@pytest.mark.parametrize("name", ["rewards", "old", "w"])
-def test_a_row_of_another_length_is_refused_with_both_numbers(name):
-    with pytest.raises(ValueError, match=r"row 'r': .* shape \(3,\), the completion has 2 tokens"):
-        row(**{name: (0.0, 0.0, 0.0)})
-
-
-@pytest.mark.parametrize("prompt", [0, 4, 5])
-def test_a_row_needs_a_prompt_and_a_completion(prompt):
-    with pytest.raises(ValueError, match=rf"row 'r': 4 ids, {prompt} of them prompt"):
-        row(prompt=prompt)
-    with pytest.raises(ValueError, match=rf"4 ids, {prompt} of them prompt"):
-        Row.likelihood("r", [1, 2, 3, 4], prompt)
-
-
-def test_a_row_refuses_numbers_that_would_reach_the_loss():
-    nan = float("nan")
-    for bad in ({"rewards": (nan, 0.0)}, {"w": (nan, 0.0)}, {"old": (nan, -1.0)}):
-        with pytest.raises(ValueError, match=r"row 'r': .* not finite"):
-            row(**bad)
-    with pytest.raises(ValueError, match="row 'r': a weight is below 0"):
-        row(w=(1.0, -0.5))
-    assert np.isnan(row(old=(-1.0, nan)).old_logprobs[1])  # no reward there: never read
+# --- the counts of a step ---
 
 
 def test_normalizers_count_the_step():
@@ -69,38 +41,52 @@ def test_normalizers_count_the_step():
 
 
 def test_collate_by_hand():
-    long = Row("l", [5, 6, 7, 8, 9], 3, np.array([-0.1, 0.2]), np.array([-3, -4]), np.ones(2))
+    long = Row.flat("l", [5, 6, 7, 8, 9], 3, np.array([-0.1, 0.2]), np.array([-3, -4]), np.ones(2))
     made = collate([row(), long], 0, 3.0, 4.0, index=7)
     assert made["input_ids"].tolist() == [[1, 2, 3, 4, 0], [5, 6, 7, 8, 9]]
     assert made["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1] * 5]
-    assert made["completion_mask"].int().tolist() == [[0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
-    assert made["old_logprobs"].tolist() == [[0, 0, -1, -2, 0], [0, 0, 0, -3, -4]]
-    assert made["weights"].tolist() == [[0, 0, 1, 0.5, 0], [0, 0, 0, 1, 1]]
-    rewards = torch.tensor([[0, 0, 0.5, 0, 0], [0, 0, 0, -0.1, 0.2]])
-    assert made["token_rewards"].equal(rewards)
+    assert made["position_ids"].tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 3, 4]]
+    assert made["sources"].tolist() == [1, 2, 5 + 2, 5 + 3]  # each before its target, rows of 5
+    assert made["targets"].tolist() == [3, 4, 8, 9]
+    assert made["old_logprobs"].tolist() == [-1, -2, -3, -4]
+    assert made["weights"].tolist() == [1, 0.5, 1, 1]
+    assert made["token_rewards"].equal(torch.tensor([0.5, 0, -0.1, 0.2]))
     scalars = ("policy_normalizer", "imitation_normalizer", "index")
     assert [made[name].item() for name in scalars] == [3.0, 4.0, 7]
-    types = {name: value.dtype for name, value in made.items()}
-    assert types == {
-        "input_ids": torch.int64,
-        "attention_mask": torch.int64,
-        "completion_mask": torch.bool,
-        "token_rewards": torch.float32,
-        "old_logprobs": torch.float32,
-        "weights": torch.float32,
-        "policy_normalizer": torch.float32,
-        "imitation_normalizer": torch.float32,
-        "index": torch.int64,
-    }
+    assert {name: value.dtype for name, value in made.items()} == TYPES
+
+
+TYPES = {
+    **dict.fromkeys(["input_ids", "attention_mask", "position_ids"], torch.int64),
+    **dict.fromkeys(["sources", "targets", "index"], torch.int64),
+    **dict.fromkeys(["token_rewards", "old_logprobs", "weights"], torch.float32),
+    **dict.fromkeys(["policy_normalizer", "imitation_normalizer"], torch.float32),
+}
+
+
+def test_collate_of_a_tree_by_hand():
+    """1 2 | 3 4 | 5 beside a flat row of three: a branch goes on at position 2."""
+    arrays = [np.array([1.0, 0.0]), np.array([-1.0, 0.0]), np.array([0.0, 1.0])]
+    segments = (Segment(0, 2, -1), Segment(2, 4, 0), Segment(4, 5, 0))
+    tree = Row("t", [1, 2, 3, 4, 5], np.array([1, 4]), np.array([3, 6]), *arrays, segments)
+    made = collate([tree, Row.likelihood("f", [7, 8, 9], 1)], 0, 1.0, 1.0)
+    assert made["position_ids"].tolist() == [[0, 1, 2, 3, 2], [0, 1, 2, 0, 0]]
+    assert made["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    assert made["segments"].tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 3, 3]]
+    above = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+    alone = [[1, 0, 0, 0], [0] * 4, [0] * 4, [0] * 4]
+    assert made["ancestors"].int().tolist() == [above, alone]
+    assert made["sources"].tolist() == [1, 4, 5, 6]
+    assert made["targets"].tolist() == [3, 6, 8, 9]
 
 
 def test_a_filler_is_attended_to_and_counts_for_nothing():
     made = collate([], 3, 5.0, 6.0, index=2)
     assert made["input_ids"].tolist() == [[3, 3]]
     assert made["attention_mask"].tolist() == [[1, 1]]
-    assert not made["completion_mask"].any()
-    for name in ("token_rewards", "old_logprobs", "weights"):
-        assert made[name].tolist() == [[0.0, 0.0]]
+    for name in ("sources", "targets", "token_rewards", "old_logprobs", "weights"):
+        assert made[name].shape == (0,)
+    assert {name: value.dtype for name, value in made.items()} == TYPES
     assert made.keys() == collate([row()], 3, 5.0, 6.0).keys()
 
 
@@ -178,16 +164,39 @@ def test_the_rows_of_a_step_do_not_depend_on_how_it_is_cut(lengths, tokens, worl
     assert cut.accumulate == accumulate
 
 
+def fewest_groups(plan, lengths, limit):
+    """Of every step: the fewest runs of its rows, longest first, with rows * longest <= limit."""
+    for step in range(plan.steps):
+        count = room = 0
+        for length in sorted((lengths[i] for i in plan.rows(step)), reverse=True):
+            if room == 0:
+                count, room = count + 1, limit // length
+            room -= 1
+        yield count
+
+
 @FIXED
 @given(LENGTHS, st.integers(20, 120), st.integers(1, 3))
-def test_the_number_of_micro_batches_is_the_smallest_that_fits(lengths, tokens, world):
+def test_micro_batches_fit_and_more_of_them_are_taken_only_to_waste_less(lengths, tokens, world):
     limit = max(lengths) + 7
     options = {"steps": 3, "seed": 1, "world_size": world, "max_tokens_per_micro_batch": limit}
     plan = StepPlan(lengths, tokens, **options)
-    assert StepPlan(lengths, tokens, **options, accumulate=plan.accumulate + 1).accumulate
-    if plan.accumulate > 1:
-        with pytest.raises(ValueError, match=f"but {plan.accumulate} micro-batches a rank"):
-            StepPlan(lengths, tokens, **options, accumulate=plan.accumulate - 1)
+    needed = -(-max(fewest_groups(plan, lengths, limit)) // world)
+    least = StepPlan(lengths, tokens, **options, accumulate=needed)
+    if needed > 1:
+        with pytest.raises(ValueError, match=f"but {needed} micro-batches a rank"):
+            StepPlan(lengths, tokens, **options, accumulate=needed - 1)
+    assert plan.accumulate - least.accumulate <= MOST_EXTRA
+    if least.accumulate < plan.accumulate:
+        assert least.padding_share(16) > MOST_PADDING
+        assert plan.padding_share(16) < least.padding_share(16)
+
+
+def test_a_step_with_one_badly_filled_micro_batch_is_cut_further():
+    # Lengths 9 and 3 in one micro-batch process 18 tokens for 12; in two, 12 for 12.
+    plan = StepPlan([9, 3], 12, epochs=1, max_tokens_per_micro_batch=100)
+    assert (plan.accumulate, plan.padding_share()) == (2, 0.0)
+    assert StepPlan([9, 9], 18, epochs=1, max_tokens_per_micro_batch=100).accumulate == 1
 
 
 def test_a_small_plan_by_hand():
@@ -232,6 +241,22 @@ def test_the_digest_covers_everything_that_defines_the_plan(change):
 def test_the_digest_covers_the_cuts():
     # 8 rows of 10 tokens: 5 + 3 rows against 6 + 2, two steps of one stream in both plans.
     assert StepPlan([10] * 8, 50, epochs=1).digest != StepPlan([10] * 8, 60, epochs=1).digest
+
+
+def test_counts_cut_the_steps_and_lengths_the_micro_batches():
+    """Rows of 10 that count for 30 and 10: the same stream, steps of 60 by what they count for."""
+    counts = [30, 10] * 4
+    plan = StepPlan([10] * 8, 60, epochs=1, counts=counts, max_tokens_per_micro_batch=20)
+    for step in range(plan.steps):
+        mine = [counts[i] for i in plan.rows(step)]
+        assert sum(mine[:-1]) < 60
+        assert sum(mine) >= 60 or step == plan.steps - 1
+        assert all(len(part) <= 2 for part in micro_batches(plan, step))
+    plain = StepPlan([10] * 8, 60, epochs=1)
+    streams = [[i for s in range(p.steps) for i in p.rows(s)] for p in (plan, plain)]
+    assert streams[0] == streams[1]
+    with pytest.raises(ValueError, match="7 counts of 8 rows"):
+        StepPlan([10] * 8, 60, epochs=1, counts=counts[:7])
 
 
 def test_every_epoch_has_its_own_order():

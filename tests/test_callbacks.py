@@ -96,6 +96,19 @@ def test_the_judge_sees_every_prompts_greedy_text_by_its_number(rows, tmp_path):
     assert "dev/accuracy" not in history[0]
 
 
+def test_drafts_change_nothing_of_what_the_judge_sees():
+    net = network("llama", seed=2)
+    wanted = [c.ids for c in generate(net, PROMPTS, Decoding(4), end_ids=(1,), pad_id=0)]
+    drafts = [[ids[0], 9, *ids[2:]] for ids in wanted]
+    module = SimpleNamespace(network=net, end_ids=(1,), pad_id=0)
+    trainer = SimpleNamespace(global_rank=0, world_size=1)
+    judges = [Scores([0.5]), Scores([0.5])]
+    for judge, given in zip(judges, (None, drafts), strict=True):
+        settings = {"every_steps": 1, "max_completion_length": 4, "batch_size": 2}
+        Validation(PROMPTS, judge, **settings, drafts=given)._generate(trainer, module)
+    assert judges[0].seen == judges[1].seen == [([0, 1, 2, 3, 4], wanted)]
+
+
 def test_the_best_weights_are_those_of_a_training_step(rows, tmp_path):
     """The highest score is the start's, which is not offered; of the rest step 2 is the best."""
     _, history, validation = trained(tmp_path, rows, Scores([0.9, 0.6, 0.3, 0.6]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_models import PROBLEMS, prompts
 
+from rlmec.batching import step_normalizers
 from rlmec.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.records import Attempt, Correction, Score
 from rlmec.rewards import clipped_probability
@@ -56,6 +57,10 @@ MENDED = correction("w", [10, 20, 12, 1])
 WRONG_SCORE = score("w", [0.9, 0.2, 0.45, 0.6], [-1, -2, -3, -4])
 RIGHT = attempt("r", [10, 13, 1], "right")
 RIGHT_SCORE = score("r", [0.9, 0.5, 0.7], [-5, -6, -7])
+
+
+WRONG_TOO, MENDED_TOO = replace(WRONG, id="w2"), replace(MENDED, attempt_id="w2")
+TOO = replace(WRONG_SCORE, attempt_id="w2")
 
 
 def test_a_wrong_attempt_and_its_correction():
@@ -112,7 +117,42 @@ def test_without_a_reward_rule_no_score_is_needed():
 def test_rows_of_a_right_and_a_wrong_attempt():
     data = joined([WRONG, RIGHT], [MENDED], [WRONG_SCORE, RIGHT_SCORE])
     data.plan_for(1, 0)
-    assert [row.id for row in data.rows] == ["w/corrected", "w", "r"]
+    assert [row.id for row in data.rows] == ["w", "r"]
+    assert [row.tokens for row in data.rows] == [6 + 6, 5]  # what a step counts for them
+    assert sum(len(row.input_ids) for row in data.rows) < 15
+    plan = replace(PLAN, tokens_per_step=17, steps=None, epochs=1)
+    data = joined([WRONG, RIGHT], [MENDED], [WRONG_SCORE, RIGHT_SCORE], plan=plan)
+    assert data.plan_for(1, 0).steps == 1
+    plan = replace(plan, tokens_per_step=12)  # the wrong pair alone fills a step
+    data = joined([WRONG, WRONG_TOO], [MENDED, MENDED_TOO], [WRONG_SCORE, TOO], plan=plan)
+    assert data.plan_for(1, 0).steps == 2
+
+
+def test_where_prefixes_cannot_be_shared_rows_are_taken_apart():
+    data = joined([WRONG, RIGHT], [MENDED], [WRONG_SCORE, RIGHT_SCORE])
+    data.plan_for(1, 0)
+    whole = data.rows
+    data.shares_prefixes = False
+    data.plan_for(1, 0)
+    assert [row.id for row in data.rows] == ["w/0", "w/1", "r"]
+    assert all(row.is_flat for row in data.rows)
+    assert sum(row.tokens for row in data.rows) == sum(row.tokens for row in whole) == 17
+    assert step_normalizers(data.rows) == step_normalizers(whole)
+
+
+def test_a_tree_is_as_long_as_its_longest_sequence():
+    """5 6 10 and two branches of up to two more: 5 tokens at most, 6 in all."""
+    data = joined([WRONG], [MENDED], [WRONG_SCORE], plan=replace(PLAN, max_length=5))
+    data.plan_for(1, 0)
+    (row,) = data.rows
+    assert (row.longest, len(row.input_ids)) == (5, 6)
+    data = joined([WRONG], [MENDED], [WRONG_SCORE], plan=replace(PLAN, max_length=4))
+    with pytest.raises(ValueError, match="'longer_than_max_length': 1"):
+        data.plan_for(1, 0)
+    bounded = replace(PLAN, max_length=5, max_tokens_per_micro_batch=5)
+    data = joined([WRONG], [MENDED], [WRONG_SCORE], plan=bounded)
+    data.plan_for(1, 0)
+    assert [row.id for row in data.rows] == ["w/corrected", "w"]
 
 
 def test_a_clipped_attempt_is_never_right():
@@ -140,7 +180,7 @@ def test_keep_uncorrected_keeps_it_for_the_reinforcement_term_alone():
     close(pair.token_rewards, [0, -0.1, -0.05, 0])
     data.plan_for(1, 0)
     (row,) = data.rows
-    assert (row.id, row.weights.tolist()) == ("w", [0] * 4)
+    assert (row.id, row.weights.tolist()) == ("w", [0] * 2)  # of the two that have a reward
     assert data.dropped == {"longer_than_max_length": 0}
 
 
@@ -153,11 +193,12 @@ def test_right_attempts_beyond_the_cap_of_their_problem_are_dropped():
 
 
 def test_too_long_rows_are_dropped_and_counted_never_cut():
-    """Prompt of 2 and completions of 3 to 6 tokens; 7 tokens are allowed."""
+    """Prompt of 2 and completions of 3 to 6 tokens, the last of which is run over by none; 6 tokens
+    are allowed."""
     attempts = [attempt(f"a{n}", [10] * (n - 1) + [1], "right") for n in (3, 4, 5, 6)]
-    data = joined(attempts, reward=None, plan=replace(PLAN, max_length=7))
+    data = joined(attempts, reward=None, plan=replace(PLAN, max_length=6))
     data.plan_for(1, 0)
-    assert [len(row.input_ids) for row in data.rows] == [5, 6, 7]
+    assert [len(row.input_ids) for row in data.rows] == [4, 5, 6]
     assert data.dropped["longer_than_max_length"] == 1
     data.plan_for(1, 0)
     assert data.dropped["longer_than_max_length"] == 1  # planned again, not dropped again
@@ -283,7 +324,7 @@ def test_every_batch_carries_the_counts_of_its_whole_step():
     batches = list(data.train_dataloader())
     for step in range(4):
         mine = batches[3 * step : 3 * step + 3]
-        weighted = sum(float(b["completion_mask"].sum()) for b in mine)
+        weighted = sum(float(len(b["targets"])) for b in mine)
         assert [float(b["imitation_normalizer"]) for b in mine] == [weighted] * 3
         assert [float(b["policy_normalizer"]) for b in mine] == [1.0] * 3
         assert [int(b["index"]) for b in mine] == [step] * 3

@@ -252,7 +252,7 @@ def random_rows(count: int, seed: int) -> list[Row]:
         rewards = np.clip(rng.normal(size=n), -0.5, 0.5) * (rng.random(n) < 0.4)
         weights = rng.choice([0.0, 0.5, 1.0], size=n)
         ids = rng.integers(0, 11, size=prompt + n).tolist()
-        rows.append(Row(f"row-{i}", ids, prompt, rewards, -rng.random(n) * 3, weights))
+        rows.append(Row.flat(f"row-{i}", ids, prompt, rewards, -rng.random(n) * 3, weights))
     return rows
 
 
@@ -266,11 +266,11 @@ class Toy(torch.nn.Module):
         self.head = torch.nn.Parameter(torch.randn(6, 11, generator=g, dtype=torch.float64))
 
     def forward(self, batch: dict[str, torch.Tensor]) -> TokenBatch:
-        ids = batch["input_ids"]  # [B, T]
-        scores = (self.table[ids[:, :-1]] @ self.head).log_softmax(-1)  # [B, T-1, V]
-        logprobs = scores.gather(-1, ids[:, 1:, None])[..., 0]  # [B, T-1]
-        shifted = {k: batch[k][:, 1:] for k in ("old_logprobs", "token_rewards", "weights")}
-        return TokenBatch(logprobs, **shifted, mask=batch["completion_mask"][:, 1:])
+        ids = batch["input_ids"].flatten()[batch["sources"]]  # [N]
+        scores = (self.table[ids] @ self.head).log_softmax(-1)  # [N, V]
+        logprobs = scores.gather(-1, batch["targets"][:, None])[:, 0]  # [N]
+        credit = {k: batch[k] for k in ("old_logprobs", "token_rewards", "weights")}
+        return TokenBatch(logprobs, **credit, mask=torch.ones_like(logprobs, dtype=torch.bool))
 
 
 def step_gradients(objective, rows, world: int, accumulate: int) -> list[torch.Tensor]:

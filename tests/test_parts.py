@@ -14,6 +14,7 @@ from rlmec.language.scoring import score_rows
 from rlmec.modules.policy import PolicyModule
 from rlmec.modules.reward_model import RewardModelModule
 from rlmec.parts import (
+    Draft,
     GenerationPart,
     PartList,
     ScoringPart,
@@ -154,25 +155,58 @@ def test_no_part_gives_nothing():
         assert kind(network(), pad_id=0, end_ids=(1,)).predict_step(Sealed(None), 0) is None
 
 
+def drafts_of(net, count=3):
+    """Prompts with their greedy texts as drafts."""
+    alone = Sealed(GenerationPart(0, PROMPTS[:count], GREEDY, 0))
+    made = PolicyModule(net, pad_id=0, end_ids=(1,)).predict_step(alone, 0)
+    return [Draft(p, c.ids) for p, c in zip(PROMPTS, made, strict=False)], made
+
+
 def test_the_policy_scores_rows_and_the_grm_rewrites_too():
     net = network()
     scores = score_rows(TokenLogprobs(net), ROWS, 0)
-    part = Sealed(ScoringPart(0, ROWS, PROMPTS[:2], GREEDY))
-    assert PolicyModule(net, pad_id=0, end_ids=(1,)).predict_step(part, 0) == scores
+    drafts, made = drafts_of(net)
+    wrong = [Draft(d.prompt, [*d.ids[:2], 7, *d.ids[3:]]) for d in drafts]
+    policy = PolicyModule(net, pad_id=0, end_ids=(1,))
+    assert policy.predict_step(Sealed(ScoringPart(0, ROWS)), 0) == scores
     grm = RewardModelModule(net, pad_id=0, end_ids=(1,))
-    found = grm.predict_step(part, 0)
+    found = grm.predict_step(Sealed(ScoringPart(0, ROWS, wrong, 6)), 0)
     assert found is not None
     assert found.logprobs == scores
-    alone = Sealed(GenerationPart(0, PROMPTS[:2], GREEDY, 0))
-    assert found.rewrites == PolicyModule(net, pad_id=0, end_ids=(1,)).predict_step(alone, 0)
-    bare = grm.predict_step(Sealed(ScoringPart(0, ROWS, [], GREEDY)), 0)
+    assert [r.completion.ids for r in found.rewrites] == [c.ids for c in made]
+    rows = [Row.likelihood("w", [*d.prompt, *d.ids], len(d.prompt)) for d in wrong]
+    for rewrite, own in zip(found.rewrites, score_rows(TokenLogprobs(net), rows, 0), strict=True):
+        assert rewrite.draft_logprobs == pytest.approx(own, abs=1e-5)
+    bare = grm.predict_step(Sealed(ScoringPart(0, ROWS)), 0)
     assert bare is not None
     assert (bare.logprobs, bare.rewrites) == (scores, [])
+
+
+def test_drafts_are_scored_by_the_passes_that_rewrite_them():
+    """Counted: three drafts that are right take one pass, with and without rows beside them."""
+    net, calls = network(), []
+    drafts, _ = drafts_of(net)
+    grm = RewardModelModule(net, pad_id=0, end_ids=(1,))
+
+    def passes(rows, some):
+        part = Sealed(ScoringPart(0, rows, some, 6))
+        grm.predict_step(part, 0)  # what is asked of a network once is asked here
+        calls.clear()
+        found = grm.predict_step(part, 0)
+        assert found is not None
+        assert [len(r.draft_logprobs) for r in found.rewrites] == [len(d.ids) for d in some]
+        return len(calls)
+
+    net.get_decoder().register_forward_hook(lambda *_: calls.append(1))
+    alone = passes(ROWS, [])
+    assert alone >= 1
+    assert passes([], drafts) == 1
+    assert passes(ROWS, drafts) == alone + 1
 
 
 def test_dropout_is_off_in_prediction():
     net = network("gpt2", dropout=True)
     module = PolicyModule(net, pad_id=0, end_ids=(1,))
     assert net.training
-    part = Sealed(ScoringPart(0, ROWS, [], GREEDY))
+    part = Sealed(ScoringPart(0, ROWS))
     assert module.predict_step(part, 0) == module.predict_step(part, 0)

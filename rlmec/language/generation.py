@@ -2,18 +2,24 @@
 
 In: prompts as ids. Out: completions as ids with the log-probability that the network itself
 (temperature 1, no truncation) gave to each token, and whether the length limit cut them. The prompt
-of several samples is computed once.
+of several samples is computed once. Every sample has random numbers of its own, so that it does not
+matter which rows are computed together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from rlmec.batching import pad_left
+from rlmec.language.slots import Slots, batches, slots_obstacle, table_of
+
+GATHERED = 4
+"""With the library's own cache, finished rows leave once they are this part (1 / 4) of all."""
 
 
 @dataclass(frozen=True)
@@ -47,92 +53,206 @@ def generate(
 ) -> list[Completion]:
     """Completions of every prompt, `num_generations` in a row for each, in the prompts' order.
 
-    A completion ends with any of `end_ids`. The same prompts, settings and seed give the same
-    completions on the same machine; the network is put in eval mode and back.
+    A completion ends with any of `end_ids`. It is a function of the network, its prompt, the
+    decoding and (seed, number of the prompt, number of the sample), up to rounding that differs
+    between batches; a longer limit goes on where a shorter one cut. The same call gives the same on
+    the same machine. The network is put in eval mode and back.
     """
+    n, limit = decoding.num_generations, decoding.max_completion_length
+    out: list[Completion | None] = [None] * (n * len(prompts))
+    kind = _SlotRows if slots_obstacle(network) is None else _LibraryRows
     was_training = network.training
     network.eval()
     try:
-        return _decode(network, prompts, decoding, end_ids, pad_id, seed)
+        if not prompts:
+            raise ValueError("0 sequences to complete")
+        for group in batches(network, [len(ids) + limit for ids in prompts], n):
+            rows = kind(network, pad_id)
+            numbers = [i * n + j for i in group for j in range(n)]
+            first = rows.begin([prompts[i] for i in group], n)
+            done = _decode(rows, first, decoding, end_ids, _draws(seed, group, decoding))
+            for number, completion in zip(numbers, done, strict=True):
+                out[number] = completion
     finally:
         network.train(was_training)
+    return [completion for completion in out if completion is not None]
+
+
+class _Rows(Protocol):
+    """Rows that are decoded together, one token a step."""
+
+    def begin(self, prompts: Sequence[Sequence[int]], copies: int) -> torch.Tensor:
+        """Logits [R, V] after every prompt, `copies` rows for each side by side."""
+        ...
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[R] -> [R, V]: the logits after one more token of every row."""
+        ...
+
+    def keep(self, going: torch.Tensor) -> torch.Tensor | None:
+        """Drops the rows that are not `going` (bool [R]), or not yet (None); else which row now
+        stands at each place."""
+        ...
+
+
+class _SlotRows:
+    """Rows in slots: the gaps of finished rows are filled from the end, the rest stays in place."""
+
+    def __init__(self, network: Any, pad_id: int) -> None:
+        self.slots = Slots(network)
+
+    def begin(self, prompts: Sequence[Sequence[int]], copies: int) -> torch.Tensor:
+        ids, lengths = table_of(prompts)
+        self.width = ids.shape[1]
+        states = self.slots.begin(ids, lengths, np.arange(len(ids)), lengths - 1)  # [P, size]
+        logits = self.slots.logits(states)  # [P, V]
+        if copies > 1:
+            self.slots.repeat(copies)
+        ends = self.slots.tensor(lengths)  # [P]
+        self.position = ends.repeat_interleave(copies)  # [R], of the next token
+        return logits.repeat_interleave(copies, 0)
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.width += 1
+        states = self.slots.feed(tokens[:, None], self.position, self.width)
+        self.position = self.position + 1
+        return self.slots.logits(states[:, 0])
+
+    def keep(self, going: torch.Tensor) -> torch.Tensor:
+        order = self.slots.keep(going)
+        self.position = self.position[order]
+        return order
+
+
+class _LibraryRows:
+    """Rows in the library's own cache, for networks that `Slots` cannot be used with."""
+
+    def __init__(self, network: Any, pad_id: int) -> None:
+        from transformers import DynamicCache
+
+        self.network, self.pad_id = network, pad_id
+        self.cache = DynamicCache(config=network.config)
+        self.device = next(network.parameters()).device
+
+    def begin(self, prompts: Sequence[Sequence[int]], copies: int) -> torch.Tensor:
+        ids, self.attention = (x.to(self.device) for x in pad_left(prompts, self.pad_id))  # [P, T]
+        logits = self._run(ids, (self.attention.cumsum(1) - 1).clamp(min=0))  # [P, V]
+        if copies > 1:
+            self.cache.batch_repeat_interleave(copies)
+            self.attention = self.attention.repeat_interleave(copies, 0)
+        self.position = self.attention.sum(1)  # [R]
+        return logits.repeat_interleave(copies, 0)
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        ones = self.attention.new_ones(len(tokens), 1)
+        self.attention = torch.cat([self.attention, ones], 1)
+        self.position = self.position + 1
+        return self._run(tokens[:, None], self.position[:, None] - 1)
+
+    def keep(self, going: torch.Tensor) -> torch.Tensor | None:
+        if int((~going).sum()) * GATHERED < len(going):
+            return None
+        order = going.nonzero()[:, 0]
+        self.cache.batch_select_indices(order)
+        self.attention, self.position = self.attention[order], self.position[order]
+        return order
+
+    def _run(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.network(
+            input_ids=ids,
+            attention_mask=self.attention,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
 
 
 def _decode(
-    network: Any,
-    prompts: Sequence[Sequence[int]],
+    cache: _Rows,
+    logits: torch.Tensor,
     decoding: Decoding,
     end_ids: Sequence[int],
-    pad_id: int,
-    seed: int,
+    draws: torch.Tensor,
 ) -> list[Completion]:
-    from transformers import DynamicCache
-
-    device = next(network.parameters()).device
-    generator = torch.Generator(device=device).manual_seed(seed)
+    """Completions of rows whose first logits [R, V] are given, by `draws` [R, limit, 2]."""
+    device, limit = logits.device, decoding.max_completion_length
     ends = torch.tensor(list(end_ids), device=device)  # [E]
-    n, limit = decoding.num_generations, decoding.max_completion_length
-    ids, attention = (x.to(device) for x in pad_left(prompts, pad_id))  # [P, T] twice
-    positions = (attention.cumsum(1) - 1).clamp(min=0)  # [P, T]
-    cache = DynamicCache(config=network.config)
-    logits = network(
-        input_ids=ids,
-        attention_mask=attention,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]  # [P, V]
-    if n > 1:
-        cache.batch_repeat_interleave(n)
-        logits, attention = logits.repeat_interleave(n, 0), attention.repeat_interleave(n, 0)
-    position = attention.sum(1)  # [R], the next token's position
-    rows = torch.arange(len(logits), device=device)  # rows still open
-    tokens = torch.full((len(rows), limit), pad_id, device=device)  # [R, limit]
+    rows = torch.arange(len(logits), device=device)  # the row at each place
+    tokens = torch.zeros(len(rows), limit, dtype=torch.int64, device=device)  # [R, limit]
     logprobs = torch.zeros(len(rows), limit, device=device)  # [R, limit]
-    lengths = torch.full((len(rows),), limit, device=device)
+    lengths = torch.full((len(rows),), limit, device=device)  # [R]
+    draws = draws.to(device)
     for step in range(limit):
-        token, logprob = _choose(logits.float(), decoding, generator)  # [open] twice
+        token, logprob = _choose(logits.float(), decoding, draws[rows, step])  # [open] twice
         tokens[rows, step], logprobs[rows, step] = token, logprob
-        going = ~torch.isin(token, ends)
-        lengths[rows[~going]] = step + 1
-        if not going.any() or step + 1 == limit:
+        ended = torch.isin(token, ends) & (lengths[rows] == limit)
+        lengths[rows[ended]] = step + 1
+        going = lengths[rows] == limit
+        if step + 1 == limit or not going.any():
             break
-        if not going.all():
-            keep = going.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            rows, token = rows[keep], token[keep]
-            attention, position = attention[keep], position[keep]
-        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], 1)
-        logits = network(
-            input_ids=token[:, None],
-            attention_mask=attention,
-            position_ids=position[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]  # [open, V]
-        position = position + 1
+        if not going.all() and (order := cache.keep(going)) is not None:
+            rows, token = rows[order], token[order]
+        logits = cache.step(token)
     return _completions(tokens.cpu(), logprobs.cpu(), lengths.tolist(), end_ids)
 
 
+def _draws(seed: int, numbers: Sequence[int], decoding: Decoding) -> torch.Tensor:
+    """Two uniform numbers in [0, 1) for each token of each row: float32 [R, limit, 2].
+
+    A row's numbers are those of (seed, number of its prompt, number of its sample).
+    """
+    n, shape = decoding.num_generations, (decoding.max_completion_length, 2)
+    if decoding.temperature == 0:
+        return torch.zeros(1, *shape).expand(len(numbers) * n, -1, -1)
+    keys = [(seed, number, j) for number in numbers for j in range(n)]
+    return torch.from_numpy(
+        np.stack([np.random.default_rng(key).random(shape, dtype=np.float32) for key in keys])
+    )
+
+
 def _choose(
-    logits: torch.Tensor, decoding: Decoding, generator: torch.Generator
+    logits: torch.Tensor, decoding: Decoding, draws: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next token of every row and its untruncated log-probability: [R, V] -> [R], [R]."""
-    own = logits.log_softmax(-1)
+    """The next token of every row and its untruncated log-probability: [R, V], [R, 2] -> [R], [R].
+
+    A draw from all tokens stands where its token is of the nucleus; elsewhere a second one is made
+    from the nucleus alone. That is a draw from the nucleus, with few rows to sort.
+    """
+    own = logits.log_softmax(-1)  # [R, V]
     if decoding.temperature == 0:
         token = own.argmax(-1)
     else:
         probabilities = (logits / decoding.temperature).softmax(-1)
+        token = _drawn(probabilities, draws[:, 0])
         if decoding.top_p < 1:
-            probabilities = _nucleus(probabilities, decoding.top_p)
-        token = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            out = _mass_before(probabilities, token) >= decoding.top_p
+            redrawn = out.nonzero()[:, 0]
+            if len(redrawn):
+                kept = _nucleus(probabilities[redrawn], decoding.top_p)
+                token[redrawn] = _drawn(kept, draws[redrawn, 1])
     return token, own.gather(-1, token[:, None])[:, 0]
+
+
+def _drawn(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """The token in whose share of the weights [R, V] the draw in [0, 1) falls: [R]."""
+    sums = weights.cumsum(-1)
+    token = torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)[:, 0]
+    return token.clamp(max=weights.shape[-1] - 1)
+
+
+def _mass_before(probabilities: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """The mass of the tokens ahead of `token` [R] by falling probability, 0 for the best: [R]."""
+    own = probabilities.gather(-1, token[:, None])  # [R, 1]
+    ahead = torch.where(probabilities > own, probabilities, 0.0).sum(-1)
+    tied = probabilities == own
+    tied &= torch.arange(probabilities.shape[-1], device=token.device) < token[:, None]
+    return ahead + own[:, 0] * tied.sum(-1)
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     """Keeps the fewest most likely tokens whose mass reaches `top_p` (the best one always)."""
-    ordered, order = probabilities.sort(-1, descending=True)
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     outside = ordered.cumsum(-1) - ordered >= top_p  # mass before the token already suffices
     outside[..., 0] = False
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0.0))

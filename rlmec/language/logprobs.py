@@ -1,49 +1,109 @@
-"""Log-probabilities of chosen tokens; the only place that shifts targets against predictions.
+"""Log-probabilities of chosen tokens, without the logits of all others.
 
-In: padded ids and the mask of completion tokens. Out: float32 log-probabilities of those tokens,
-flat, in row-major order. Positions are chosen before the head, so prompts and padding never reach
-the vocabulary.
+In: the tensors of `batching.collate`, which say at which place each scored token is predicted. Out:
+their float32 log-probabilities, in the batch's order. Hidden states are picked before the head, so
+prompts, padding and tokens without credit never reach the vocabulary, and the head runs over a part
+of them at a time, so that float32 logits of a whole batch are never held.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from rlmec.language.attention import attention_arguments
+
+DENSE_LOGITS = 2**22
+"""Up to so many logits at once are computed plainly (16 MiB in float32); changes rounding only."""
+PARTS, LEAST_PART = 16, 192
+"""More are cut into about PARTS parts of at least LEAST_PART tokens."""
 
 
 class TokenLogprobs(nn.Module):
-    """A causal network whose forward gives the log-probabilities of the completion tokens.
+    """A causal network whose forward gives the log-probabilities of a batch's scored tokens.
 
     Where the head is more than its matrix (soft-capped or scaled logits), found by one trial at
-    construction, the network's own logits are used.
+    construction, the network's own logits are used. `shares_prefixes` keeps the answer of
+    `selfcheck` once it was asked.
     """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
         self.plain_head = _head_is_plain(network)
+        self.shares_prefixes: bool | None = None
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        completion_mask: torch.Tensor,
-    ) -> torch.Tensor:
-        """[B, T] ids, attention (1: real), mask (True: wanted, not in column 0) -> [N] float32."""
-        chosen = completion_mask[:, 1:]  # [B, T-1]
-        targets = input_ids[:, 1:][chosen]  # [N]
-        if self.plain_head:
-            hidden = self.network.get_decoder()(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-            ).last_hidden_state
-            logits = self.network.get_output_embeddings()(hidden[:, :-1][chosen])  # [N, V]
-        else:
-            logits = self.network(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-            ).logits[:, :-1][chosen]  # [N, V]
-        return -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Tensors of `batching.collate` -> float32 [N], nats."""
+        sources, targets = batch["sources"], batch["targets"]  # [N]
+        arguments = {
+            "input_ids": batch["input_ids"],
+            "use_cache": False,
+            **attention_arguments(self.network, batch),
+        }
+        if not self.plain_head:
+            logits = self.network(**arguments).logits  # [B, T, V]
+            return -_nll(logits.flatten(0, 1)[sources], targets)
+        hidden = self.network.get_decoder()(**arguments).last_hidden_state  # [B, T, D]
+        chosen = hidden.flatten(0, 1).index_select(0, sources)  # [N, D]
+        return -head_nll(self.network.get_output_embeddings(), chosen, targets)
+
+
+def head_nll(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-log p of each target under a linear head: [N, D], [N] -> float32 [N].
+
+    Small batches are computed plainly, large ones part by part, forward and backward, with torch's
+    own operation where it is exact (a plain float32 matrix), else by recomputing each part.
+    """
+    count, vocabulary = len(targets), head.weight.shape[0]
+    if count * vocabulary <= DENSE_LOGITS:
+        return _nll(head(hidden), targets)
+    part = max(LEAST_PART, -(-count // PARTS))
+    if _has_fused_form(head, hidden):
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=part, chunking_method=None)
+        return F.linear_cross_entropy(
+            hidden,
+            head.weight,
+            targets,
+            linear_bias=head.bias,
+            reduction="none",
+            options=options,
+        )
+    return torch.cat(
+        [
+            _part_nll(head, h, y)
+            for h, y in zip(hidden.split(part), targets.split(part), strict=True)
+        ]
+    )
+
+
+def _part_nll(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def run(h: torch.Tensor) -> torch.Tensor:
+        return _nll(head(h), targets)
+
+    if not torch.is_grad_enabled():
+        return run(hidden)
+    return checkpoint(run, hidden, use_reentrant=False, preserve_rng_state=False)
+
+
+def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits.float(), targets, reduction="none")  # [N]
+
+
+def _has_fused_form(head: Any, hidden: torch.Tensor) -> bool:
+    """Whether torch's chunked operation computes this head in float32 (it is there from 2.13 on;
+    in half precision it would round the log-probs themselves)."""
+    return (
+        hasattr(F, "linear_cross_entropy")
+        and type(head) is nn.Linear
+        and hidden.dtype == head.weight.dtype == torch.float32
+        and not torch.is_autocast_enabled(hidden.device.type)
+    )
 
 
 @torch.no_grad()

@@ -1,47 +1,114 @@
-"""Log-probabilities of the completion tokens of many rows, in batches of like length."""
+"""Log-probabilities of the scored tokens of many rows, in batches of like length.
+
+In: rows. Out: a list of values a row, in the rows' order. Neighbours with a common beginning (the
+samples of one problem) are computed as one tree where that is less work and the network allows it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from rlmec.batching import Row, collate
 from rlmec.language.logprobs import TokenLogprobs
+from rlmec.language.selfcheck import shares_prefixes
+from rlmec.packing import merge
 
 TOKENS_PER_BATCH = 16384
 """Padded tokens of one scoring batch; changes rounding only."""
+MOST_PADDING, LEAST_BATCH = 0.1, 512
+"""A batch of at least LEAST_BATCH tokens takes no row that would make so much of it padding."""
 
 
 @torch.no_grad()
 def score_rows(net: TokenLogprobs, rows: Sequence[Row], pad_id: int) -> list[list[float]]:
-    """Log-probs (nats, float32) of each row's completion tokens, in the order of `rows`.
+    """Log-probs (nats, float32) of each row's scored tokens, in the order of `rows`.
 
     The same forward as in training, without dropout; the module is put in eval mode and back.
+    Which rows are computed together changes rounding only.
     """
     device = next(net.parameters()).device
     was_training = net.training
     net.eval()
-    out: list[list[float]] = [[] for _ in rows]
-    for group in _groups([len(row.input_ids) for row in rows]):
-        batch = collate([rows[i] for i in group], pad_id, 1.0, 1.0)
-        mask = batch["completion_mask"]
-        values = net(
-            batch["input_ids"].to(device), batch["attention_mask"].to(device), mask.to(device)
-        )
-        pieces = values.cpu().split(mask.sum(1).tolist())
+    merged, counts = _merged(net, rows)
+    out: list[list[float]] = [[] for _ in merged]
+    for group in _groups([len(row.input_ids) for row in merged]):
+        batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
+        values = net({name: value.to(device) for name, value in batch.items()})
+        pieces = values.cpu().split([merged[i].sources.size for i in group])
         for i, piece in zip(group, pieces, strict=True):
             out[i] = piece.tolist()
     net.train(was_training)
-    return out
+    values = [value for piece in out for value in piece]
+    ends = np.cumsum(counts, dtype=np.int64).tolist()
+    return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def _merged(net: TokenLogprobs, rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
+    """Rows, neighbours as trees where worth it, and how many tokens each of `rows` scores: the
+    merged rows score the same tokens in the same order."""
+    counts = [row.sources.size for row in rows]
+    width = getattr(net.network.config.get_text_config(), "hidden_size", 0)
+    groups = _worth_sharing(rows, width)
+    if len(groups) == len(rows) or not shares_prefixes(net):
+        return list(rows), counts
+    return [
+        rows[group[0]]
+        if len(group) == 1
+        else merge(rows[group[0]].id, [rows[i] for i in group], join=False)
+        for group in groups
+    ], counts
+
+
+def _worth_sharing(rows: Sequence[Row], width: int) -> list[list[int]]:
+    """Runs of neighbours to compute as one: a row joins the run before it where that is less work.
+
+    The work of T tokens in one row is counted as T (6 D + T), D the network's width: matrices of
+    about 12 D^2 weights a layer, and attention over all T, which a tree's mask does not skip.
+    """
+    groups: list[list[int]] = []
+    tokens = shared = 0  # of the last run: tokens of the tree, its common beginning
+    for i, row in enumerate(rows):
+        own = len(row.input_ids)
+        if groups and row.is_flat and rows[groups[-1][-1]].is_flat:
+            common = min(shared, _common(rows[groups[-1][0]].input_ids, row.input_ids))
+            together = tokens + own - common
+            saved = _work(tokens, width) + _work(own, width) - _work(together, width)
+            if common and saved > 0 and together <= TOKENS_PER_BATCH:
+                groups[-1].append(i)
+                tokens, shared = together, common
+                continue
+        groups.append([i])
+        tokens, shared = own, own
+    return groups
+
+
+def _work(tokens: int, width: int) -> int:
+    return tokens * (6 * width + tokens)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common beginning of two sequences."""
+    least = min(len(one), len(other))
+    differ = np.asarray(one[:least]) != np.asarray(other[:least])
+    return int(differ.argmax()) if differ.any() else least
 
 
 def _groups(lengths: list[int]) -> list[list[int]]:
-    """Rows by falling length in runs whose padded size stays within the limit."""
+    """Rows by falling length in runs whose padded size and padding stay within the limits."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: list[list[int]] = []
+    padded = real = 0  # of the last run
     for i in order:
-        if not groups or lengths[groups[-1][0]] * (len(groups[-1]) + 1) > TOKENS_PER_BATCH:
+        longest = lengths[groups[-1][0]] if groups else 0
+        more = padded + longest
+        too_empty = real + lengths[i] < (1 - MOST_PADDING) * more and padded >= LEAST_BATCH
+        if not groups or more > TOKENS_PER_BATCH or too_empty:
             groups.append([])
+            padded = real = 0
+            longest = lengths[i]
         groups[-1].append(i)
+        padded, real = padded + longest, real + lengths[i]
     return groups

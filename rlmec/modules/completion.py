@@ -70,14 +70,21 @@ class CompletionModule(L.LightningModule):
         }
 
     def tokens(self, batch: dict[str, torch.Tensor]) -> TokenBatch:
-        """The completion tokens of a batch, flat, with the network's log-probs of them."""
-        mask = batch["completion_mask"]  # [B, T]
-        logprobs = self.net(batch["input_ids"], batch["attention_mask"], mask)  # [N]
+        """The scored tokens of a batch, flat, with the network's log-probs of them.
+
+        Raises TypeError where a precision plugin has rounded the batch's credit.
+        """
+        if batch["token_rewards"].dtype != torch.float32:
+            raise TypeError(
+                f"rewards and old log-probs came as {batch['token_rewards'].dtype}, which rounds "
+                "the ratio: use precision bf16-mixed or 32-true"
+            )
+        logprobs = self.net(batch)  # [N]
         return TokenBatch(
             logprobs,
-            batch["old_logprobs"][mask],
-            batch["token_rewards"][mask],
-            batch["weights"][mask],
+            batch["old_logprobs"],
+            batch["token_rewards"],
+            batch["weights"],
             torch.ones_like(logprobs, dtype=torch.bool),
         )
 

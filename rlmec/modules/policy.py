@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from rlmec.language.scoring import score_rows
+from rlmec.language.selfcheck import has_dropout
 from rlmec.modules.completion import CompletionModule
 from rlmec.objectives import ObjectiveSums, TokenBatch
 from rlmec.parts import ScoringPart, Sealed, generate_part
@@ -36,7 +36,7 @@ class PolicyModule(CompletionModule):
         if self.global_step or self.ratio_tolerance is None or not rewarded.any():
             return
         logprobs = tokens.logprobs.detach()
-        if self.training and _has_dropout(self.net):
+        if self.training and has_dropout(self.net):
             self.net.eval()
             with torch.no_grad():
                 logprobs = self.tokens(batch).logprobs
@@ -74,9 +74,3 @@ class PolicyModule(CompletionModule):
         if isinstance(part, ScoringPart):
             return score_rows(self.net, part.rows, self.pad_id)
         return generate_part(self.network, part, self.end_ids, self.pad_id)
-
-
-def _has_dropout(net: nn.Module) -> bool:
-    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in net.modules()) or any(
-        getattr(m, "attention_dropout", 0.0) for m in net.modules()
-    )

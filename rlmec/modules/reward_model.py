@@ -1,7 +1,8 @@
 """RewardModelModule: the generative reward model (GRM), trained to rewrite, copy and locate.
 
 Its likelihood of an attempt's tokens under the rewriting prompt is the raw material of token
-rewards; its own greedy rewrite of a wrong attempt is a correction. In training: rows of prompt and
+rewards; its own greedy rewrite of a wrong attempt is a correction, and takes the attempt for its
+draft. In training: rows of prompt and
 target, loss on the target only.
 """
 
@@ -9,29 +10,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlmec.language.generation import Completion
+from rlmec.language.drafting import Rewrite
 from rlmec.language.scoring import score_rows
 from rlmec.modules.completion import CompletionModule
-from rlmec.parts import Sealed, generate_part
+from rlmec.parts import Sealed, rewrite_part
 
 
 @dataclass(frozen=True)
 class GrmOutput:
-    """Raw log-probs of every row's completion tokens, and the rewrites asked for."""
+    """Raw log-probs of every row's completion tokens, and what became of every draft."""
 
     logprobs: list[list[float]]
-    rewrites: list[Completion]
+    rewrites: list[Rewrite]
 
 
 class RewardModelModule(CompletionModule):
     """Trained with `objectives.weighted_likelihood`; predicts a part's log-probs and rewrites."""
 
     def predict_step(self, batch: Sealed, batch_idx: int) -> GrmOutput | None:
-        """Log-probs and rewrites of a ScoringPart, None for no part."""
+        """Log-probs of a ScoringPart's rows, log-probs and rewrites of its drafts, None for no
+        part. A draft is scored by the passes that rewrite it."""
         part = batch.part
         if part is None:
             return None
         return GrmOutput(
             score_rows(self.net, part.rows, self.pad_id),
-            generate_part(self.network, part, self.end_ids, self.pad_id) if part.prompts else [],
+            rewrite_part(self.network, part, self.end_ids, self.pad_id),
         )

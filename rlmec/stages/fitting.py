@@ -23,11 +23,13 @@ from rlmec.checkpointing import (
 )
 from rlmec.configuration import build
 from rlmec.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.language.logprobs import TokenLogprobs
+from rlmec.language.selfcheck import sharing_obstacle
 from rlmec.modules.completion import CompletionModule
 from rlmec.settings import FitSettings, TrainerSettings
 from rlmec.stages.chain import Run
 
-__all__ = ["fit", "plan_settings", "trainer_arguments"]
+__all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
 
 
 def plan_settings(fit_settings: FitSettings, trainer: TrainerSettings) -> PlanSettings:
@@ -123,6 +125,17 @@ def fit(
         monitor = validation.monitor if validation else ""
         run.say(f"{title}: best {monitor} {best.score:.4f} at step {best.step}")
     return history
+
+
+def share_prefixes(run: Run, title: str, network: Any, data: SolutionPairDataModule) -> None:
+    """Lets rows that branch stay whole where the network gives the same for them as for separate
+    ones, else has them taken apart, and says why. Rank 0 decides for all; to be called before
+    `plan_for`.
+    """
+    found = run.ranks.share(lambda: sharing_obstacle(TokenLogprobs(network), training=True))
+    data.shares_prefixes = found is None
+    if found is not None:
+        run.say(f"{title}: every sequence is a row of its own, for {found}")
 
 
 def best_weights(work: Path) -> BestWeights:

@@ -17,7 +17,7 @@ from rlmec.settings import EvaluateSettings, PolicySettings, as_plain
 from rlmec.stages import models
 from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
-from rlmec.stages.fitting import best_weights, fit, plan_settings
+from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import accuracy_judge
 from rlmec.stages.rewarding import ScoreStage
 from rlmec.stages.sampling import (
@@ -37,6 +37,7 @@ class PolicyStage(Stage):
     """Trains the policy; `node` is the policy node, changed for a variant of a comparison."""
 
     name = "policy"
+    version = 2  # one row a pair
 
     def __init__(self, run: Run, variant: str = "", node: PolicySettings | None = None) -> None:
         super().__init__(run, variant)
@@ -62,10 +63,12 @@ class PolicyStage(Stage):
             )
         model = start_model(run, parents)
         data = joined_data(run, model, node, parents)
+        network = model.network()
+        share_prefixes(run, self.title, network, data)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = policy_module(
             run,
-            model.network(),
+            network,
             model.codec,
             node,
             data,
@@ -162,6 +165,7 @@ class EvaluateStage(Stage):
     """Judges a model on a split: greedily, or by samples with pass@k and maj@k."""
 
     name = "evaluate"
+    version = 2  # a sample's randomness is its own
 
     def __init__(self, run: Run, judged: JudgedModel, variant: str = "") -> None:
         super().__init__(run, variant)

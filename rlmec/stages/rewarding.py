@@ -14,11 +14,10 @@ from rlmec.batching import Row
 from rlmec.callbacks import Validation
 from rlmec.configuration import build
 from rlmec.datamodule import SolutionPairDataModule
-from rlmec.language.generation import Decoding
 from rlmec.modules.policy import PolicyModule
 from rlmec.modules.reward_model import GrmOutput, RewardModelModule
 from rlmec.objectives import weighted_likelihood
-from rlmec.parts import ScoringPart, cut
+from rlmec.parts import Draft, ScoringPart, cut
 from rlmec.records import Attempt, Correction, Problem, Score, by_id, require_same_tokenizer
 from rlmec.rows import grm_rows, hash_share, rewriting_row
 from rlmec.stages import models
@@ -98,6 +97,7 @@ class GrmStage(Stage):
             prefix="grm",
             monitor="rewrite_success",
             best=best_weights(work) if held_out else None,
+            drafts=[a.completion_ids for a in held_out],
         )
         history = fit(run, self.title, settings, work, module, data, validation)
         run.ranks.share(lambda: models.save(module.network, model.tokenizer, work / "model"))
@@ -164,6 +164,7 @@ class ScoreStage(Stage):
     corrections of the wrong attempts that have none from the teacher."""
 
     name = "score"
+    version = 2  # wrong attempts are scored by the passes that rewrite them
 
     def parents(self) -> dict[str, Stage]:
         run = self.run
@@ -217,7 +218,7 @@ class ScoreStage(Stage):
             Row.likelihood(a.id, [*a.prompt_ids, *a.completion_ids], len(a.prompt_ids))
             for a in group
         ]
-        return ScoringPart(index, rows, [], Decoding(1))
+        return ScoringPart(index, rows)
 
     def _old_finish(self, start: models.LanguageModel):
         digest = start.codec.digest
@@ -239,19 +240,19 @@ class ScoreStage(Stage):
         index: int,
         group: list[Attempt],
     ) -> ScoringPart:
-        s = self.run.settings.score
-        rows = [
-            rewriting_row(
-                grm.prompts, problems[a.problem_id], a.completion_ids, a.completion_ids, a.id
-            )
-            for a in group
-        ]
-        prompts = [
-            row.input_ids[: row.prompt_length]
-            for row, a in zip(rows, group, strict=True)
-            if s.rewrite and _open(a, corrected)
-        ]
-        return ScoringPart(index, rows, prompts, Decoding(s.max_completion_length))
+        """Attempts that the GRM must correct are drafts; the others are scored alone."""
+        rows, drafts = [], []
+        for a in group:
+            problem, ids = problems[a.problem_id], a.completion_ids
+            if self._is_draft(a, corrected):
+                drafts.append(Draft(grm.prompts.rewrite(problem, ids), ids))
+            else:
+                rows.append(rewriting_row(grm.prompts, problem, ids, ids, a.id))
+        return ScoringPart(index, rows, drafts, self.run.settings.score.max_completion_length)
+
+    def _is_draft(self, attempt: Attempt, corrected: set[str]) -> bool:
+        wrong = not attempt.is_right and attempt.verdict != "unparsable"
+        return self.run.settings.score.rewrite and wrong and attempt.id not in corrected
 
     def _grm_finish(
         self,
@@ -263,18 +264,19 @@ class ScoreStage(Stage):
         run, s, codec = self.run, self.run.settings.score, grm.codec
 
         def finish(part: ScoringPart, output: GrmOutput):
-            group = groups[part.index]
-            scores = [
-                Score(a.id, values, values, codec.digest)
-                for a, values in zip(group, output.logprobs, strict=True)
-            ]
-            wanted = [a for a in group if s.rewrite and _open(a, corrected)]
-            corrections = [
-                correction_of(
-                    run.task, codec, problems[a.problem_id], a, completion, s.max_edit_ratio
-                )
-                for a, completion in zip(wanted, output.rewrites, strict=True)
-            ]
+            alone, rewritten = iter(output.logprobs), iter(output.rewrites)
+            scores, corrections = [], []
+            for a in groups[part.index]:
+                if not self._is_draft(a, corrected):
+                    values = next(alone)
+                else:
+                    problem, made = problems[a.problem_id], next(rewritten)
+                    values = made.draft_logprobs
+                    proposal = correction_of(
+                        run.task, codec, problem, a, made.completion, s.max_edit_ratio
+                    )
+                    corrections.append(proposal)
+                scores.append(Score(a.id, values, values, codec.digest))
             tables = {"scores": (scores, Score), "corrections": (corrections, Correction)}
             return tables, {}
 
@@ -328,11 +330,6 @@ class ScoreStage(Stage):
             "grm/reference_success": sum(ratio <= limit for ratio in ratios) / len(ratios),
             "grm/reference_edit_ratio/median": ratios[len(ratios) // 2],
         }
-
-
-def _open(attempt: Attempt, corrected: set[str]) -> bool:
-    wrong = not attempt.is_right and attempt.verdict != "unparsable"
-    return wrong and attempt.id not in corrected
 
 
 def rewriting(corrections: list[Correction]) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class SampleStage(Stage):
     """Attempts at the train problems: sampled from the start, or imported; each judged."""
 
     name = "sample"
+    version = 2  # random numbers of their own for each sample
 
     def parents(self) -> dict[str, Stage]:
         return start_of(self.run)[0]

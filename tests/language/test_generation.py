@@ -5,7 +5,7 @@ import torch
 from small_models import FIVE, network, ragged_ids
 
 from rlmec.batching import Row
-from rlmec.language.generation import Completion, Decoding, _nucleus, generate
+from rlmec.language.generation import Completion, Decoding, _choose, _drawn, _nucleus, generate
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.scoring import score_rows
 
@@ -220,6 +220,67 @@ def test_a_nucleus_worked_by_hand(top_p, kept):
 def test_every_row_has_its_own_nucleus():
     rows = torch.tensor([[0.75, 0.125, 0.125], [0.25, 0.25, 0.5]])
     assert (_nucleus(rows, 0.7) > 0).sum(1).tolist() == [1, 2]
+
+
+def test_a_draw_takes_the_token_in_whose_share_it_falls():
+    """Shares end at 0.25, 0.25, 0.75 and 1 of the sum; a token without weight is never drawn."""
+    weights = torch.tensor([[1.0, 0.0, 2.0, 1.0, 0.0]]).expand(6, -1)
+    draws = torch.tensor([0.0, 0.2, 0.25, 0.7, 0.75, 1 - 2**-24])
+    assert _drawn(weights, draws).tolist() == [0, 0, 2, 2, 3, 3]
+
+
+def test_a_token_outside_the_nucleus_is_drawn_again_from_it():
+    """Of 0.5, 0.25, 0.125, 0.125 at top_p 0.7 the first two are kept: the first draw's last quarter
+    goes to them by the second draw, so that 64 even pairs of draws make 2/3 and 1/3."""
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()[None]
+    even = (torch.arange(12) + 0.5) / 12
+    draws = torch.cartesian_prod(even, even)  # [144, 2]
+    token, logprob = _choose(logits.expand(144, -1), Decoding(1, 1.0, 0.7), draws)
+    assert token.bincount(minlength=4).tolist() == [96, 48, 0, 0]
+    assert logprob.exp().unique().tolist() == pytest.approx([0.25, 0.5])
+
+
+def test_of_equal_tokens_the_first_are_in_the_nucleus():
+    """Four of 0.25 at top_p 0.4: two are kept, whichever way a token is drawn."""
+    draws = torch.cartesian_prod((torch.arange(8) + 0.5) / 8, (torch.arange(8) + 0.5) / 8)
+    token, _ = _choose(torch.zeros(64, 4), Decoding(1, 1.0, 0.4), draws)
+    assert token.bincount(minlength=4).tolist() == [32, 32, 0, 0]
+    assert _nucleus(torch.full((1, 4), 0.25), 0.4).tolist() == [[0.25, 0.25, 0.0, 0.0]]
+
+
+# --- what a completion depends on ---
+
+SAMPLING = Decoding(LIMIT, temperature=1.0, top_p=0.9, num_generations=3)
+
+
+@pytest.mark.parametrize("kind", FIVE)
+def test_a_sample_is_named_by_seed_prompt_and_number(kind, monkeypatch):
+    """Not by the rows beside it, the number of samples, the limit or how a batch was cut."""
+    net, asked = network(kind, seed=2), prompts()
+    end = an_end_token(net, asked)
+    ids = [c.ids for c in decode(net, asked, SAMPLING, end=end, seed=1)]
+    fewer = decode(net, asked[:2], SAMPLING, end=end, seed=1)
+    assert [c.ids for c in fewer] == ids[:6]
+    alone = decode(net, asked, Decoding(LIMIT, 1.0, 0.9, 1), end=end, seed=1)
+    assert [c.ids for c in alone] == ids[::3]
+    short = decode(net, asked, Decoding(5, 1.0, 0.9, 3), end=end, seed=1)
+    assert [c.ids for c in short] == [row[:5] for row in ids]
+    monkeypatch.setattr("rlmec.language.slots.TOKENS_AT_ONCE", 60)
+    monkeypatch.setattr("rlmec.language.slots.BLOCK", 1)
+    monkeypatch.setattr("rlmec.language.slots.BEGUN_AT_ONCE", 8)
+    assert [c.ids for c in decode(net, asked, SAMPLING, end=end, seed=1)] == ids
+
+
+@pytest.mark.parametrize("kind", FIVE)
+def test_the_librarys_own_cache_gives_the_same(kind, monkeypatch):
+    net, asked = network(kind, seed=2), prompts()
+    end = an_end_token(net, asked)
+    for decoding in (Decoding(LIMIT), SAMPLING):
+        ours = decode(net, asked, decoding, end=end)
+        with monkeypatch.context() as patch:
+            patch.setattr("rlmec.language.generation.slots_obstacle", lambda _: "told so")
+            theirs = decode(net, asked, decoding, end=end)
+        assert [c.ids for c in ours] == [c.ids for c in theirs]
 
 
 def test_completions_are_plain_values():

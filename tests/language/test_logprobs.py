@@ -21,20 +21,30 @@ def ragged_rows(seed=0):
 
 
 def forward(net, batch):
-    return net(batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
+    return net(batch)
+
+
+def without(batch, *places):
+    """A batch that does not score what stands at these places [b, t]."""
+    width = batch["input_ids"].shape[1]
+    gone = torch.tensor([b * width + t - 1 for b, t in places])
+    kept = ~torch.isin(batch["sources"], gone)
+    return batch | {name: batch[name][kept] for name in ("sources", "targets")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_they_are_those_of_the_networks_logits(kind):
     net = TokenLogprobs(network(kind)).eval()
     assert net.plain_head is (kind != "soft_capped")
-    batch = collate(ragged_rows(), 0, 1.0, 1.0)
-    batch["completion_mask"][0, 5] = False  # a mask with a gap
+    batch = without(collate(ragged_rows(), 0, 1.0, 1.0), (0, 5))  # a gap
     got = forward(net, batch)
     logits = net.network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     all_ = logits.log_softmax(-1)
     wanted = [
-        all_[b, t - 1, batch["input_ids"][b, t]] for b, t in batch["completion_mask"].nonzero()
+        all_[b, t - 1, batch["input_ids"][b, t]]
+        for b, row in enumerate(ragged_rows())
+        for t in range(row.prompt_length, len(row.input_ids))
+        if (b, t) != (0, 5)
     ]
     assert len(wanted) == sum(LENGTHS) - sum(PROMPTS) - 1
     assert got.dtype == torch.float32
@@ -68,7 +78,7 @@ def test_many_rows_are_scored_in_batches_within_the_limit(monkeypatch):
     whole = score_rows(net, rows, 0)
     monkeypatch.setattr("rlmec.language.scoring.TOKENS_PER_BATCH", 20)
     shapes = []
-    net.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    net.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0]["input_ids"].shape)))
     cut = score_rows(net, rows, 0)
     assert shapes == [(1, 17), (1, 11), (2, 5)]  # 2 x 11 is more than 20 already, 2 x 5 is not
     for one, other in zip(whole, cut, strict=True):
@@ -81,12 +91,14 @@ def test_gradients_flow_from_chosen_tokens_alone(kind):
     nothing; what stands before it does."""
     net = TokenLogprobs(network(kind)).eval()
     batch = collate(ragged_rows(), 0, 1.0, 1.0)
-    mask = torch.zeros_like(batch["completion_mask"])
-    mask[0, 4] = mask[0, 6] = mask[1, 4] = True  # rows 2 and 3 have no chosen token
+    wanted = [(0, 4), (0, 6), (1, 4)]  # rows 2 and 3 have no chosen token
+    everything = [(b, t) for b in range(4) for t in range(1, 17)]
+    batch = without(batch, *(place for place in everything if place not in wanted))
+    assert len(batch["targets"]) == 3
     felt = []
     embedding = net.network.get_input_embeddings()
     embedding.register_forward_hook(lambda *args: args[-1].retain_grad() or felt.append(args[-1]))
-    net(batch["input_ids"], batch["attention_mask"], mask).sum().backward()
+    net(batch).sum().backward()
     size = felt[0].grad.abs().sum(-1)  # [B, T]
     assert size[0, :6].min() > 0
     assert size[1, :4].min() > 0

@@ -1,0 +1,89 @@
+"""Pairs as the batches that training sees: rows, plan and padding are the project's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from rlmec.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.modules.policy import PolicyModule
+from rlmec.objectives import rlmec_clipped
+from rlmec.records import Pair
+from rlmec.rows import pair_rows
+
+PAD = 0
+LONGEST = 4096
+
+
+def stand_in_prompts() -> Any:
+    """What the DataModule reads of prompts where pairs are given: the padding id."""
+    return SimpleNamespace(codec=SimpleNamespace(pad_id=PAD, digest="benchmark"))
+
+
+def planned(
+    pairs: Sequence[Pair],
+    micro_batch: int,
+    *,
+    steps: int | None = None,
+    tokens_per_step: int = 0,
+    accumulate: int | None = None,
+) -> SolutionPairDataModule:
+    """A DataModule that serves `pairs`, planned for one rank.
+
+    `micro_batch` bounds the padded tokens of one forward pass. Without `steps` one optimizer step
+    holds all pairs.
+    """
+
+    def rows(data: Any) -> list[Any]:
+        seen = SimpleNamespace(
+            pairs=pairs, max_length=data.max_length, max_tokens=data.max_tokens, problems={}
+        )
+        return pair_rows(seen)  # pyright: ignore[reportArgumentType]
+
+    plan = PlanSettings(
+        tokens_per_step=tokens_per_step or 10**12,
+        seed=1,
+        steps=steps,
+        epochs=None if steps else 1.0,
+        max_length=LONGEST,
+        max_tokens_per_micro_batch=micro_batch,
+        accumulate=accumulate,
+    )
+    data = SolutionPairDataModule(stand_in_prompts(), [], rows, plan)
+    data.plan_for(1, 0)
+    return data
+
+
+def policy_module(network: Any, *, steps: int = 1, **optimizing: Any) -> PolicyModule:
+    """The module of the policy stage with the clipped objective."""
+    return PolicyModule(
+        network, pad_id=PAD, end_ids=(1,), objective=rlmec_clipped, steps=steps, **optimizing
+    )
+
+
+def step_gradients(
+    module: PolicyModule, data: SolutionPairDataModule, arithmetic: Callable[[], Any]
+) -> float:
+    """Gradients of the plan's only step into the network's parameters; returns the loss."""
+    total = 0.0
+    data.position = 0
+    device = next(module.parameters()).device
+    for batch in data.train_dataloader():
+        batch = {name: value.to(device) for name, value in batch.items()}
+        with arithmetic():
+            loss = batch_loss(module, batch)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def batch_loss(module: PolicyModule, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A micro-batch's share of its step's loss, as `training_step` has it without a Trainer."""
+    if module.objective is None:
+        raise ValueError("this module has no objective")
+    sums = module.objective(module.tokens(batch))
+    policy = sums.policy / batch["policy_normalizer"]
+    return policy + sums.imitation_coef * sums.imitation / batch["imitation_normalizer"]

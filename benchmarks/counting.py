@@ -1,0 +1,69 @@
+"""Forward passes of a network, counted; and a network that says what it is told to say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Passes:
+    """How often the layers ran, and over how many columns (rows * tokens of each pass)."""
+
+    calls: int = 0
+    columns: int = 0
+
+
+@contextlib.contextmanager
+def counted(network: Any) -> Iterator[Passes]:
+    """Counts every pass through the network's layers, whoever asks for it."""
+    found = Passes()
+
+    def count(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        ids = named.get("input_ids", arguments[0] if arguments else None)
+        found.calls += 1
+        found.columns += 0 if ids is None else ids.numel()
+
+    handle = network.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def told(network: Any, text: Sequence[int]) -> Iterator[None]:
+    """Greedy decoding of one row says `text`, its prompt included, whatever came before.
+
+    For counting the calls of the library's decoding: the network runs as ever, then its logits are
+    replaced by those of the token that `text` has next. Only for `network(...)` itself.
+    """
+    starts: list[int] = []
+
+    def before(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        cache = named.get("past_key_values")
+        starts.append(0 if cache is None else int(cache.get_seq_length()))
+
+    def after(_: Any, arguments: Any, named: dict[str, Any], output: Any) -> Any:
+        logits = output.logits  # [1, q, V], the last q of the tokens fed
+        end = starts.pop() + named["input_ids"].shape[1]
+        logits = torch.full_like(logits, -1e4)
+        for place in range(logits.shape[1]):
+            position = end - logits.shape[1] + place + 1
+            logits[0, place, text[min(position, len(text) - 1)]] = 1e4
+        output.logits = logits
+        return output
+
+    handles = [
+        network.register_forward_pre_hook(before, with_kwargs=True),
+        network.register_forward_hook(after, with_kwargs=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

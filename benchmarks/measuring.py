@@ -1,0 +1,151 @@
+"""Two ways to do the same work, timed in turns, and the result that goes into the table.
+
+In: callables. Out: seconds of every run, the ratio of every pair of neighbouring runs, and
+`Result`s that know whether a promise is kept. Running in turns makes both sides meet the same
+neighbours on a shared machine; the median of the ratios is what is promised, their spread is shown
+beside it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the alternating runs; pair i ran one after the other."""
+
+    baseline: list[float]
+    ours: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Baseline over ours, a pair of runs each."""
+        return [b / o for b, o in zip(self.baseline, self.ours, strict=True)]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is promised of a result and whether it holds."""
+
+    text: str
+    kept: bool
+
+
+def at_least(bound: float, value: float) -> Promise:
+    return Promise(f">= {bound:g}", value >= bound)
+
+
+def at_most(bound: float, value: float, what: str = "") -> Promise:
+    return Promise(f"<= {bound:g}{what}", value <= bound)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table.
+
+    `baseline` and `ours` are medians in `unit`; `ratios` are baseline over ours, one a pair of runs
+    (one value where nothing varies, such as a count). `error` is the largest difference between the
+    two results, over `error_limit` the result is wrong; both None with nothing to compare.
+    `more` holds further figures by name (on a GPU tokens a second, share of its peak and memory).
+    """
+
+    work: str
+    case: str
+    unit: str
+    baseline: float
+    ours: float
+    ratios: Sequence[float]
+    promises: tuple[Promise, ...] = ()
+    error: float | None = None
+    error_limit: float | None = None
+    note: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        return median(self.ratios)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both ways agree; NaN does not."""
+        if self.error is None or self.error_limit is None:
+            return True
+        return self.error <= self.error_limit
+
+    @property
+    def keeps_promises(self) -> bool:
+        return all(promise.kept for promise in self.promises)
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Wall time of one call, until the device has finished it."""
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def alternate(
+    baseline: Callable[[], Any],
+    ours: Callable[[], Any],
+    repeats: int,
+    device: torch.device | None = None,
+    *,
+    warm: bool = True,
+) -> Timing:
+    """`repeats` runs of each, in turns: baseline, ours, baseline, ours ...
+
+    `warm` runs each once before, uncounted. Garbage is collected before a pair and not within it.
+    """
+    device = torch.device("cpu") if device is None else device
+    if warm:
+        seconds(baseline, device)
+        seconds(ours, device)
+    timing = Timing([], [])
+    for _ in range(repeats):
+        gc.collect()
+        gc.disable()
+        try:
+            timing.baseline.append(seconds(baseline, device))
+            timing.ours.append(seconds(ours, device))
+        finally:
+            gc.enable()
+    return timing
+
+
+def timed_result(
+    work: str,
+    case: str,
+    timing: Timing,
+    *,
+    unit: str = "s",
+    bound: float | None = None,
+    **rest: Any,
+) -> Result:
+    """A result of wall times; `bound` is the least median ratio that is promised."""
+    scale = {"s": 1.0, "ms": 1e3, "us": 1e6}[unit]
+    promises = () if bound is None else (at_least(bound, median(timing.ratios)),)
+    return Result(
+        work,
+        case,
+        unit,
+        median(timing.baseline) * scale,
+        median(timing.ours) * scale,
+        timing.ratios,
+        promises + tuple(rest.pop("promises", ())),
+        **rest,
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

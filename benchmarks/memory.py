@@ -1,0 +1,62 @@
+"""Peak memory of a piece of work: every allocation of torch's allocator, also those inside kernels.
+
+On a CPU the profiler's allocation events are added up in their order; on a GPU the allocator's own
+counter is read. Both give the largest number of bytes held at one time above what was held before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+_CLEAR = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes that `work` holds at once beyond those held at its start.
+
+    Memory that was held before and is freed inside counts against it.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    kineto: Any = profiler.profiler
+    events = [e for e in kineto.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def peak_resident_bytes(work: Callable[[], Any]) -> int | None:
+    """Growth of the process's resident memory at its highest, None where Linux's counters lack.
+
+    A second opinion on `peak_bytes`: it sees everything, in whole pages, with what the C allocator
+    keeps back.
+    """
+    try:
+        _CLEAR.write_text("5", encoding="ascii")  # sets the high-water mark back
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"{_STATUS} has no {name}")

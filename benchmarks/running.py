@@ -1,0 +1,118 @@
+"""Runs the chosen rows, shows the table as it grows, writes the JSON file."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.bench import Bench
+from benchmarks.measuring import Result
+from benchmarks.table import as_json, cells, machine, render
+from benchmarks.work import ROWS, check_names
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The root of `conf/benchmark.yaml`.
+
+    `work` names rows of the table (None: all that the preset has); `rows` holds each one's keyword
+    arguments, None for a row that the preset leaves out. `strict` makes a missed promise an error.
+    """
+
+    preset: str
+    device: str
+    precision: str
+    vocabulary_size: int
+    shape: dict[str, Any]
+    rows: dict[str, dict[str, Any] | None]
+    work: list[str] | str | None
+    repeats: int
+    seed: int
+    threads: int | None
+    output: str
+    strict: bool
+
+    def names(self) -> list[str]:
+        """The chosen rows in the order they were asked for; ValueError for one there is not."""
+        names = [self.work] if isinstance(self.work, str) else self.work
+        chosen = [n for n, s in self.rows.items() if s is not None] if names is None else names
+        check_names(chosen, {n: s for n, s in self.rows.items() if s is not None})
+        return list(chosen)
+
+
+def run(settings: Settings) -> int:
+    """0, or 1 where a result is wrong (with `strict` also where a promise is missed)."""
+    names = settings.names()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    bench = Bench(
+        settings.device,
+        settings.precision,
+        settings.shape,
+        settings.vocabulary_size,
+        settings.repeats,
+        settings.seed,
+    )
+    samples = bench.samples
+    about = machine(bench.device)
+    print(f"{settings.preset} on {_shown(about)}; pairs: {samples.source}", flush=True)
+    results: list[Result] = []
+    took: dict[str, float] = {}
+    for name in names:
+        start = time.perf_counter()
+        made = ROWS[name](bench, **(settings.rows[name] or {}))
+        took[name] = round(time.perf_counter() - start, 1)
+        results += made
+        for result in made:
+            print("  " + "  ".join(c for c in cells(result)[:6] if c), flush=True)
+        gc.collect()
+    print("\n" + render(results))
+    if "synthetic" in samples.source:
+        print(f"pairs: {samples.source}")
+    about |= {
+        "preset": settings.preset,
+        "precision": settings.precision,
+        "seed": settings.seed,
+        "repeats": settings.repeats,
+        "shape": settings.shape | {"vocabulary_size": settings.vocabulary_size},
+        "rows": {name: settings.rows[name] for name in names},
+        "pairs": {"source": samples.source, "count": len(samples.all), **samples.lengths()},
+        "seconds": took,
+    }
+    path = _written(Path(settings.output), settings.preset, results, about)
+    print(f"written: {path}")
+    return _verdict(results, settings.strict)
+
+
+def _written(folder: Path, preset: str, results: Sequence[Result], about: dict[str, Any]) -> Path:
+    """The new JSON file in `folder`, named by preset and time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.write_text(as_json(results, about), encoding="utf-8")
+    return path
+
+
+def _verdict(results: Sequence[Result], strict: bool) -> int:
+    wrong = [r for r in results if not r.is_equal]
+    missed = [r for r in results if not r.keeps_promises]
+    for result in wrong:
+        print(f"WRONG: {result.work} {result.case}: {result.error} over {result.error_limit}")
+    for result in missed:
+        texts = ", ".join(p.text for p in result.promises if not p.kept)
+        print(f"missed: {result.work} {result.case}: {texts}")
+    return int(bool(wrong or (strict and missed)))
+
+
+def _shown(about: dict[str, Any]) -> str:
+    kind = about["gpu"] or about["processor"]
+    load = "" if about["load"] is None else f", load {about['load']}"
+    return (
+        f"{kind} ({about['cores']} cores, {about['threads']} threads{load}), "
+        f"torch {about['torch']}, transformers {about['transformers']}"
+    )

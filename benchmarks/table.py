@@ -1,0 +1,104 @@
+"""The table on the terminal and the JSON file, with the machine that was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import Result
+
+HEAD = ("work", "baseline", "ours", "ratio", "[min .. max]", "promise", "error")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Kind of machine, threads and versions. No host name, no path."""
+    import transformers
+
+    return {
+        "device": device.type,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cells(result: Result) -> list[str]:
+    """A result as the cells of its line, in the order of HEAD and then its further figures."""
+    low, high = min(result.ratios), max(result.ratios)
+    promises = ", ".join(f"{p.text} {'kept' if p.kept else 'MISSED'}" for p in result.promises)
+    error = "" if result.error is None else f"{result.error:.1e}"
+    return [
+        f"{result.work} {result.case}".strip(),
+        f"{_short(result.baseline)} {result.unit}".strip(),
+        f"{_short(result.ours)} {result.unit}".strip(),
+        f"{_short(result.ratio)}x",
+        f"[{_short(low)} .. {_short(high)}]" if len(result.ratios) > 1 else "",
+        promises,
+        error if result.is_equal else f"{error} WRONG",
+        *([", ".join(f"{k} {_short(v)}" for k, v in result.more.items())] if result.more else []),
+    ]
+
+
+def render(results: Sequence[Result]) -> str:
+    """The whole table as text; notes stand below it, numbered as they come."""
+    notes = list(dict.fromkeys(r.note for r in results if r.note))
+    lines: list[list[str]] = [list(HEAD)]
+    for result in results:
+        line = cells(result)
+        line[0] += f" ({notes.index(result.note) + 1})" if result.note else ""
+        lines.append(line)
+    columns = max(len(line) for line in lines)
+    lines = [line + [""] * (columns - len(line)) for line in lines]
+    widths = [max(len(line[i]) for line in lines) for i in range(columns)]
+    out = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+    out.insert(1, "-" * max(len(line) for line in out))
+    out += [f"({number}) {note}" for number, note in enumerate(notes, start=1)]
+    return "\n".join(line.rstrip() for line in out)
+
+
+def as_json(results: Sequence[Result], about: dict[str, Any]) -> str:
+    """`about` and one object a result: its fields, median, quartiles, and what became of it."""
+    rows = []
+    for result in results:
+        ratios = list(result.ratios)
+        quartiles = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else None
+        rows.append(
+            asdict(result)
+            | {
+                "ratio": result.ratio,
+                "quartiles": quartiles,
+                "is_equal": result.is_equal,
+                "keeps_promises": result.keeps_promises,
+            }
+        )
+    return json.dumps(about | {"results": rows}, indent=1) + "\n"
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

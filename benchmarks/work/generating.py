@@ -1,0 +1,84 @@
+"""Our generation against the library's own, batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import library
+from benchmarks.bench import Bench
+from benchmarks.measuring import Result, Timing, alternate, timed_result
+from rlmec.language.generation import Decoding, generate
+
+MEAN_LENGTH = 60
+"""Tokens of a completion on average: so many times fewer tokens end a text than there are."""
+
+
+def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -> list[Result]:
+    """Two lines, greedy and sampled (temperature 0.7, top-p 0.95), in milliseconds a token.
+
+    Prompts are as long as the data's; random tokens end a completion, so that rows finish at
+    different times, at most after `tokens`. Greedy texts are compared token by token: `error` is
+    the share of completions that differ.
+    """
+    network = bench.network(**library.SPREAD)
+    draw = np.random.default_rng((bench.seed, 6))
+    asked = [s.prompt for s in bench.drawn(bench.samples.all, prompts, salt=5)]
+    size = bench.vocabulary_size // MEAN_LENGTH
+    ends = draw.choice(np.arange(2, bench.vocabulary_size), size, replace=False).tolist()
+
+    def theirs(**settings: Any) -> list[list[int]]:
+        with bench.arithmetic():
+            return library.generate(network, asked, tokens, ends, **settings)
+
+    def ours(decoding: Decoding) -> list[list[int]]:
+        with bench.arithmetic():
+            made = generate(network, asked, decoding, end_ids=ends, pad_id=0, seed=bench.seed)
+        return [c.ids for c in made]
+
+    greedy = theirs(), ours(Decoding(tokens))
+    differ = sum(a != b for a, b in zip(*greedy, strict=True)) / prompts
+    nucleus = Decoding(tokens, 0.7, 0.95, num_generations)
+    arguments = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "top_k": 0}
+    arguments["num_return_sequences"] = num_generations
+    first = _a_token(theirs, lambda: ours(Decoding(tokens)), bench)
+    second = _a_token(lambda: theirs(**arguments), lambda: ours(nucleus), bench)
+    return [
+        timed_result(
+            "sampling",
+            f"greedy, {prompts} prompts, a token",
+            first,
+            unit="ms",
+            error=differ,
+            error_limit=_LIMIT[bench.precision],
+        ),
+        timed_result(
+            "sampling",
+            f"nucleus, {prompts} x {num_generations}, a token",
+            second,
+            unit="ms",
+        ),
+    ]
+
+
+_LIMIT = {"32-true": 0.0, "bf16-mixed": 1.0, "bf16-true": 1.0}  # rounding decides in bfloat16
+
+
+def _a_token(
+    baseline: Callable[[], list[list[int]]], ours: Callable[[], list[list[int]]], bench: Bench
+) -> Timing:
+    """Seconds a token said; the two sides draw other numbers, so their lengths differ."""
+    counts: dict[str, list[int]] = {"baseline": [], "ours": []}
+
+    def noted(side: str, work: Callable[[], list[list[int]]]) -> Callable[[], None]:
+        return lambda: counts[side].append(sum(len(ids) for ids in work()))
+
+    timing = alternate(
+        noted("baseline", baseline), noted("ours", ours), bench.repeats, bench.device
+    )
+    return Timing(
+        [t / n for t, n in zip(timing.baseline, counts["baseline"][1:], strict=True)],
+        [t / n for t, n in zip(timing.ours, counts["ours"][1:], strict=True)],
+    )

@@ -1,0 +1,197 @@
+"""Decoding a correction from its draft, against greedy decoding and the library's look-up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import library
+from benchmarks.bench import Bench
+from benchmarks.counting import counted, told
+from benchmarks.measuring import Promise, Result, alternate, at_least, timed_result
+from benchmarks.samples import VOCABULARY, replaced
+from rlmec.language.drafting import rewrite as rewrite_from
+from rlmec.language.logprobs import TokenLogprobs
+from rlmec.language.scoring import score_rows
+from rlmec.row import Row
+
+LOOKUP_TOKENS = 10
+FEW_EDITS = 3
+END = (1,)
+NO_END = (-1,)
+"""An end that no token is: every text has the wanted length."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Prompts (question, reference and attempt, as the GRM is asked), and what is said to each."""
+
+    bench: Bench
+    network: Any
+    prompts: list[list[int]]
+    said: list[list[int]]
+    tokens: int
+
+    def edited(self, count: int) -> list[list[int]]:
+        """Drafts: what is said, with `count` tokens of each replaced."""
+        draw = np.random.default_rng((self.bench.seed, 12, count))
+        return [
+            replaced(ids, sorted(draw.choice(len(ids) - 1, count, replace=False)), draw)
+            for ids in self.said
+        ]
+
+    def useless(self) -> list[list[int]]:
+        draw = np.random.default_rng((self.bench.seed, 13))
+        return [draw.integers(2, VOCABULARY, self.tokens).tolist() for _ in self.said]
+
+    def greedy(self, number: int | None) -> list[list[int]]:
+        """The library's greedy texts of one stream, or of all in one batch."""
+        some = self.prompts if number is None else [self.prompts[number]]
+        with self.bench.arithmetic():
+            return library.generate(self.network, some, self.tokens)
+
+    def ours(self, number: int | None, drafts: Sequence[list[int]]) -> list[list[int]]:
+        """The same texts by way of drafts."""
+        one = slice(None) if number is None else slice(number, number + 1)
+        with self.bench.arithmetic():
+            made = rewrite_from(
+                self.network, self.prompts[one], drafts[one], self.tokens, end_ids=NO_END, pad_id=0
+            )
+        return [r.completion.ids for r in made]
+
+
+def rewrite(
+    bench: Bench,
+    *,
+    edits: list[int],
+    tokens: int,
+    streams: int,
+    one_bound: float,
+    batch_bound: float,
+    call_share: float,
+    useless_bound: float,
+) -> list[Result]:
+    """For each number of edits: one stream at a time, a batch, and calls against prompt look-up.
+
+    The network has random weights, and a draft is what it says with some tokens replaced. `error`
+    is the share of texts that differ from the library's greedy ones.
+    """
+    network = bench.network(**library.SPREAD)
+    chosen = bench.drawn(bench.samples.wrong, streams, salt=14)
+    prompts = [s.rewrite_prompt for s in chosen]
+    with bench.arithmetic():
+        said = library.generate(network, prompts, tokens)
+    work = Streams(bench, network, prompts, said, tokens)
+    work.ours(0, said)  # what is asked of a network only once
+    results = []
+    for count in edits:
+        drafts, batch = work.edited(count), f"{_edits(count)}, batch of {streams}"
+        results.append(
+            _line(work, f"{_edits(count)}, one stream", 0, drafts, one_bound, call_share)
+        )
+        few = count <= FEW_EDITS
+        results.append(_line(work, batch, None, drafts, batch_bound if few else useless_bound))
+        results.append(_lookup(work, count))
+    drafts = work.useless()
+    results.append(_line(work, f"useless drafts, batch of {streams}", None, drafts, useless_bound))
+    results.append(_scored(work, drafts))
+    return results
+
+
+def _line(
+    work: Streams,
+    case: str,
+    number: int | None,
+    drafts: list[list[int]],
+    bound: float,
+    call_share: float | None = None,
+) -> Result:
+    """One stream, or all in a batch: wall time against greedy, passes, and columns fed in them.
+
+    `call_share` promises so many times fewer passes.
+    """
+    network = work.network
+    with counted(network) as plain:
+        first = work.greedy(number)
+    with counted(network) as passes:
+        second = work.ours(number, drafts)
+    timing = alternate(
+        lambda: work.greedy(number),
+        lambda: work.ours(number, drafts),
+        work.bench.repeats,
+        work.bench.device,
+        warm=False,
+    )
+    promises = ()
+    if call_share is not None:
+        kept = plain.calls >= call_share * passes.calls
+        promises = (Promise(f"calls <= 1/{call_share:g}", kept),)
+    return timed_result(
+        "rewrite",
+        case,
+        timing,
+        bound=bound,
+        promises=promises,
+        error=sum(a != b for a, b in zip(first, second, strict=True)) / len(first),
+        error_limit=0.0 if work.bench.precision == "32-true" else 1.0,
+        more={
+            "calls": f"{plain.calls} -> {passes.calls}",
+            "columns": f"{plain.columns} -> {passes.columns}",
+        },
+    )
+
+
+def _lookup(work: Streams, count: int) -> Result:
+    """Passes of the library's prompt look-up, the draft in its prompt, against ours.
+
+    Look-up finds what to guess by what was said, so the text matters: it is an attempt of the data,
+    told to the network token by token, and its draft has `count` tokens replaced.
+    """
+    pool = [t for s in work.bench.samples.wrong for t in s.attempt if t not in END]
+    draw = np.random.default_rng((work.bench.seed, 15, count))
+    start = int(draw.integers(len(pool) - work.tokens))
+    text = pool[start : start + work.tokens]
+    draft = replaced(text, sorted(draw.choice(len(text) - 1, count, replace=False)), draw)
+    asked = work.prompts[0] + draft
+    with told(work.network, asked + text), counted(work.network) as theirs:
+        said = library.generate(
+            work.network, [asked], work.tokens, prompt_lookup_num_tokens=LOOKUP_TOKENS
+        )
+    if said != [text]:
+        raise ValueError("prompt look-up did not say what the network was told")
+    drafts = work.edited(count)
+    with counted(work.network) as ours:
+        work.ours(0, drafts)
+    return Result(
+        "rewrite",
+        f"{_edits(count)}, calls against prompt look-up",
+        "calls",
+        theirs.calls,
+        ours.calls,
+        [theirs.calls / ours.calls],
+        promises=(at_least(1.0, theirs.calls / ours.calls),),
+    )
+
+
+def _scored(work: Streams, drafts: list[list[int]]) -> Result:
+    """Useless drafts again, where the plain way also has to give their log-probs, as ours does."""
+    net = TokenLogprobs(work.network)
+    pairs = zip(work.prompts, drafts, strict=True)
+    rows = [Row.likelihood(f"r{i}", [*p, *d], len(p)) for i, (p, d) in enumerate(pairs)]
+
+    def plain() -> None:
+        work.greedy(None)
+        with work.bench.arithmetic():
+            score_rows(net, rows, 0)
+
+    timing = alternate(
+        plain, lambda: work.ours(None, drafts), work.bench.repeats, work.bench.device
+    )
+    return timed_result("rewrite", "useless drafts, scored on both sides", timing)
+
+
+def _edits(count: int) -> str:
+    return "1 edit" if count == 1 else f"{count} edits"

@@ -1,0 +1,168 @@
+"""One training row: token ids in segments that branch like a tree, and the tokens scored in it.
+
+In: ids and credit. Out: `Row`, checked, with positions and ancestors of its segments. A flat row
+is one segment; a tree holds several sequences whose common beginnings are there once. Which hidden
+state predicts which token is written down (`sources`, `targets`), so that nothing downstream shifts
+ids. No padding, no model, no disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+CREDIT = ("token_rewards", "old_logprobs", "weights")
+
+
+class Segment(NamedTuple):
+    """A run [start, stop) of a row that goes on where segment `parent` ends (-1: at position 0)."""
+
+    start: int
+    stop: int
+    parent: int
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Token ids in segments, and the credit of each of n scored tokens.
+
+    Scored token i has id `targets[i]` and is predicted by the hidden state at `sources[i]`, a place
+    in `input_ids`; it need not stand in the row itself. `token_rewards` and `old_logprobs` (nats)
+    drive the reinforcement term, `weights` (0 or more) imitation. `segments` cover the row in
+    order, parents before children; none given means one. `tokens` is what the row counts for in a
+    step (default: its ids); a tree counts for the sequences that it stands for.
+
+    Arrays become int64 and float32 [n]. Unequal lengths, a source outside the row, segments that
+    are no tree, rewards or weights that are not finite, or an old log-prob that is not where there
+    is a reward, raise ValueError with the row's id. An old log-prob without a reward is never read.
+    """
+
+    id: str
+    input_ids: list[int] = field(repr=False)
+    sources: np.ndarray = field(repr=False)
+    targets: np.ndarray = field(repr=False)
+    token_rewards: np.ndarray = field(repr=False)
+    old_logprobs: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+    segments: tuple[Segment, ...] = ()
+    tokens: int = 0
+
+    def __post_init__(self) -> None:
+        whole = (Segment(0, len(self.input_ids), -1),)
+        object.__setattr__(self, "segments", tuple(self.segments) or whole)
+        object.__setattr__(self, "tokens", self.tokens or len(self.input_ids))
+        self._check_segments()
+        for name, kind in (("sources", np.int64), ("targets", np.int64)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))  # [n]
+        for name in CREDIT:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float32))  # [n]
+        for name in ("targets", *CREDIT):
+            shape = getattr(self, name).shape
+            if shape != (self.sources.size,):
+                raise ValueError(
+                    f"row {self.id!r}: {name} has shape {shape}, {self.sources.size} tokens are "
+                    "scored"
+                )
+        if self.sources.size and not 0 <= self.sources.min() <= self.sources.max() < len(
+            self.input_ids
+        ):
+            raise ValueError(
+                f"row {self.id!r}: sources from {self.sources.min()} to {self.sources.max()} in "
+                f"{len(self.input_ids)} ids"
+            )
+        used = np.where(self.token_rewards != 0, self.old_logprobs, 0.0)  # [n]
+        if not np.isfinite([self.token_rewards, self.weights, used]).all():
+            raise ValueError(f"row {self.id!r}: a reward, weight or old log-prob is not finite")
+        if (self.weights < 0).any():
+            raise ValueError(f"row {self.id!r}: a weight is below 0: {self.weights.min()}")
+
+    def _check_segments(self) -> None:
+        end = 0
+        for at, (start, stop, parent) in enumerate(self.segments):
+            if start != end or stop <= start or not -1 <= parent < at:
+                raise ValueError(
+                    f"row {self.id!r}: segment {at} is [{start}, {stop}) after {end} ids, with "
+                    f"parent {parent}"
+                )
+            end = stop
+        if end != len(self.input_ids):
+            raise ValueError(
+                f"row {self.id!r}: segments end at {end}, there are {len(self.input_ids)} ids"
+            )
+
+    @classmethod
+    def flat(
+        cls,
+        id: str,
+        input_ids: list[int],
+        prompt_length: int,
+        token_rewards: np.ndarray,
+        old_logprobs: np.ndarray,
+        weights: np.ndarray,
+    ) -> Row:
+        """A prompt and its completion, every completion token scored: each by the one before it.
+
+        Raises ValueError for an empty prompt or completion. The project's one shift.
+        """
+        if not 1 <= prompt_length < len(input_ids):
+            raise ValueError(
+                f"row {id!r}: {len(input_ids)} ids, {prompt_length} of them prompt: "
+                "a prompt token and a completion token are needed"
+            )
+        sources = np.arange(prompt_length - 1, len(input_ids) - 1)  # [n]
+        targets = np.asarray(input_ids[prompt_length:])  # [n]
+        return cls(id, input_ids, sources, targets, token_rewards, old_logprobs, weights)
+
+    @classmethod
+    def likelihood(cls, id: str, input_ids: list[int], prompt_length: int) -> Row:
+        """A row for plain likelihood training: weight 1 and reward 0 on every completion token."""
+        count = max(len(input_ids) - prompt_length, 0)
+        zeros = np.zeros(count, dtype=np.float32)  # [n]
+        ones = np.ones(count, dtype=np.float32)  # [n]
+        return cls.flat(id, input_ids, prompt_length, zeros, zeros, ones)
+
+    @property
+    def prompt_length(self) -> int:
+        """Ids up to the first source: of a flat row that scores its whole completion, its prompt.
+
+        Raises ValueError where no token is scored.
+        """
+        return int(self.sources.min()) + 1
+
+    @property
+    def is_flat(self) -> bool:
+        return len(self.segments) == 1
+
+    @cached_property
+    def position_ids(self) -> np.ndarray:
+        """int64 [T]: a segment's positions go on after the last one of its parent."""
+        ends: list[int] = []
+        runs = []
+        for start, stop, parent in self.segments:
+            first = ends[parent] if parent >= 0 else 0
+            ends.append(first + stop - start)
+            runs.append(np.arange(first, ends[-1]))
+        return np.concatenate(runs)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest sequence, from a root to a leaf."""
+        return int(self.position_ids.max()) + 1
+
+    @cached_property
+    def segment_ids(self) -> np.ndarray:
+        """int64 [T]: the number of each token's segment."""
+        sizes = [stop - start for start, stop, _ in self.segments]
+        return np.repeat(np.arange(len(sizes)), sizes)
+
+    @cached_property
+    def ancestors(self) -> np.ndarray:
+        """bool [S, S]: True at (s, a) where a is segment s itself or lies above it."""
+        found = np.eye(len(self.segments), dtype=bool)
+        for at, (_, _, parent) in enumerate(self.segments):
+            if parent >= 0:
+                found[at] |= found[parent]
+        return found
