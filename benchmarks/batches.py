@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rlmec.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.modules.completion import normalized
 from rlmec.modules.policy import PolicyModule
 from rlmec.objectives import rlmec_clipped
 from rlmec.records import Pair
@@ -82,8 +83,4 @@ def step_gradients(
 
 def batch_loss(module: PolicyModule, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """A micro-batch's share of its step's loss, as `training_step` has it without a Trainer."""
-    if module.objective is None:
-        raise ValueError("this module has no objective")
-    sums = module.objective(module.tokens(batch))
-    policy = sums.policy / batch["policy_normalizer"]
-    return policy + sums.imitation_coef * sums.imitation / batch["imitation_normalizer"]
+    return normalized(module.run_objective(batch, module.tokens(batch)), batch)[2]

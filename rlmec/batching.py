@@ -20,7 +20,7 @@ import torch
 
 from rlmec.row import CREDIT, Row
 
-__all__ = ["Row", "StepPlan", "collate", "pad_left", "step_normalizers"]
+__all__ = ["Row", "StepPlan", "collate", "like_lengths", "pad_left", "step_normalizers"]
 
 MOST_PADDING, MOST_EXTRA = 0.08, 3
 """A step is cut into up to MOST_EXTRA more micro-batches a rank to waste less than MOST_PADDING."""
@@ -100,6 +100,28 @@ def _segments(rows: Sequence[Row], width: int) -> dict[str, torch.Tensor]:
         count = len(row.segments)
         ancestors[at, :count, :count] = torch.from_numpy(row.ancestors)
     return {"segments": segments, "ancestors": ancestors}
+
+
+def like_lengths(
+    lengths: Sequence[int], limit: int, most_padding: float = 1.0, least: int = 0
+) -> list[list[int]]:
+    """Numbers of rows by falling length, in runs of at most `limit` padded tokens (or of one row).
+
+    A run of at least `least` padded tokens takes no row that would make more than the share
+    `most_padding` of it padding.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    groups: list[list[int]] = []
+    longest = padded = real = 0  # of the last run
+    for i in order:
+        more = padded + longest
+        too_empty = real + lengths[i] < (1 - most_padding) * more and padded >= least
+        if not groups or more > limit or too_empty:
+            groups.append([])
+            longest, padded, real = lengths[i], 0, 0
+        groups[-1].append(i)
+        padded, real = padded + longest, real + lengths[i]
+    return groups
 
 
 def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

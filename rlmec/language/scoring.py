@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rlmec.batching import Row, collate
+from rlmec.batching import Row, collate, like_lengths
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.selfcheck import shares_prefixes
 from rlmec.packing import merge
@@ -34,7 +34,8 @@ def score_rows(net: TokenLogprobs, rows: Sequence[Row], pad_id: int) -> list[lis
     net.eval()
     merged, counts = _merged(net, rows)
     out: list[list[float]] = [[] for _ in merged]
-    for group in _groups([len(row.input_ids) for row in merged]):
+    lengths = [len(row.input_ids) for row in merged]
+    for group in like_lengths(lengths, TOKENS_PER_BATCH, MOST_PADDING, LEAST_BATCH):
         batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
         values = net({name: value.to(device) for name, value in batch.items()})
         pieces = values.cpu().split([merged[i].sources.size for i in group])
@@ -94,21 +95,3 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     least = min(len(one), len(other))
     differ = np.asarray(one[:least]) != np.asarray(other[:least])
     return int(differ.argmax()) if differ.any() else least
-
-
-def _groups(lengths: list[int]) -> list[list[int]]:
-    """Rows by falling length in runs whose padded size and padding stay within the limits."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    groups: list[list[int]] = []
-    padded = real = 0  # of the last run
-    for i in order:
-        longest = lengths[groups[-1][0]] if groups else 0
-        more = padded + longest
-        too_empty = real + lengths[i] < (1 - MOST_PADDING) * more and padded >= LEAST_BATCH
-        if not groups or more > TOKENS_PER_BATCH or too_empty:
-            groups.append([])
-            padded = real = 0
-            longest = lengths[i]
-        groups[-1].append(i)
-        padded, real = padded + longest, real + lengths[i]
-    return groups

@@ -19,6 +19,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from rlmec.batching import like_lengths
 from rlmec.language.attention import WINDOWED, layer_kinds, mask_obstacle, window_of
 from rlmec.language.logprobs import TokenLogprobs
 
@@ -54,13 +55,7 @@ def batches(network: Any, lengths: Sequence[int], copies: int = 1) -> list[list[
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     bytes_a_token = 8 * config.num_hidden_layers * heads * width  # keys and values in float32
     limit = max(min(TOKENS_AT_ONCE, BYTES_AT_ONCE // bytes_a_token), 1)
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    groups: list[list[int]] = []
-    for i in order:
-        if not groups or lengths[groups[-1][0]] * copies * (len(groups[-1]) + 1) > limit:
-            groups.append([])
-        groups[-1].append(i)
-    return groups
+    return like_lengths(lengths, limit // copies)
 
 
 @dataclass

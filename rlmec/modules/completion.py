@@ -91,9 +91,7 @@ class CompletionModule(L.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         tokens = self.tokens(batch)
         sums = self.run_objective(batch, tokens)
-        policy = sums.policy / batch["policy_normalizer"]
-        imitation = sums.imitation / batch["imitation_normalizer"]
-        loss = policy + sums.imitation_coef * imitation
+        policy, imitation, loss = normalized(sums, batch)
         self._collect(
             sums.metrics
             | {
@@ -157,6 +155,15 @@ class CompletionModule(L.LightningModule):
             name: float(reduce(self._sums[name].clone(), reduce_op=how[name.endswith("_max")]))
             for name in names
         }
+
+
+def normalized(
+    sums: ObjectiveSums, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A micro-batch's share of its step's policy term, imitation term and loss, all 0-d."""
+    policy = sums.policy / batch["policy_normalizer"]
+    imitation = sums.imitation / batch["imitation_normalizer"]
+    return policy, imitation, policy + sums.imitation_coef * imitation
 
 
 def publish(trainer: L.Trainer, figures: dict[str, float]) -> None:
