@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -24,7 +25,7 @@ from torchmetrics import Metric
 from rlmec.records import Attempt, Problem, by_id
 
 FinalAnswer = Callable[[str], str | None]
-Judge = Callable[[str, str], str]
+Judge = Callable[[str, Problem], str]
 
 
 def wilson(right: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -87,11 +88,11 @@ def _vote(block: Sequence[str | None], verdicts: dict[str | None, bool]) -> floa
 
 
 def comparable_answers(
-    attempts: Sequence[Attempt], final_answer: FinalAnswer, judge: Judge
+    problem: Problem, attempts: Sequence[Attempt], final_answer: FinalAnswer, judge: Judge
 ) -> list[str | None]:
     """A name for every attempt's answer, equal answers ("5,600", "5600") under one; None for none.
 
-    The attempts are of one problem. All right ones share one name. A wrong one takes the first
+    The attempts are of `problem`. All right ones share one name. A wrong one takes the first
     earlier wrong answer that `judge` holds equal to its own, or else its own words. A clipped
     attempt has no answer.
     """
@@ -104,7 +105,11 @@ def comparable_answers(
         silent = attempt.clipped or attempt.verdict == "no_answer"
         answer = None if silent else final_answer(attempt.text)
         if answer is not None and answer not in names:
-            equal = (name for name in names.values() if judge(attempt.text, name) == "right")
+            equal = (
+                name
+                for name in names.values()
+                if judge(attempt.text, replace(problem, answer=name)) == "right"
+            )
             names[answer] = next(equal, answer)
         out.append(None if answer is None else f"wrong: {names[answer]}")
     return out
@@ -112,6 +117,7 @@ def comparable_answers(
 
 def report(
     attempts: Sequence[Attempt],
+    problems: Sequence[Problem],
     final_answer: FinalAnswer,
     judge: Judge,
     k_values: Sequence[int] | None = None,
@@ -144,18 +150,21 @@ def report(
         k_values = [2**e for e in range(1, fewest.bit_length())]
     if fewest > 1 or k_values:
         out["pass@1"] = accuracy
-        out |= _sampling_figures(groups, final_answer, judge, [k for k in k_values if k != 1])
+        known = by_id(problems)
+        answers = [
+            comparable_answers(known[group[0].problem_id], group, final_answer, judge)
+            for group in groups
+        ]
+        out |= _sampling_figures(groups, answers, [k for k in k_values if k != 1])
     return out
 
 
 def _sampling_figures(
     groups: Sequence[Sequence[Attempt]],
-    final_answer: FinalAnswer,
-    judge: Judge,
+    answers: Sequence[list[str | None]],
     k_values: Sequence[int],
 ) -> dict[str, float]:
     right = [[a.is_right for a in group] for group in groups]
-    answers = [comparable_answers(group, final_answer, judge) for group in groups]
     out: dict[str, float] = {}
     for k in k_values:
         out[f"pass@{k}"] = fmean(pass_at_k(len(r), sum(r), k) for r in right)

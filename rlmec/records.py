@@ -32,13 +32,18 @@ def _same_length(record: str, id_: str, **lengths: int) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with its gold answer and, where the data has one, a reference solution."""
+    """A question with its gold answer and, where the data has one, a reference solution.
+
+    `options` are the texts to choose from, in the order of their letters; none where the
+    question is open.
+    """
 
     id: str
     question: str
     answer: str
     solution: str | None = None
     kind: str = ""
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.id or not self.question.strip():

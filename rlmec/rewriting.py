@@ -85,7 +85,7 @@ def judge_proposal(
     proposal_ids: Sequence[int] | None,
     proposal_text: str | None,
     *,
-    judge: Callable[[str, str], str],
+    judge: Callable[[str, Problem], str],
     max_edit_ratio: float,
     source: str,
     tokenizer: str,
@@ -93,7 +93,7 @@ def judge_proposal(
 ) -> Correction:
     """The verdict on a proposal, with the first of `REASONS` that holds.
 
-    `judge(text, gold)` gives the verdict; `clipped` says that the proposal was cut at a length
+    `judge(text, problem)` gives the verdict; `clipped` says that the proposal was cut at a length
     limit. Ids of both sides count their end token. Raises ValueError where the attempt belongs
     to another problem, was tokenised otherwise or is right already, naming the ids.
     """
@@ -113,7 +113,7 @@ def judge_proposal(
     else:
         ids = list(proposal_ids)
         ratio = edit_ratio(attempt.completion_ids, ids)
-        verdict = judge(proposal_text, problem.answer)
+        verdict = judge(proposal_text, problem)
         reason = _reason(ids == attempt.completion_ids, verdict, ratio, max_edit_ratio, clipped)
     return Correction(
         attempt_id=attempt.id,

@@ -18,6 +18,8 @@ from rlmec.evaluation import (
 )
 from rlmec.records import Attempt, Problem
 
+P = Problem(id="p", question="?", answer="42")
+PROBLEMS = [Problem(id=i, question=f"{i}?", answer="1") for i in "abcde"]
 ONE_SIGMA = math.erf(1 / math.sqrt(2))  # the confidence whose quantile is z = 1
 
 
@@ -41,11 +43,11 @@ def final_answer(text: str) -> str | None:
     return text.split("####")[1].strip() if "####" in text else None
 
 
-def judge(text: str, gold: str) -> str:
+def judge(text: str, problem: Problem) -> str:
     answer = final_answer(text)
     if answer is None:
         return "no_answer"
-    return "right" if answer.replace(",", "") == gold.replace(",", "") else "wrong"
+    return "right" if answer.replace(",", "") == problem.answer.replace(",", "") else "wrong"
 
 
 class TestWilson:
@@ -139,6 +141,7 @@ class TestMajAtK:
 class TestComparableAnswers:
     def test_equal_answers_share_a_name(self) -> None:
         found = comparable_answers(
+            P,
             [
                 attempt("p/0", "5,600", "wrong"),
                 attempt("p/1", "42", "right"),
@@ -157,11 +160,14 @@ class TestComparableAnswers:
 
     def test_a_clipped_attempt_has_no_answer(self) -> None:
         clipped = attempt("p/0", "42", "right", clipped=True)
-        assert comparable_answers([clipped], final_answer, judge) == [None]
+        assert comparable_answers(P, [clipped], final_answer, judge) == [None]
 
     def test_a_wrong_answer_that_reads_like_a_name(self) -> None:
         found = comparable_answers(
-            [attempt("p/0", "right", "wrong"), attempt("p/1", "42", "right")], final_answer, judge
+            P,
+            [attempt("p/0", "right", "wrong"), attempt("p/1", "42", "right")],
+            final_answer,
+            judge,
         )
         assert found[0] != found[1]
 
@@ -176,6 +182,7 @@ class TestReport:
                 attempt("d", "3", "right", tokens=6),
                 attempt("e", "4", "unparsable", tokens=100),
             ],
+            PROBLEMS,
             final_answer,
             judge,
         )
@@ -199,7 +206,7 @@ class TestReport:
             attempt("a/2", "3", "wrong"),
             attempt("a/3", "2", "wrong"),
         ]
-        found = report(attempts, final_answer, judge)
+        found = report(attempts, PROBLEMS, final_answer, judge)
         assert found["accuracy"] == found["pass@1"] == pytest.approx((1 / 4 + 1) / 2)
         assert found["pass@2"] == pytest.approx((1 / 2 + 1) / 2)
         assert found["pass@4"] == 1.0
@@ -213,18 +220,18 @@ class TestReport:
     def test_the_smallest_number_of_attempts_bounds_k(self) -> None:
         attempts = [attempt(f"a/{i}", "1", "right") for i in range(5)]
         attempts += [attempt(f"b/{i}", "2", "wrong") for i in range(3)]
-        found = report(attempts, final_answer, judge)
+        found = report(attempts, PROBLEMS, final_answer, judge)
         assert {k for k in found if "@" in k} == {"pass@1", "pass@2", "maj@2"}
         assert found["accuracy"] == 0.5  # a mean over problems: not 5 of 8
-        assert report(attempts, final_answer, judge, [3])["maj@3"] == 0.5
+        assert report(attempts, PROBLEMS, final_answer, judge, [3])["maj@3"] == 0.5
         with pytest.raises(ValueError, match="not defined"):
-            report(attempts, final_answer, judge, [4])
+            report(attempts, PROBLEMS, final_answer, judge, [4])
 
     def test_refuses_nothing_to_judge(self) -> None:
         with pytest.raises(ValueError, match="no attempt to judge"):
-            report([], final_answer, judge)
+            report([], PROBLEMS, final_answer, judge)
         with pytest.raises(ValueError, match="no attempt to judge"):
-            report([attempt("a", "1", "unparsable")], final_answer, judge)
+            report([attempt("a", "1", "unparsable")], PROBLEMS, final_answer, judge)
 
 
 class TestByKind:

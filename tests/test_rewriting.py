@@ -24,8 +24,8 @@ def attempt(ids: list[int], verdict: str = "wrong", clipped: bool = False) -> At
     return Attempt("a", "p", [], ids, [], decode(ids), verdict, clipped, "tok")
 
 
-def judge(text: str, gold: str) -> str:
-    return "right" if text.endswith(f"A: {gold}") else "wrong"
+def judge(text: str, problem: Problem) -> str:
+    return "right" if text.endswith(f"A: {problem.answer}") else "wrong"
 
 
 class Says:

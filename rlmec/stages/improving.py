@@ -192,7 +192,7 @@ class EvaluateStage(Stage):
         rows = folder.merge("attempts", Attempt, work / "attempts.parquet")
         attempts = read_table(work / "attempts.parquet", Attempt)
         task = self.run.task
-        figures: dict[str, Any] = report(attempts, task.final_answer, task.judge)
+        figures: dict[str, Any] = report(attempts, problems, task.final_answer, task.judge)
         kinds = by_kind(attempts, problems)
         figures |= {f"accuracy/{kind}": right / n for kind, (right, n) in kinds.items() if kind}
         return Outcome(rows, {f"eval/{task.name}/{name}": value for name, value in figures.items()})

@@ -29,7 +29,7 @@ def attempt_of(
         completion_ids=completion.ids,
         logprobs=completion.logprobs,
         text=text,
-        verdict=task.judge(text, problem.answer),
+        verdict=task.judge(text, problem),
         clipped=completion.clipped,
         tokenizer=codec.digest,
     )
@@ -41,9 +41,7 @@ def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
         metric = AccuracyMetric(sync_on_compute=False)
         texts = [codec.text(c.ids) for c in completions]
-        verdicts = [
-            task.judge(text, problems[i].answer) for i, text in zip(numbers, texts, strict=True)
-        ]
+        verdicts = [task.judge(text, problems[i]) for i, text in zip(numbers, texts, strict=True)]
         metric.update(
             [v == "right" for v in verdicts],
             [c.clipped for c in completions],

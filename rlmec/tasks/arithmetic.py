@@ -137,9 +137,9 @@ class ArithmeticTask:
         """The text after the last "The answer is", or None without one."""
         return answers.final_answer(text, MARKERS)
 
-    def judge(self, text: str, gold: str) -> Verdict:
-        """Compares the final answer with `gold` as numbers."""
-        return answers.judge_number(text, gold, MARKERS)
+    def judge(self, text: str, problem: Problem) -> Verdict:
+        """Compares the final answer with the gold answer as numbers."""
+        return answers.judge_number(text, problem.answer, MARKERS)
 
     def oracle(self, problem: Problem, text: str) -> str | None:
         """The right solution nearest to `text`; see `mending.mend`."""

@@ -17,7 +17,8 @@ class Task(Protocol):
     """A source of problems with a judge.
 
     `problems` raises ValueError for a split that the task does not have or that is empty, naming
-    task and split. `judge` compares the final answer found in `text` with the gold answer.
+    task and split. `judge` compares the final answer found in `text` with the gold answer of
+    `problem`.
     """
 
     name: str
@@ -26,4 +27,4 @@ class Task(Protocol):
 
     def final_answer(self, text: str) -> str | None: ...
 
-    def judge(self, text: str, gold: str) -> Verdict: ...
+    def judge(self, text: str, problem: Problem) -> Verdict: ...

@@ -58,9 +58,9 @@ class Gsm8kTask:
         """What follows the last answer marker, or None."""
         return answers.final_answer(text)
 
-    def judge(self, text: str, gold: str) -> Verdict:
-        """Compares the final answer with `gold` as exact numbers."""
-        return answers.judge_number(text, gold)
+    def judge(self, text: str, problem: Problem) -> Verdict:
+        """Compares the final answer with the gold answer as exact numbers."""
+        return answers.judge_number(text, problem.answer)
 
     def clean(self, text: str) -> str:
         """A solution as the task writes it: without calculator marks unless they are to be kept."""

@@ -58,9 +58,9 @@ class JsonlTask:
         """What follows the last answer marker, or None."""
         return answers.final_answer(text)
 
-    def judge(self, text: str, gold: str) -> Verdict:
-        """Compares the final answer with `gold`, as numbers where `gold` is one."""
-        return answers.judge_answer(text, gold)
+    def judge(self, text: str, problem: Problem) -> Verdict:
+        """Compares the final answer with the gold answer, as numbers where that is one."""
+        return answers.judge_answer(text, problem.answer)
 
     def _build(self, row: Row) -> Problem | str:
         question = row.text(self.question_field)

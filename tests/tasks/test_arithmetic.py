@@ -157,7 +157,7 @@ def test_every_operation_has_the_same_number_of_phrasings_that_hold_the_equation
 
 def test_a_right_solution_comes_back_unchanged():
     for problem in PROBLEMS:
-        assert TASK.judge(problem.solution, problem.answer) == "right"
+        assert TASK.judge(problem.solution, problem) == "right"
         assert TASK.oracle(problem, problem.solution) == problem.solution
         assert TASK.first_wrong_line(problem, problem.solution) is None
         assert TASK.kind_of_error(problem, problem.solution) == "none"
@@ -325,7 +325,7 @@ def test_the_oracle_makes_any_text_right_and_is_idempotent(data):
     problem = data.draw(st.sampled_from(PROBLEMS))
     text = data.draw(fragments(problem))
     corrected = TASK.oracle(problem, text)
-    assert TASK.judge(corrected, problem.answer) == "right"
+    assert TASK.judge(corrected, problem) == "right"
     assert TASK.oracle(problem, corrected) == corrected
     assert len(corrected.split("\n")) == len(problem.solution.split("\n"))
     assert TASK.kind_of_error(problem, text) in KINDS
@@ -359,8 +359,8 @@ def test_the_alignment_is_no_dearer_than_line_by_line_in_order():
     ],
 )
 def test_verdicts(text, verdict):
-    assert TASK.judge(text, "40") == verdict
-    assert TASK.judge(text, "forty") == "unparsable"
+    assert TASK.judge(text, Problem("p", "?", "40")) == verdict
+    assert TASK.judge(text, Problem("p", "?", "forty")) == "unparsable"
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,10 @@ def test_the_released_model_solutions_agree_with_their_labels(data: Path):
     task = Gsm8kTask(path={"test": path})
     problems = task.problems("test")
     found = import_solutions(path, problems, "*.solution", "*.is_correct", clean=task.clean)
-    gold = {p.id: p.answer for p in problems}
+    known = {p.id: p for p in problems}
     assert len(found.solutions) == 2640
     assert found.unknown_rows == 0
     for solution in found.solutions:
-        verdict = task.judge(solution.text, gold[solution.problem_id])
+        verdict = task.judge(solution.text, known[solution.problem_id])
         assert (verdict == "right") == solution.label
         assert "<<" not in solution.text or solution.text.count("<<") > solution.text.count(">>")

@@ -72,7 +72,7 @@ def test_a_json_list_and_blank_lines_are_read(tmp_path):
     path.write_text(json.dumps([{"q": "One?", "a": 51.0}, {"q": "Two?", "a": "x"}]))
     task = JsonlTask({"test": str(path)}, question_field="q", answer_field="a")
     assert [p.answer for p in task.problems("test")] == ["51.0", "x"]
-    assert task.judge("The answer is 51.", "51.0") == "right"
+    assert task.judge("The answer is 51.", task.problems("test")[0]) == "right"
     path.write_text('{"q": "One?", "a": 1}\n\n{"q": "Two?", "a": 2}\n')
     assert [row.number for row in read_rows(str(path))] == [1, 3]
 
@@ -93,7 +93,7 @@ def test_a_users_fields_ids_and_solutions(tmp_path):
     (problem,) = task.problems("test")
     assert (problem.id, problem.answer, problem.kind) == ("k1", "Yes", "easy")
     assert problem.solution == rows[0]["s"]
-    assert task.judge("The answer is yes", "Yes") == "right"
+    assert task.judge("The answer is yes", problem) == "right"
     assert task.left_out[0].endswith("row 2: no gold answer")
 
 
@@ -176,7 +176,7 @@ def test_the_published_gsm8k_files_are_read_as_they_are(data: Path):
     assert (len(test), len(task.left_out)) == (660, 0)
     assert 280 < len(dev) < 470
     assert all("<<" not in (p.solution or "") for p in train)
-    assert all(task.judge(p.solution or "", p.answer) == "right" for p in (*train, *dev, *test))
+    assert all(task.judge(p.solution or "", p) == "right" for p in (*train, *dev, *test))
 
 
 def test_the_model_solutions_file_gives_the_same_problems_as_the_test_file(data: Path):
@@ -200,4 +200,4 @@ def test_other_published_layouts_are_read(data: Path):
         question_field="problem",
         solution_field="solution",
     )
-    assert all(arc.judge(p.solution or "", p.answer) == "right" for p in arc.problems("test"))
+    assert all(arc.judge(p.solution or "", p) == "right" for p in arc.problems("test"))

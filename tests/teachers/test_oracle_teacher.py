@@ -14,7 +14,7 @@ def test_it_gives_the_tasks_own_correction():
     for problem in task.problems("train"):
         wrong = problem.solution.replace("1", "2")
         assert teacher.correct(problem, wrong) == task.oracle(problem, wrong)
-        assert task.judge(teacher.correct(problem, wrong), problem.answer) == "right"
+        assert task.judge(teacher.correct(problem, wrong), problem) == "right"
 
 
 class Mute:

@@ -112,7 +112,7 @@ def test_it_serves_the_embedded_task():
     task = ArithmeticTask(train=60)
     for problem in task.problems("train"):
         wrong = problem.solution.replace("3", "4").replace("7", "1")
-        assert task.judge(TEACHER.correct(problem, wrong), problem.answer) == "right"
+        assert task.judge(TEACHER.correct(problem, wrong), problem) == "right"
 
 
 def test_real_attempts_are_corrected_within_the_limit(data: Path):
@@ -124,11 +124,11 @@ def test_real_attempts_are_corrected_within_the_limit(data: Path):
     ratios = []
     for solution in found.solutions:
         problem = problems[solution.problem_id]
-        if task.judge(solution.text, problem.answer) == "right":
+        if task.judge(solution.text, problem) == "right":
             continue
         correction = TEACHER.correct(problem, solution.text)
         assert correction is not None
-        assert task.judge(correction, problem.answer) == "right"
+        assert task.judge(correction, problem) == "right"
         ratios.append(Levenshtein.normalized_distance(cut(solution.text), cut(correction)))
     assert len(ratios) == 1023
     assert sum(ratio <= 0.5 for ratio in ratios) >= 450
