@@ -46,10 +46,13 @@ class Codec:
     """A tokenizer as functions and ids: `prefix_ids` is what every sequence starts with (a BOS
     token, or nothing), `end_ids` are all at which the model ends a completion (`eos_id` first),
     `digest` names the tokenizer, `chat` turns (system, user) into text. `encode` takes special
-    tokens' texts (`marks`) as plain text, `encode_marked` as the tokens."""
+    tokens' texts (`marks`) as plain text, `encode_marked` as the tokens. Both, and `decode`, are
+    for text that goes on after other text; `encode_start` is `encode_marked` at the start of a
+    text, where some tokenizers put a space of their own."""
 
     encode: Callable[[str], list[int]]
     encode_marked: Callable[[str], list[int]]
+    encode_start: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     prefix_ids: tuple[int, ...]
     eos_id: int
@@ -133,12 +136,11 @@ class Prompts:
                     holes.append(piece)
         if self.templates.chat and self.codec.chat is not None:
             text = self.codec.chat(self.templates.system, text)
+        first, *others = text.split(_HOLE)
         ids = [] if self.templates.chat else list(self.codec.prefix_ids)
-        for i, piece in enumerate(text.split(_HOLE)):
-            ids += [
-                *(holes[i - 1] if i else []),
-                *(self.codec.encode_marked(piece) if piece else []),
-            ]
+        ids += self.codec.encode_start(first) if first else []
+        for hole, piece in zip(holes, others, strict=True):
+            ids += [*hole, *(self.codec.encode_marked(piece) if piece else [])]
         return ids
 
     def _pieces(self, field: str | list[int]) -> list[str | list[int]]:

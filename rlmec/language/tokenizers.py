@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlmec.prompts import Codec
+
+Encode = Callable[[str], list[int]]
+Decode = Callable[[Any], str]
 
 END = "<|end|>"
 PAD = "<|pad|>"
@@ -102,12 +105,17 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
             [*turns, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
         )
 
+    encode_start = encode_marked
+    if _puts_a_space_first(encode, decode):
+        encode, encode_marked = _going_on(encode), _going_on(encode_marked)
+        decode = _decoding_on(encode, decode)
     start = tokenizer("a")["input_ids"]
     bos = tokenizer.bos_token_id
     pad = tokenizer.pad_token_id
     return Codec(
         encode=encode,
         encode_marked=encode_marked,
+        encode_start=encode_start,
         decode=decode,
         prefix_ids=(bos,) if bos is not None and start[:1] == [bos] else (),
         eos_id=tokenizer.eos_token_id,
@@ -118,3 +126,35 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
         marks=tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
         chat=chat if getattr(tokenizer, "chat_template", None) else None,
     )
+
+
+_BEFORE = "\n"  # what stands before a text that goes on
+
+
+def _puts_a_space_first(encode: Encode, decode: Decode) -> bool:
+    """True for tokenizers (SentencePiece and its kin) that encode every text as if a space stood
+    before it, and leave out the first space when they decode."""
+    return decode([*encode(_BEFORE), *encode("a")]) != f"{_BEFORE}a"
+
+
+def _going_on(encode: Encode) -> Encode:
+    """`encode` without the space it puts before a text: the text is encoded behind a line break,
+    whose own ids are taken off. Where they do not stand alone the plain ids are given."""
+    before = encode(_BEFORE)
+
+    def going_on(text: str) -> list[int]:
+        ids = encode(_BEFORE + text)
+        return ids[len(before) :] if ids[: len(before)] == before else encode(text)
+
+    return going_on
+
+
+def _decoding_on(going_on: Encode, decode: Decode) -> Decode:
+    """`decode` with the first space kept."""
+    before = going_on(_BEFORE)
+    length = len(decode(before))
+
+    def decoding_on(ids: Any) -> str:
+        return decode([*before, *ids])[length:] if len(ids) else ""
+
+    return decoding_on
