@@ -105,18 +105,18 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
             [*turns, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
         )
 
-    encode_start = encode_marked
-    if _puts_a_space_first(encode, decode):
-        encode, encode_marked = _going_on(encode), _going_on(encode_marked)
-        decode = _decoding_on(encode, decode)
+    spaced = _puts_a_space_first(encode, decode)
+    plain, marked = (
+        (_going_on(encode), _going_on(encode_marked)) if spaced else (encode, encode_marked)
+    )
     start = tokenizer("a")["input_ids"]
     bos = tokenizer.bos_token_id
     pad = tokenizer.pad_token_id
     return Codec(
-        encode=encode,
-        encode_marked=encode_marked,
-        encode_start=encode_start,
-        decode=decode,
+        encode=plain,
+        encode_marked=marked,
+        encode_start=encode_marked,
+        decode=_decoding_on(plain, decode) if spaced else decode,
         prefix_ids=(bos,) if bos is not None and start[:1] == [bos] else (),
         eos_id=tokenizer.eos_token_id,
         end_ids=tuple(dict.fromkeys([tokenizer.eos_token_id, *end_ids])),

@@ -141,4 +141,5 @@ def test_a_saved_tokenizer_is_the_same(kind, tmp_path):
         theirs.end_ids,
         theirs.prefix_ids,
     )
-    assert (ours.pad_id == ours.eos_id) and bool(ours.prefix_ids) == kind.startswith("sentence")
+    assert ours.pad_id == ours.eos_id
+    assert bool(ours.prefix_ids) == kind.startswith("sentence")
