@@ -83,8 +83,18 @@ def export_network(network: Any, tokenizer: Any, folder: Path) -> None:
 
 def context_length(network: Any) -> int | None:
     """Positions the network was made for, None where its configuration does not say."""
-    config = network.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    return _positions(network.config)
+
+
+def context_of(path: str | Path, revision: str | None = None) -> int | None:
+    """`context_length` of a model directory or hub name, read from its configuration alone."""
+    from transformers import AutoConfig
+
+    return _positions(AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False))
+
+
+def _positions(config: Any) -> int | None:
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def hub_commit(path: str, revision: str | None) -> str | None:

@@ -20,8 +20,9 @@ from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage, make
 from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
 from rlmec.stages.reporting import ReportStage
-from rlmec.stages.rewarding import GrmStage, ScoreStage
+from rlmec.stages.rewarding import GrmStage
 from rlmec.stages.sampling import SampleStage, TeachStage, WarmupStage
+from rlmec.stages.scoring import ScoreStage
 
 DOORS: dict[str, Callable[[Run], Stage]] = {
     "warmup": WarmupStage,

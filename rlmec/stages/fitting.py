@@ -32,14 +32,20 @@ from rlmec.stages.chain import Run
 __all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
 
 
-def plan_settings(fit_settings: FitSettings, trainer: TrainerSettings) -> PlanSettings:
-    """The plan of a stage's rows: what shapes the result is the stage's, the rest the trainer's."""
+def plan_settings(
+    fit_settings: FitSettings, trainer: TrainerSettings, context: int | None
+) -> PlanSettings:
+    """The plan of a stage's rows: what shapes the result is the stage's, the rest the trainer's.
+
+    No row may be longer than the model's `context` (None where it does not say).
+    """
+    longest = fit_settings.max_length
     return PlanSettings(
         tokens_per_step=fit_settings.tokens_per_step,
         seed=fit_settings.seed,
         steps=fit_settings.steps,
         epochs=fit_settings.epochs,
-        max_length=fit_settings.max_length,
+        max_length=longest if context is None else min(longest, context),
         max_tokens_per_micro_batch=trainer.max_tokens_per_micro_batch,
         accumulate=trainer.accumulate,
         num_workers=trainer.num_workers,

@@ -19,7 +19,6 @@ from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import accuracy_judge
-from rlmec.stages.rewarding import ScoreStage
 from rlmec.stages.sampling import (
     SampleStage,
     TeachStage,
@@ -28,6 +27,7 @@ from rlmec.stages.sampling import (
     start_model,
     start_of,
 )
+from rlmec.stages.scoring import ScoreStage
 from rlmec.tables import PartFolder, read_table
 
 __all__ = ["EvaluateStage", "JudgedModel", "PolicyStage", "joined_data"]
@@ -76,8 +76,10 @@ class PolicyStage(Stage):
             ratio_tolerance=_tolerance(node),
         )
         dev = dev_problems(run, node.val_problems)
+        asked = [model.prompts.policy(p) for p in dev]
+        models.fitting_prompts(network, asked, node.max_completion_length, self.title)
         validation = Validation(
-            [model.prompts.policy(p) for p in dev],
+            asked,
             accuracy_judge(run.task, model.codec, dev),
             every_steps=node.val_every_steps,
             max_completion_length=node.max_completion_length,
@@ -110,24 +112,40 @@ def joined_data(
     run: Run, model: models.LanguageModel, node: PolicySettings, parents: dict[str, Artifact]
 ) -> SolutionPairDataModule:
     """The pairs of a policy training, from the artifacts it reads."""
-    attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
+    sampled = read_table(parents["sample"].file("attempts.parquet"), Attempt)
+    scores = read_table(parents["score"].file("scores.parquet"), Score)
+    attempts = _scored(sampled, scores, parents["score"].metrics["score/too_long"])
     tried = {attempt.problem_id for attempt in attempts}
     corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
     corrections += read_table(parents["score"].file("corrections.parquet"), Correction)
-    return SolutionPairDataModule(
+    data = SolutionPairDataModule(
         model.prompts,
         [p for p in run.task.problems("train") if p.id in tried],
         build(node.rows),
-        plan_settings(node, run.settings.trainer),
+        plan_settings(node, run.settings.trainer, model.context),
         attempts=attempts,
         corrections=[c for c in corrections if c.accepted],
-        scores=read_table(parents["score"].file("scores.parquet"), Score),
+        scores=scores,
         reward=build(node.reward),
         edited_weight=node.edit_weights.edited,
         kept_weight=node.edit_weights.kept,
         keep_uncorrected=node.keep_uncorrected,
         max_right_per_problem=node.max_right_per_problem,
     )
+    data.dropped["too_long_to_score"] = len(sampled) - len(attempts)
+    return data
+
+
+def _scored(attempts: list[Attempt], scores: list[Score], too_long: int) -> list[Attempt]:
+    """The attempts that have a score; ValueError where others miss one than were too long."""
+    known = {score.attempt_id for score in scores}
+    found = [attempt for attempt in attempts if attempt.id in known]
+    if len(attempts) - len(found) != too_long:
+        raise ValueError(
+            f"{len(attempts) - len(found)} of {len(attempts)} attempts have no score, but "
+            f"{too_long} were too long to be scored: remake stage=score"
+        )
+    return found
 
 
 def _tolerance(node: PolicySettings) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from rlmec.artifacts import Artifact
 from rlmec.language.loading import (
     context_length,
+    context_of,
     enable_gradient_checkpointing,
     end_ids,
     export_network,
@@ -41,6 +42,15 @@ class LanguageModel:
     @cached_property
     def prompts(self) -> Prompts:
         return Prompts(templates(self.settings), self.codec)
+
+    @cached_property
+    def context(self) -> int | None:
+        """Positions the model was made for, None where its configuration does not say."""
+        return context_of(self.path, self._revision)
+
+    def limited(self, length: int) -> int:
+        """`length`, or the model's context where that is shorter."""
+        return length if self.context is None else min(length, self.context)
 
     def network(self) -> Any:
         model = self.settings.model

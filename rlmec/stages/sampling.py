@@ -63,18 +63,19 @@ class WarmupStage(Stage):
         problems = run.task.problems("train")
         tokenizer = models.fresh_tokenizer(run.settings, problems)
         prompts = models.Prompts(models.templates(run.settings), models.codec(tokenizer))
-        data = SolutionPairDataModule(
-            prompts, problems, reference_rows, plan_settings(settings, run.settings.trainer)
-        )
-        data.plan_for(run.ranks.world, run.ranks.rank)
         network = models.fresh_network(run.settings, tokenizer)
+        plan = plan_settings(settings, run.settings.trainer, models.context_length(network))
+        data = SolutionPairDataModule(prompts, problems, reference_rows, plan)
+        data.plan_for(run.ranks.world, run.ranks.rank)
         module = policy_module(run, network, prompts.codec, settings, data, weighted_likelihood)
         dev = dev_problems(run, settings.val_problems)
+        asked, length = [prompts.policy(p) for p in dev], run.settings.sample.max_completion_length
+        models.fitting_prompts(network, asked, length, self.title)
         validation = Validation(
-            [prompts.policy(p) for p in dev],
+            asked,
             accuracy_judge(run.task, prompts.codec, dev),
             every_steps=settings.val_every_steps,
-            max_completion_length=run.settings.sample.max_completion_length,
+            max_completion_length=length,
             best=best_weights(work),
             target=settings.target_accuracy,
         )
