@@ -48,6 +48,7 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.id or not self.question.strip():
             raise ValueError(f"problem {self.id!r}: an id and a question are needed")
+        object.__setattr__(self, "options", tuple(self.options))  # a table gives a list
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,9 @@ def columns(record: type) -> dict[str, str]:
 def _arrow_name(hint: Any, name: str) -> str:
     if isinstance(hint, types.UnionType):
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if typing.get_origin(hint) is list:
-        return "list<int32>" if typing.get_args(hint)[0] is int else "list<float32>"
+    if typing.get_origin(hint) in (list, tuple):
+        of = {int: "list<int32>", float: "list<float32>", str: "list<string>"}
+        return of[typing.get_args(hint)[0]]
     plain = {str: "string", bool: "bool", int: "int64", float: "float64"}
     if hint not in plain:
         raise TypeError(f"field {name!r} of type {hint} has no column type")

@@ -31,6 +31,7 @@ _TYPES = {
     "float64": pa.float64(),
     "list<int32>": pa.list_(pa.int32()),
     "list<float32>": pa.list_(pa.float32()),
+    "list<string>": pa.list_(pa.string()),
 }
 
 

@@ -28,7 +28,7 @@ def attempt(i, **changes):
 
 
 RECORDS = {
-    Problem: [Problem("p", "q?", "4"), Problem("p2", "q?", "5", solution="s", kind="k")],
+    Problem: [Problem("p", "q?", "4"), Problem("p2", "q?", "b", "s", "k", ("a", "b"))],
     Attempt: [
         attempt(1, label=True),
         attempt(2, label=None, logprobs=[], verdict="wrong"),
