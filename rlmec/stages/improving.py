@@ -22,12 +22,12 @@ from rlmec.stages.judging import accuracy_judge
 from rlmec.stages.rewarding import ScoreStage
 from rlmec.stages.sampling import (
     SampleStage,
-    TeachStage,
     dev_problems,
     policy_module,
     start_model,
     start_of,
 )
+from rlmec.stages.teaching import TeachStage
 from rlmec.tables import PartFolder, read_table
 
 __all__ = ["EvaluateStage", "JudgedModel", "PolicyStage", "joined_data"]
