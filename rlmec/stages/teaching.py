@@ -90,10 +90,11 @@ class TeachStage(Stage):
                 self._judged(problems[a.problem_id], a, proposals, teacher.name, codec)
                 for a, proposals in zip(some, answers, strict=True)
             ]
-            own_counts = sum((Counter(p.counts) for p in answers), Counter[str]())
-            own_counts |= Counter({name: 0 for p in answers for name in p.counts})
-            folder.write(index, {"corrections": (rows, Correction)}, dict(own_counts))
-            counts.update(own_counts)
+            counted = Counter[str]()
+            for proposals in answers:
+                counted.update(proposals.counts)  # zeros stay
+            folder.write(index, {"corrections": (rows, Correction)}, counted)
+            counts.update(counted)
         bar.close()
         return self._finished(work, folder, own)
 

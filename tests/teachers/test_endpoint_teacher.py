@@ -175,7 +175,7 @@ def test_a_server_that_is_gone_ends_the_run():
     with server.running():
         pass
     lost = teacher(server, max_retries=1, max_failures=3, max_concurrency=1)
-    with pytest.raises(TeacherError, match="3 attempts in a row got no answer .* in 2 tries each"):
+    with pytest.raises(TeacherError, match=r"3 attempts in a row got no answer .* in 2 tries each"):
         correct(lost, attempts(9))
 
 
