@@ -1,6 +1,9 @@
 """The stage `teach` with a teacher behind a misbehaving server corrects imported solutions."""
 
 import json
+import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,8 +46,9 @@ def teach(start, server, *more, store="store", teacher="openai"):
     overrides += ["logger=none", "stage=teach", "teach.share=1.0", "teach.max_edit_ratio=0.9"]
     overrides += ["teach.part_size=3", "policy.val_problems=0", "trainer.progress_bar=false"]
     overrides += [f"paths.artifacts={start}/{store}", f"paths.outputs={start}/outputs"]
+    overrides += [f"teacher={teacher}"]
     if teacher == "openai":
-        overrides += ["teacher=openai", "teacher.model=m", f"teacher.base_url={server.url}/v1"]
+        overrides += ["teacher.model=m", f"teacher.base_url={server.url}/v1"]
         overrides += ["teacher.backoff=0.001", "teacher.max_wait=0.002", "teacher.timeout=1.0"]
     overrides = [o.replace("task.path.train", "++task.path.train") for o in overrides]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -123,7 +127,7 @@ def test_a_killed_stage_goes_on_where_it_was(start, monkeypatch):
 
 def test_a_spent_budget_leaves_attempts_uncorrected_and_says_so(start, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    limits = ["teacher.max_tokens_total=4500", "teacher.max_completion_length=30"]
+    limits = ["teacher.max_tokens_total=3200", "teacher.max_completion_length=30"]
     limits += ["teacher.price_per_million_input=2", "teacher.price_per_million_output=8"]
     with Server().running() as server:
         found, made, table = teach(start, server, *limits)
@@ -133,7 +137,7 @@ def test_a_spent_budget_leaves_attempts_uncorrected_and_says_so(start, monkeypat
     assert 0 < metrics["teach/over_budget"] < COUNT
     assert metrics["teach/over_budget"] == sum(c.reason == "over_budget" for c in found)
     spent = metrics["teach/input_tokens"] + metrics["teach/output_tokens"]
-    assert 2000 < spent <= 4500
+    assert 1000 < spent <= 3200
     cost = metrics["teach/input_tokens"] * 2e-6 + metrics["teach/output_tokens"] * 8e-6
     assert metrics["teach/cost"] == pytest.approx(cost)
     assert "budget is spent" in capsys.readouterr().out
@@ -200,3 +204,36 @@ def test_a_users_batch_teacher_gets_whole_parts_and_what_was_spent(start, monkey
         teach(start, None, teacher="oracle", store="other")
     with pytest.raises(ValueError, match="a teacher's reason is 'bored'"):
         Proposals(reason="bored")
+
+
+def test_the_own_teacher_of_the_page_runs_as_shown(start, monkeypatch):
+    """Code and settings stand on docs/teachers.md; the code has fewer than 40 lines."""
+    page = (ROOT / "docs/teachers.md").read_text()
+    (code,) = re.findall(r"```python\n# my_pkg\.py\n(.*?)```", page, re.DOTALL)
+    (command,) = re.findall(r"python train\.py (.*my_pkg.*)", page)
+    assert len(code.splitlines()) < 40
+    (start / "my_pkg.py").write_text(code)
+    monkeypatch.syspath_prepend(str(start))
+    rows = [
+        {"question": f"What is {i} and {i}?", "attempt": wrong, "correction": right(i)}
+        for i in range(2, COUNT + 1)
+        for wrong in [right(i).replace(f"is {2 * i}.", f"is {2 * i + 1}.")]
+    ]
+    (start / "corrections.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = [o for o in shlex.split(command) if "teacher" in o or "security" in o]
+    assert "security.allow=[my_pkg.]" in shown
+    own = [o.replace("corrections.jsonl", f"{start}/corrections.jsonl") for o in shown]
+    try:
+        found, made, _ = teach(start, None, *own, teacher="oracle")
+        assert [c.reason for c in found].count("accepted") == COUNT - 1
+        assert [c.reason for c in found].count("no_proposal") == 1
+        (start / "corrections.jsonl").write_text(json.dumps(rows[0]) + "\n")
+        found, again, _ = teach(start, None, *own, teacher="oracle")
+        assert again["artifact"] != made["artifact"]  # its file counts
+        assert [c.reason for c in found].count("accepted") == 1
+        (start / "corrections.jsonl").unlink()
+        with pytest.raises(FileNotFoundError, match=r"corrections\.jsonl"):
+            teach(start, None, *own, teacher="oracle", store="other")
+        assert not list((start / "other").rglob("*.parquet"))  # told before anything was made
+    finally:
+        sys.modules.pop("my_pkg", None)
