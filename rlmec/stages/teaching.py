@@ -36,9 +36,10 @@ def check_teacher(run: Run) -> None:
     corrections are there already."""
     stage = TeachStage(run)
     if run.store.find(stage.name, _address(stage)) is None:
-        check = getattr(build(run.settings.teacher, task=run.task), "check", None)
-        if check is not None:
-            check()
+        node: Settings = run.settings.teacher
+        teacher = build(node | {"_partial_": True}, task=run.task)
+        if hasattr(teacher.func, "check"):
+            teacher().check()
 
 
 def _address(stage: Stage) -> str:

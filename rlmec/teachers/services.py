@@ -198,6 +198,8 @@ class AnthropicService(Service):
     def body(
         self, model: str, system: str | None, prompt: str, settings: Mapping[str, Any]
     ) -> dict[str, Any]:
+        if "max_tokens" not in settings:
+            raise ValueError("teacher.limit_field: Anthropic's API calls the limit max_tokens")
         own = {"system": system} if system else {}
         return {
             "model": model,

@@ -449,6 +449,11 @@ def test_a_missing_client_is_told_by_its_extra(monkeypatch):
         teacher(Nowhere).check()
 
 
+def test_anthropic_has_one_name_for_the_limit():
+    with pytest.raises(ValueError, match="calls the limit max_tokens"):
+        correct(teacher(Nowhere, "anthropic", limit_field="max_completion_tokens"), attempts(1))
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
