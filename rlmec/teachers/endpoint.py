@@ -162,7 +162,7 @@ class EndpointTeacher:
             self._caller.note_failure(error)
             reason = "failed"
         spent = {"input_tokens": hold.spent.input, "output_tokens": hold.spent.output}
-        return Proposals(texts, "no_proposal" if texts else reason, asking.counts | spent)
+        return Proposals(texts, "no_proposal" if texts else reason, dict(asking.counts) | spent)
 
     def _ask_both(self, attempt: WrongAttempt, texts: list[Proposal], asking: Asking) -> str:
         """Fills `texts`; returns the reason where there are none."""
