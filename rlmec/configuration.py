@@ -89,6 +89,10 @@ IGNORED = (
     "optimized_metric",
     "evaluate.model",
 )
+# Keys of this project's own teachers that change how they ask, not what they answer. Their budget
+# counts: it decides which attempts get a correction.
+ASKING = ("api_key_env", "cache", "max_concurrency", "max_retries", "max_failures")
+ASKING += ("timeout", "backoff", "max_wait", "device")
 
 
 def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
@@ -98,6 +102,8 @@ def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
     for node, _, key in (dotted.partition(".") for dotted in IGNORED):
         if key and node in nodes:
             nodes[node] = {k: v for k, v in nodes[node].items() if k != key}
+    if str((nodes.get("teacher") or {}).get("_target_")).startswith("rlmec.teachers."):
+        nodes["teacher"] = {k: v for k, v in nodes["teacher"].items() if k not in ASKING}
     return nodes
 
 

@@ -97,7 +97,8 @@ class Correction:
     """A rewrite of a wrong attempt, accepted or rejected with its reason.
 
     `edit_ratio` is the token edit distance divided by the longer of the two completions. `reason`
-    is "accepted" or why not: "no_proposal", "not_right", "clipped", "too_many_edits", "unchanged".
+    is "accepted" or why not: "no_proposal", "not_right", "clipped", "too_many_edits", "unchanged",
+    or why a teacher had no proposal: "over_budget", "refused", "failed".
     """
 
     attempt_id: str

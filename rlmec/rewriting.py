@@ -2,8 +2,9 @@
 
 In: a problem, an attempt and a proposed solution; out: a `Correction`. A proposal counts only if
 its final answer is right and its token edit distance from the attempt, over the longer of the
-two, is within a limit. Token ids are carried: where a proposal begins with whole lines of the
-attempt, those keep the attempt's ids and only the rest is tokenised.
+two, is within a limit. Of several proposals the accepted one with the fewest edits stays. Token ids
+are carried: where a proposal begins with whole lines of the attempt, those keep the attempt's ids
+and only the rest is tokenised.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import takewhile
 
 from rlmec.alignment import edit_ratio
 from rlmec.records import Attempt, Correction, Problem
-from rlmec.teachers.base import Teacher
+from rlmec.teachers.base import REFUSALS, Teacher
 
 REASONS: tuple[str, ...] = (
     "accepted",
@@ -46,8 +47,15 @@ def propose(
     text = teacher.correct(problem, attempt.text)
     if text is None:
         return None, None
+    return proposal_ids(attempt, text, encode, decode, eos_id), text
+
+
+def proposal_ids(
+    attempt: Attempt, text: str, encode: Encode, decode: Decode, eos_id: int | None
+) -> list[int]:
+    """The ids of a proposed `text` with the end token, as `propose` makes them."""
     ids = _carried(attempt, text, encode, decode) or encode(text)
-    return [*ids, *([] if eos_id is None else [eos_id])], text
+    return [*ids, *([] if eos_id is None else [eos_id])]
 
 
 def _carried(attempt: Attempt, text: str, encode: Encode, decode: Decode) -> list[int] | None:
@@ -90,12 +98,14 @@ def judge_proposal(
     source: str,
     tokenizer: str,
     clipped: bool = False,
+    without: str = "no_proposal",
 ) -> Correction:
     """The verdict on a proposal, with the first of `REASONS` that holds.
 
     `judge(text, problem)` gives the verdict; `clipped` says that the proposal was cut at a length
-    limit. Ids of both sides count their end token. Raises ValueError where the attempt belongs
-    to another problem, was tokenised otherwise or is right already, naming the ids.
+    limit, `without` is the reason where there is none. Ids of both sides count their end token.
+    Raises ValueError where the attempt belongs to another problem, was tokenised otherwise or is
+    right already, naming the ids.
     """
     if attempt.problem_id != problem.id:
         raise ValueError(
@@ -109,7 +119,7 @@ def judge_proposal(
     if attempt.is_right:
         raise ValueError(f"attempt {attempt.id!r} is right: only wrong attempts are corrected")
     if proposal_ids is None or proposal_text is None:
-        ids, ratio, verdict, reason = [], 1.0, "no_answer", "no_proposal"
+        ids, ratio, verdict, reason = [], 1.0, "no_answer", without
     else:
         ids = list(proposal_ids)
         ratio = edit_ratio(attempt.completion_ids, ids)
@@ -138,14 +148,26 @@ def _reason(unchanged: bool, verdict: str, ratio: float, limit: float, clipped: 
     return "accepted" if ratio <= limit else "too_many_edits"
 
 
+def best_of(corrections: Sequence[Correction]) -> Correction:
+    """Of the verdicts on several proposals for one attempt: the accepted one with the smallest edit
+    ratio, else the right one with the smallest, else the first; of equals the first."""
+    right = [c for c in corrections if c.accepted] or [
+        c for c in corrections if c.verdict == "right" and c.reason == "too_many_edits"
+    ]
+    return min(right, key=lambda c: c.edit_ratio) if right else corrections[0]
+
+
 def count_reasons(corrections: Iterable[Correction]) -> dict[str, int]:
-    """How many corrections have each of `REASONS`, zeros included; ValueError for another."""
+    """How many corrections have each of `REASONS`, zeros included, and each of a teacher's
+    `REFUSALS` that occurs; ValueError for another."""
     counts: dict[str, int] = dict.fromkeys(REASONS, 0)
     for correction in corrections:
+        if correction.reason in REFUSALS:
+            counts.setdefault(correction.reason, 0)
         if correction.reason not in counts:
             raise ValueError(
                 f"correction of attempt {correction.attempt_id!r}: reason {correction.reason!r} is "
-                f"none of {', '.join(REASONS)}"
+                f"none of {', '.join((*REASONS, *REFUSALS))}"
             )
         counts[correction.reason] += 1
     return counts

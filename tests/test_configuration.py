@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from rlmec import configuration, settings
 from rlmec.configuration import ConfigurationError, build, check, check_command_line, rebind
+from rlmec.signatures import signature_of
 
 ADAM = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "weight_decay": 0.0}
 USER = '''
@@ -394,6 +395,42 @@ def test_every_leaf_changes_the_stages_of_the_table():
         ignored = key[0] in [*IGNORED.split(), "optimized_metric"]
         expected = set() if ignored else COUNTS.get(dotted, COUNTS.get(key[0]))
         assert found == expected, dotted
+
+
+ANSWERS = {"model": "m", "base_url": "http://localhost/v1", "temperature": 0.5, "options": {"a": 1}}
+ANSWERS |= {"max_completion_length": 9, "limit_field": "x", "num_proposals": 2}
+ANSWERS |= {"max_tokens_total": 5, "max_cost": 1.0, "price_per_million_input": 1.0}
+ANSWERS |= {"price_per_million_output": 1.0}
+PROMPTS = {k: k for k in ("locate", "locate_answer_only", "rewrite", "rewrite_answer_only")}
+PROMPTS |= {"_target_": "rlmec.teachers.steps.StepPrompts", "system": None}
+ASKED = {"api_key_env": "KEY_NAME", "cache": "c", "max_concurrency": 3, "max_retries": 4}
+ASKED |= {"max_failures": 5, "timeout": 1.0, "backoff": 1.0, "max_wait": 2.0}
+
+
+def test_how_a_teacher_asks_does_not_count_and_what_shapes_its_answers_does():
+    """Its budget counts: it decides which attempts get a correction."""
+    target = "rlmec.teachers.endpoint.OpenAITeacher"
+    base = checked(teacher={"_target_": target, "prompts": PROMPTS, **ANSWERS, **ASKED})
+    known = set(signature_of(target, ("rlmec.",)).hints) - {"task"}
+    assert known == {"prompts", *ANSWERS, *ASKED}
+    keys = [key for key in leaves(base) if key[0] == "teacher"]
+    assert len(keys) == len(ANSWERS) + len(ASKED) + len(PROMPTS) + 1
+    for key in keys:
+        stages = configuration.STAGE_NODES
+        one, other = (
+            {stage: configuration.stage_settings(s, stage) for stage in stages}
+            for s in (base, changed(base, key))
+        )
+        found = {stage for stage in stages if one[stage] != other[stage]}
+        assert found == (set() if key[1] in ASKED else {"teach"}), key
+
+
+def test_a_users_own_teacher_counts_whole(user):
+    own = {"_target_": f"{user}anything", "x": 1, "timeout": 2}
+    allow = {"security.allow": ["userpkg_config."]}
+    settings_ = [checked(teacher=own | {"timeout": t}, **allow) for t in (2, 3)]
+    one, other = (configuration.stage_settings(s, "teach") for s in settings_)
+    assert one != other
 
 
 def test_every_node_is_counted_or_on_the_ignored_list():

@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from rlmec.credit import CreditItem, credit_quality
 from rlmec.evaluation import report
 from rlmec.records import Attempt, Problem
 from rlmec.rewriting import REASONS
+from rlmec.teachers.base import REFUSALS
+from rlmec.teachers.budget import Budget, Hold, Ledger, Tokens
+from rlmec.teachers.calling import Asking
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIXES = "train val dev sample teach score grm policy eval report"
@@ -60,6 +64,9 @@ def produced():
         found = keys_in(trees["judging.py"], judge) - {"count"}
         assert found
         out |= {f"{prefix}/{key}" for key in found}
+    asked = Asking(Hold(Ledger(Budget(), Tokens()), Tokens()), Event())
+    counted = [*asked.counts, "input_tokens", "output_tokens", "cost"]
+    out |= {f"teach/{name}" for name in (*REFUSALS, *counted)}
     for stage in ("teach", "score"):
         out |= {f"{stage}/{reason}" for reason in REASONS} | {f"{stage}/edit_ratio/median"}
     return out | evaluated() | credited()

@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlmec.records import Attempt, Correction, Problem
-from rlmec.rewriting import REASONS, count_reasons, edit_ratio, judge_proposal, propose
+from rlmec.rewriting import (
+    REASONS,
+    best_of,
+    count_reasons,
+    edit_ratio,
+    judge_proposal,
+    proposal_ids,
+    propose,
+)
 
 PROBLEM = Problem("p", "One and one?", "2")
 EOS = 0
@@ -142,6 +150,31 @@ def test_the_ids_of_any_proposal_decode_to_its_text(ids, tail, keep):
     assert same == text
     assert found[-1] == EOS
     assert decode(found) == text
+
+
+def test_of_several_proposals_the_accepted_one_with_the_fewest_edits_stays():
+    def judged(*texts, limit=0.5):
+        ids = [proposal_ids(WRONG, text, encode, decode, EOS) for text in texts]
+        some = [
+            proposal(i, t, WRONG, max_edit_ratio=limit) for i, t in zip(ids, texts, strict=True)
+        ]
+        return best_of(some).text, best_of(some).reason
+
+    # edits of WRONG, "x\nA: 3" and the end: y\nA: 2 two of 7, x\nA: 2 one of 7, the long ones more
+    assert judged("A: 4", "y\nA: 2", "x\nA: 2", "z\nA: 2") == ("x\nA: 2", "accepted")
+    assert judged("y\nA: 2", "z\nA: 2") == ("y\nA: 2", "accepted")  # of equals the first
+    assert judged("A: 4", "yyyyyyy\nA: 2", "yyyyyy\nA: 2", limit=0.1) == (
+        "yyyyyy\nA: 2",
+        "too_many_edits",
+    )
+    assert judged("x\nA: 4", "x\nA: 3") == ("x\nA: 4", "not_right")
+
+
+def test_why_a_teacher_had_nothing_is_counted_where_it_occurs():
+    none = proposal(None, None, WRONG, without="over_budget")
+    assert (none.reason, none.completion_ids, none.verdict) == ("over_budget", [], "no_answer")
+    assert count_reasons([none, none])["over_budget"] == 2
+    assert "over_budget" not in count_reasons([])
 
 
 def test_counts_have_every_reason():

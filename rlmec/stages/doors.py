@@ -21,8 +21,9 @@ from rlmec.stages.chain import Run, Stage, make
 from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage
-from rlmec.stages.sampling import SampleStage, TeachStage, WarmupStage
+from rlmec.stages.sampling import SampleStage, WarmupStage
 from rlmec.stages.scoring import ScoreStage
+from rlmec.stages.teaching import TeachStage, check_teacher
 
 DOORS: dict[str, Callable[[Run], Stage]] = {
     "warmup": WarmupStage,
@@ -63,8 +64,9 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
 
 
 def check_inputs(run: Run) -> None:
-    """Looks at what the run will read only later, so that an empty split or a GRM with another
-    tokenizer than the policy's ends it before anything is made."""
+    """Looks at what the run will read only later, so that an empty split, a teacher
+    without its key or a GRM with another tokenizer than the policy's ends it before anything is
+    made."""
     s, order = run.settings, list(DOORS)
     until = order[: order.index(s.stage) + 1]
     splits = ["train"]
@@ -75,6 +77,8 @@ def check_inputs(run: Run) -> None:
     if "evaluate" in until:
         splits.append(s.evaluate.split)
     problems = {split: run.task.problems(split) for split in splits}
+    if "teach" in until:
+        check_teacher(run)
     if "grm" in until and s.grm.model is not None:
         start = models.start_tokenizer(s, problems["train"])
         found = models.LanguageModel(s.grm.model, s).codec.digest

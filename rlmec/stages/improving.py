@@ -21,13 +21,13 @@ from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixe
 from rlmec.stages.judging import accuracy_judge
 from rlmec.stages.sampling import (
     SampleStage,
-    TeachStage,
     dev_problems,
     policy_module,
     start_model,
     start_of,
 )
 from rlmec.stages.scoring import ScoreStage
+from rlmec.stages.teaching import TeachStage
 from rlmec.tables import PartFolder, read_table
 
 __all__ = ["EvaluateStage", "JudgedModel", "PolicyStage", "joined_data"]

@@ -17,8 +17,9 @@ from rlmec.report.figures import accuracy_figure
 from rlmec.report.table import Line, markdown
 from rlmec.stages.chain import Outcome, Run, Settings, Stage
 from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage, joined_data
-from rlmec.stages.sampling import SampleStage, TeachStage, is_taught, start_model, start_of
+from rlmec.stages.sampling import SampleStage, start_model, start_of
 from rlmec.stages.scoring import ScoreStage
+from rlmec.stages.teaching import TeachStage, is_taught
 from rlmec.tables import read_table
 
 __all__ = ["ReportStage", "policy_variants"]

@@ -18,13 +18,8 @@ from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
 from rlmec.stages.judging import rewriting_judge
-from rlmec.stages.sampling import (
-    SampleStage,
-    TeachStage,
-    is_taught,
-    start_model,
-    start_of,
-)
+from rlmec.stages.sampling import SampleStage, start_model, start_of
+from rlmec.stages.teaching import TeachStage, is_taught
 from rlmec.tables import read_table
 
 __all__ = ["GrmStage"]

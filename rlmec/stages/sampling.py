@@ -1,4 +1,4 @@
-"""The doors `warmup`, `sample` and `teach`: from problems to attempts and taught corrections."""
+"""The doors `warmup` and `sample`: from problems to attempts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from rlmec.display import Bar
 from rlmec.language.generation import Completion, Decoding
 from rlmec.modules.policy import PolicyModule
 from rlmec.objectives import weighted_likelihood
-from rlmec.parts import cut
-from rlmec.records import Attempt, Correction, Problem, by_id
-from rlmec.rewriting import count_reasons, judge_proposal, propose
-from rlmec.rows import hash_share, reference_rows
+from rlmec.records import Attempt, Problem, by_id
+from rlmec.rows import reference_rows
 from rlmec.stages import models
 from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
 from rlmec.stages.judging import accuracy_judge, attempt_of
-from rlmec.tables import PartFolder, read_table
+from rlmec.tables import PartFolder
 from rlmec.tasks.imports import import_solutions
 
-__all__ = ["SampleStage", "TeachStage", "WarmupStage", "start_model", "start_of"]
+__all__ = ["SampleStage", "WarmupStage", "start_model", "start_of"]
 
 
 def start_of(run: Run) -> tuple[dict[str, Stage], dict[str, str]]:
@@ -230,77 +228,3 @@ def _finished(work: Path, folder: PartFolder) -> Outcome:
             "sample/unparsable": counts["unparsable"],
         },
     )
-
-
-def is_taught(run: Run, problem_id: str) -> bool:
-    """Whether a problem is in the teacher's share."""
-    teach = run.settings.teach
-    return hash_share(teach.seed, "teach", problem_id) < teach.share
-
-
-class TeachStage(Stage):
-    """The teacher's corrections of the wrong attempts of its share of the problems."""
-
-    name = "teach"
-
-    def parents(self) -> dict[str, Stage]:
-        return start_of(self.run)[0] | {"sample": SampleStage(self.run)}
-
-    def inputs(self) -> dict[str, str]:
-        return start_of(self.run)[1]
-
-    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        return self.run.ranks.share(lambda: self._teach(work, parents))
-
-    def _teach(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        run, s = self.run, self.run.settings.teach
-        codec = start_model(run, parents).codec
-        problems = by_id(run.task.problems("train"))
-        attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
-        wrong = [a for a in attempts if not a.is_right and a.verdict != "unparsable"]
-        wrong = [a for a in wrong if is_taught(run, a.problem_id)]
-        if not wrong:
-            raise ValueError(
-                f"no wrong attempt in the taught share ({s.share}) of {len(attempts)} attempts: "
-                f"nothing to correct"
-            )
-        teacher = build(run.settings.teacher, task=run.task)
-        parts = cut(len(wrong), s.part_size)
-        folder = PartFolder(work / "parts", len(parts))
-        missing = folder.missing()
-        bar = Bar(self.title, len(parts), "parts", wanted=run.settings.trainer.progress_bar)
-        for done, index in enumerate(missing):
-            rows = []
-            for i in parts[index]:
-                attempt, problem = wrong[i], problems[wrong[i].problem_id]
-                ids, text = propose(
-                    teacher, problem, attempt, codec.encode, codec.decode, codec.eos_id
-                )
-                rows.append(
-                    judge_proposal(
-                        problem,
-                        attempt,
-                        ids,
-                        text,
-                        judge=run.task.judge,
-                        max_edit_ratio=s.max_edit_ratio,
-                        source=teacher.name,
-                        tokenizer=codec.digest,
-                    )
-                )
-            folder.write(index, {"corrections": (rows, Correction)}, {})
-            bar.update(len(parts) - len(missing) + done + 1)
-        bar.close()
-        count = folder.merge("corrections", Correction, work / "corrections.parquet")
-        corrections = read_table(work / "corrections.parquet", Correction)
-        return Outcome(count, correction_metrics(corrections, "teach"))
-
-
-def correction_metrics(corrections: list[Correction], prefix: str) -> dict[str, Any]:
-    """Counts of accepted and rejected corrections by reason; edit ratio of the accepted."""
-    ratios = sorted(c.edit_ratio for c in corrections if c.accepted)
-    reasons = count_reasons(corrections)
-    out: dict[str, Any] = {f"{prefix}/{reason}": count for reason, count in reasons.items()}
-    if ratios:
-        out[f"{prefix}/edit_ratio/median"] = ratios[len(ratios) // 2]
-    return out

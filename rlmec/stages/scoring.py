@@ -21,14 +21,8 @@ from rlmec.stages.chain import Outcome, Stage
 from rlmec.stages.judging import correction_of
 from rlmec.stages.predicting import predict_parts
 from rlmec.stages.rewarding import GrmStage
-from rlmec.stages.sampling import (
-    SampleStage,
-    TeachStage,
-    correction_metrics,
-    is_taught,
-    start_model,
-    start_of,
-)
+from rlmec.stages.sampling import SampleStage, start_model, start_of
+from rlmec.stages.teaching import TeachStage, correction_metrics, is_taught
 from rlmec.tables import PartFolder, read_table, write_table
 
 __all__ = ["ScoreStage"]
