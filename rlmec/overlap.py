@@ -20,7 +20,9 @@ CHOICES = ("refuse", "drop", "allow")
 
 # Punctuation that changes what is asked stays a word of its own: a minus sign before an amount,
 # operators, brackets, the marks of LaTeX. Full stops, commas and quotes between words do not.
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|(?<![^\W\d_])-|[+*/^=<>%\\(){}\[\]|_\u2212\u00d7\u00f7]")
+_WORD = re.compile(
+    r"\d+(?:[.,]\d+)*|[^\W\d_]+|(?<![^\W\d_])-|[+*/^=<>%\\(){}\[\]|_\u2212\u00d7\u00f7]"
+)
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])['\u2019](?=[^\W\d_])")
 
 
@@ -44,7 +46,9 @@ class Overlap:
         parts = []
         for pairs, what in ((self.same, "were trained on"), (self.near, "share a long passage")):
             if pairs:
-                parts.append(f"{len(pairs)} {what} (first {pairs[0][0]!r}, {pairs[0][1]!r} in train)")
+                parts.append(
+                    f"{len(pairs)} {what} (first {pairs[0][0]!r}, {pairs[0][1]!r} in train)"
+                )
         return "; ".join(parts) or "none"
 
 

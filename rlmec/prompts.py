@@ -3,8 +3,8 @@
 A template is text with fields in braces. Text fields are encoded together with the text around
 them; id fields (an attempt) are put in as they are, so that what a model said is never decoded and
 encoded again. A special token counts as one where a template or the chat form names it; in a field
-its name is plain text. The chat form wraps the rendered template as one user turn. Examples before a
-problem (few-shot) are the same template with their reference solution as its completion, in the
+its name is plain text. The chat form wraps the rendered template as one user turn. Examples before
+a problem (few-shot) are the same template with their reference solution as its completion, in the
 chat form turns of their own. In: templates, a tokenizer's functions. Out: ids.
 """
 
@@ -136,6 +136,7 @@ class Prompts:
         self,
         template: str,
         shots: Sequence[tuple[dict[str, str], str]] = (),
+        /,
         **fields: str | list[int],
     ) -> list[int]:
         """Ids of a template with its `fields`, after `shots`: fields and completion of each."""

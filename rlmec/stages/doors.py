@@ -18,7 +18,9 @@ from rlmec.records import require_same_tokenizer
 from rlmec.settings import RunSettings
 from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage, make
-from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
+from rlmec.stages.comparing import closing_tables, judge_all, judgement_of
+from rlmec.stages.evaluating import EvaluateStage, JudgedModel, judged_task, judged_tasks
+from rlmec.stages.improving import PolicyStage
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage, ScoreStage
 from rlmec.stages.sampling import SampleStage, TeachStage, WarmupStage
@@ -30,7 +32,7 @@ DOORS: dict[str, Callable[[Run], Stage]] = {
     "grm": GrmStage,
     "score": ScoreStage,
     "policy": PolicyStage,
-    "evaluate": lambda run: EvaluateStage(run, JudgedModel(run, PolicyStage(run))),
+    "evaluate": lambda run: judged_policy(run, None),
     "report": ReportStage,
 }
 _QUIET = (
@@ -45,6 +47,10 @@ _QUIET = (
 )
 
 
+def judged_policy(run: Run, task: str | None) -> EvaluateStage:
+    return EvaluateStage(run, JudgedModel(run, PolicyStage(run)), task=task)
+
+
 def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> float | None:
     """Makes the stage that was asked for and everything it needs; returns the optimized metric."""
     if settings.stage not in DOORS:
@@ -54,10 +60,17 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
             "stage=warmup: model.path is a finished model, there is no warm-up"
         )
     run = _run(settings, ranks, run_dir, overrides)
+    if run.task.name in judged_tasks(run):
+        raise ConfigurationError(
+            f"evaluate.tasks: {run.task.name!r} is the task of training, which is judged anyway"
+        )
     run.before_making = check_inputs
     artifact = make(DOORS[settings.stage](run))
     if settings.stage == "report":
         run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
+    if settings.stage == "evaluate":
+        stages = [judged_policy(run, task) for task in (None, *judged_tasks(run))]
+        closing_tables(run, [judgement_of(make(stage), "rlmec", stage.label) for stage in stages])
     return _closing(run)
 
 
@@ -73,6 +86,8 @@ def check_inputs(run: Run) -> None:
         splits.append("dev")
     if "evaluate" in until:
         splits.append(s.evaluate.split)
+        for name in judged_tasks(run):
+            judged_task(run, name).problems(s.evaluate.split)
     problems = {split: run.task.problems(split) for split in splits}
     if "grm" in until and s.grm.model is not None:
         start = models.start_tokenizer(s, problems["train"])
@@ -83,14 +98,9 @@ def check_inputs(run: Run) -> None:
 def evaluate(
     settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]
 ) -> float | None:
-    """Judges the model directory `evaluate.model` on the task's split."""
-    if settings.evaluate.model is None:
-        raise ConfigurationError("evaluate.model: name a model directory or hub name to judge")
+    """Judges the model directory `evaluate.model`, or stored outputs, on one or several tasks."""
     run = _run(settings, ranks, run_dir, overrides)
-    artifact = make(EvaluateStage(run, JudgedModel(run, path=settings.evaluate.model)))
-    for name, value in artifact.metrics.items():
-        run.say(f"  {name:36} {value:.4g}" if isinstance(value, float) else f"  {name:36} {value}")
-    run.say(f"per problem: {artifact.file('attempts.parquet')}")
+    closing_tables(run, judge_all(run))
     return _closing(run)
 
 

@@ -16,7 +16,9 @@ from rlmec.tasks.flexible import flexible_answer, judge_flexible, last_number, l
 FIXED = settings(derandomize=True, deadline=None, max_examples=60)
 NUMBER = Problem("n", "How many?", "18")
 OPTIONS = ("fish", "deep sea animals", "sea fish", "a bloody mess")
-CHOICE = Problem("c", "Which?\nOptions:\n" + "\n".join(OPTIONS), "Deep sea animals", options=OPTIONS)
+CHOICE = Problem(
+    "c", "Which?\nOptions:\n" + "\n".join(OPTIONS), "Deep sea animals", options=OPTIONS
+)
 LETTERED = Problem("l", "Which?\nA. fish\nB. birds", "B", options=("fish", "birds"))
 
 
