@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -91,9 +92,7 @@ def test_a_table_of_attempts_is_judged_again(task, tmp_path):
     assert [o.verdict for o in found] == ["right", "wrong", "no_answer"]
     assert [o.is_right for o in found] == [False, False, False]  # the first was cut
     assert found[0].completion_ids == [2]
-    with pytest.raises(
-        ValueError, match=r"attempts.parquet, attempt '.*/0': problem '.*none of the"
-    ):
+    with pytest.raises(ValueError, match=r"parquet, attempt '.*/0': problem '.*none of the 2"):
         read_stored(str(tmp_path / "attempts.parquet"), task, problems[1:], "", "")
 
 
@@ -137,7 +136,7 @@ def test_published_solutions_compared_by_pairs(data):
         found = read_stored(path, task, problems, f"{name}.solution", "question")
         made = figures(found, problems, task, ["strict", "flexible"])
         judged.append(Judgement(name, "gsm8k", made, found))
-    rows = [json.loads(line) for line in (data / "gsm8k/model_solutions_part.jsonl").open()]
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
     labels = [[bool(row[name]["is_correct"]) for row in rows] for name in names]
     assert [j.figures["accuracy"] for j in judged] == [sum(own) / 660 for own in labels]
     assert all(j.figures["accuracy_flexible"] == j.figures["accuracy"] for j in judged)
