@@ -7,6 +7,7 @@ today, in file order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from rlmec.tables import read_table
 from rlmec.tasks.base import Task
 from rlmec.tasks.files import Row, read_rows
 
-SUFFIXES = (".parquet", ".jsonl", ".json")
+_NAMED = re.compile(r"(?P<path>.+\.(?:parquet|jsonl|json))(?::(?P<field>[\w.-]+))?")
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,21 @@ class StoredOutput:
 
 def is_stored(path: str) -> bool:
     """Whether a path names stored outputs (by its ending) and not a model."""
-    return path.endswith(SUFFIXES)
+    return _NAMED.fullmatch(path) is not None
+
+
+def path_and_field(named: str) -> tuple[str, str | None]:
+    """The file and, where it is written `FILE:FIELD`, the field that holds the texts."""
+    match = _NAMED.fullmatch(named)
+    if match is None:
+        raise ValueError(f"{named}: stored outputs are a .parquet, .jsonl or .json file")
+    return match["path"], match["field"]
 
 
 def read_stored(
     path: str, task: Task, problems: Sequence[Problem], text_field: str, question_field: str
 ) -> list[StoredOutput]:
-    """The outputs of `path` at `problems`, judged by `task`.
+    """The outputs of `path` (which may be `FILE:FIELD`) at `problems`, judged by `task`.
 
     A JSON row names its problem by `problem_id` where it has that field, else by the text of the
     question; `text_field` may be a path of names joined by dots. Rows of other problems are passed
@@ -54,6 +63,8 @@ def read_stored(
     and where no row is left.
     """
     known = by_id(problems)
+    path, named = path_and_field(path)
+    text_field = named or text_field
     if path.endswith(".parquet"):
         out = []
         for a in read_table(Path(path), Attempt):

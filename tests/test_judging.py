@@ -22,7 +22,7 @@ from rlmec.report.judgements import (
 )
 from rlmec.report.table import Line, markdown
 from rlmec.stages.comparing import panels_of, short_names
-from rlmec.stored import is_stored, read_stored
+from rlmec.stored import is_stored, path_and_field, read_stored
 from rlmec.tables import write_table
 from rlmec.tasks.gsm8k import Gsm8kTask
 from rlmec.tasks.jsonl import JsonlTask
@@ -123,6 +123,9 @@ def test_rows_of_texts_are_judged_by_id_or_question(task, tmp_path):
         read_stored(str(path), task, problems[2:], "out.text", "question")
     assert is_stored(str(path))
     assert not is_stored("some/model")
+    assert read_stored(f"{path}:out.text", task, problems, "other", "question") == found
+    with pytest.raises(ValueError, match="some/model: stored outputs are"):
+        path_and_field("some/model")
 
 
 def test_published_solutions_compared_by_pairs(data):
@@ -133,7 +136,7 @@ def test_published_solutions_compared_by_pairs(data):
     names = ("6b_finetuning", "175b_verification")
     judged = []
     for name in names:
-        found = read_stored(path, task, problems, f"{name}.solution", "question")
+        found = read_stored(f"{path}:{name}.solution", task, problems, "unused", "question")
         made = figures(found, problems, task, ["strict", "flexible"])
         judged.append(Judgement(name, "gsm8k", made, found))
     rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
@@ -236,7 +239,9 @@ def test_the_layout_of_the_harness(task):
 
 def test_short_names_tell_models_apart():
     paths = ["/s/policy/ab/model", "/s/policy/cd/model", "out/qwen", "other/qwen", "x.jsonl"]
-    assert short_names(paths) == ["policy/ab", "policy/cd", "qwen", "qwen (2)", "x.jsonl"]
+    paths += ["x.jsonl:big.text", "model"]
+    names = ["policy/ab", "policy/cd", "qwen", "qwen (2)", "x.jsonl", "big.text", "model"]
+    assert short_names(paths) == names
 
 
 def test_the_picture_has_a_panel_a_task_and_a_bar_a_model(task, tmp_path):

@@ -26,7 +26,7 @@ from rlmec.report.judgements import (
 from rlmec.settings import as_plain
 from rlmec.stages.chain import Run, make
 from rlmec.stages.evaluating import EvaluateStage, JudgedModel, judged_task, judged_tasks
-from rlmec.stored import is_stored, read_stored
+from rlmec.stored import is_stored, path_and_field, read_stored
 from rlmec.tables import read_table
 
 __all__ = ["closing_tables", "judge_all", "judgement_of"]
@@ -48,8 +48,8 @@ def judge_all(run: Run) -> list[Judgement]:
     out = []
     for at, (path, name) in enumerate(zip(subjects, short_names(subjects), strict=True)):
         for task in tasks:
-            if at == 0 and s.model is None and not is_stored(path):
-                raise ConfigurationError(f"evaluate.attempts: {path} is no .parquet, .jsonl, .json")
+            if s.model is None and path in _listed(s.attempts):
+                path_and_field(path)  # refuses what is no file of outputs
             if is_stored(path):
                 if len(tasks) > 1:
                     raise ConfigurationError(
@@ -147,12 +147,15 @@ def _listed(value: str | list[str] | None) -> list[str]:
 
 def short_names(paths: Sequence[str]) -> list[str]:
     """A short name for each path, one that no other has: its last part that says something (an
-    artifact's `model` folder is named by its stage), numbered where it comes again."""
+    artifact's `model` folder is named by its stage, FILE:FIELD by the field), numbered where it
+    comes again."""
     out: list[str] = []
     for path in paths:
         parts = [part for part in Path(path).parts if part not in ("/", ".")]
-        plain_ends = ("model", "attempts.parquet")
-        name = "/".join(parts[-3:-1]) if parts[-1] in plain_ends and parts[:-1] else parts[-1]
+        name = "/".join(parts[-3:-1]) if parts[-1] in ("model", "attempts.parquet") else ""
+        if is_stored(path) and (field := path_and_field(path)[1]):
+            name = field
+        name = name or parts[-1]
         taken = sum(other == name or other.startswith(f"{name} (") for other in out)
         out.append(f"{name} ({taken + 1})" if taken else name)
     return out

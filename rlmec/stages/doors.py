@@ -129,7 +129,7 @@ def _closing(run: Run) -> Any:
         run.say(
             f"made {len(made)} of {len(run.stages)} artifacts; summary: {run.run_dir}/summary.json"
         )
-    else:
+    elif run.made:
         run.say(f"nothing to do: all {len(run.stages)} artifacts are there already")
     run.write_summary()
     return run.metric(run.settings.optimized_metric)
