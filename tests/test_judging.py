@@ -228,7 +228,7 @@ def test_the_layout_of_the_harness(task):
     assert found["n-samples"]["gsm8k_cot_zeroshot"] == {"original": 4, "effective": 3}
     assert found["n-shot"] == {"gsm8k_cot_zeroshot": 0}
     assert (harness_name("gsm8k", 5), harness_name("mine"), harness_name("arc")) == (
-        "gsm8k_cot",
+        "gsm8k",
         "mine",
         "arc_easy",
     )

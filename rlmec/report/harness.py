@@ -21,7 +21,7 @@ NAMES = {
     "mmlu": "mmlu",
 }
 """Task names there, by ours; a task that is not named here keeps its own name."""
-FEW_SHOT_NAMES = {"gsm8k": "gsm8k_cot"}
+FEW_SHOT_NAMES = {"gsm8k": "gsm8k"}
 FILTERS = {"accuracy": "strict-match", "accuracy_flexible": "flexible-extract"}
 
 
