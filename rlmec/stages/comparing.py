@@ -38,8 +38,9 @@ def judge_all(run: Run) -> list[Judgement]:
     Raises ConfigurationError where nothing is named, and where stored outputs meet several tasks.
     """
     s = run.settings.evaluate
-    subjects = [*_listed(s.model or s.attempts), *_listed(s.against)]
-    if not subjects:
+    first = _listed(s.model or s.attempts)
+    subjects = [*first, *_listed(s.against)]
+    if not first:
         raise ConfigurationError(
             "evaluate.model: name a model directory or hub name to judge, or stored outputs with "
             "evaluate.attempts=FILE"
@@ -47,9 +48,9 @@ def judge_all(run: Run) -> list[Judgement]:
     tasks: list[str | None] = [*judged_tasks(run)] or [None]
     out = []
     for at, (path, name) in enumerate(zip(subjects, short_names(subjects), strict=True)):
+        if s.model is None and at < len(first):
+            path_and_field(path)  # refuses what is no file of outputs
         for task in tasks:
-            if s.model is None and path in _listed(s.attempts):
-                path_and_field(path)  # refuses what is no file of outputs
             if is_stored(path):
                 if len(tasks) > 1:
                     raise ConfigurationError(

@@ -19,7 +19,13 @@ from rlmec.settings import RunSettings
 from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage, make
 from rlmec.stages.comparing import closing_tables, judge_all, judgement_of
-from rlmec.stages.evaluating import EvaluateStage, JudgedModel, judged_task, judged_tasks
+from rlmec.stages.evaluating import (
+    EvaluateStage,
+    JudgedModel,
+    examples_before,
+    judged_problems,
+    judged_tasks,
+)
 from rlmec.stages.improving import PolicyStage
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage, ScoreStage
@@ -76,7 +82,8 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
 
 def check_inputs(run: Run) -> None:
     """Looks at what the run will read only later, so that an empty split or a GRM with another
-    tokenizer than the policy's ends it before anything is made."""
+    tokenizer than the policy's ends it before anything is made; so do problems to be judged that
+    were trained on, and examples that are not there."""
     s, order = run.settings, list(DOORS)
     until = order[: order.index(s.stage) + 1]
     splits = ["train"]
@@ -86,9 +93,10 @@ def check_inputs(run: Run) -> None:
         splits.append("dev")
     if "evaluate" in until:
         splits.append(s.evaluate.split)
-        for name in judged_tasks(run):
-            judged_task(run, name).problems(s.evaluate.split)
     problems = {split: run.task.problems(split) for split in splits}
+    if "evaluate" in until:
+        for name in (None, *judged_tasks(run)):
+            examples_before(run, name, judged_problems(run, name, trained=True)[0])
     if "grm" in until and s.grm.model is not None:
         start = models.start_tokenizer(s, problems["train"])
         found = models.LanguageModel(s.grm.model, s).codec.digest

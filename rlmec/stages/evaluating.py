@@ -9,7 +9,7 @@ from rlmec.configuration import build
 from rlmec.examples import choose_examples
 from rlmec.judging import figures
 from rlmec.language.generation import Decoding
-from rlmec.overlap import find_overlap, settle
+from rlmec.overlap import Overlap, find_overlap, settle
 from rlmec.records import Attempt, Problem
 from rlmec.settings import EvaluateSettings
 from rlmec.stages import models
@@ -19,7 +19,14 @@ from rlmec.stages.sampling import start_model, start_of
 from rlmec.tables import PartFolder, read_table
 from rlmec.tasks.base import Task
 
-__all__ = ["EvaluateStage", "JudgedModel", "judged_task", "judged_tasks"]
+__all__ = [
+    "EvaluateStage",
+    "JudgedModel",
+    "examples_before",
+    "judged_problems",
+    "judged_task",
+    "judged_tasks",
+]
 
 
 def judged_tasks(run: Run) -> list[str]:
@@ -34,6 +41,27 @@ def judged_task(run: Run, name: str | None) -> Task:
     if name not in run.tasks:
         run.tasks[name] = build((run.settings.evaluate.tasks or {})[name])
     return run.tasks[name]
+
+
+def judged_problems(run: Run, name: str | None, trained: bool) -> tuple[list[Problem], Overlap]:
+    """The problems of a task that are judged, and which of them overlap with the train problems.
+
+    They are looked up where the model was `trained` by the chain; ValueError where
+    `evaluate.overlap` refuses what was found.
+    """
+    s, none = run.settings.evaluate, Overlap([], [])
+    problems = judged_task(run, name).problems(s.split)[: s.num_problems]
+    overlap = find_overlap(run.task.problems("train"), problems) if trained else none
+    return settle(s.overlap, overlap, problems), overlap
+
+
+def examples_before(run: Run, name: str | None, problems: list[Problem]) -> list[Problem]:
+    """The train problems that stand before each judged one; ValueError where there are too few."""
+    s = run.settings.evaluate
+    if not s.num_fewshot:
+        return []
+    trained = judged_task(run, name).problems("train")
+    return choose_examples(trained, problems, s.num_fewshot, s.seed)
 
 
 class JudgedModel:
@@ -95,17 +123,13 @@ class EvaluateStage(Stage):
         run, s = self.run, self.run.settings.evaluate
         task = judged_task(run, self.task)
         model = self.judged.model(parents)
-        problems = task.problems(s.split)[: s.num_problems]
+        trained = self.judged.path is None
+        problems, overlap = judged_problems(run, self.task, trained)
         counts: Settings = {}
-        if self.judged.path is None:
-            overlap = find_overlap(run.task.problems("train"), problems)
-            if overlap.same or overlap.near:
-                run.say(f"  {self.title}: of {len(problems)} problems {overlap.says}")
+        if trained:
             counts = {"overlap_same": len(overlap.same), "overlap_near": len(overlap.near)}
-            problems = settle(s.overlap, overlap, problems)
-        examples: list[Problem] = []
-        if s.num_fewshot:
-            examples = choose_examples(task.problems("train"), problems, s.num_fewshot, s.seed)
+        if overlap.same or overlap.near:
+            run.say(f"  {self.title}: of the problems to be judged {overlap.says}")
         folder = attempt_parts(
             self,
             work,
@@ -115,7 +139,7 @@ class EvaluateStage(Stage):
             s,
             lambda attempts: (attempts, {}),
             task=task,
-            examples=examples,
+            examples=examples_before(run, self.task, problems),
         )
         return run.ranks.share(lambda: self._judge(work, folder, task, problems, counts))
 

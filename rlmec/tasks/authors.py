@@ -41,9 +41,11 @@ def judge_as_authors(text: str, problem: Problem, tolerance: float = 0.0) -> Ver
         if said is None:
             return "no_answer"
         letter = _gold_letter(problem)
+        if letter == "":
+            return "unparsable"
         if letter is None:
             return "right" if said == problem.answer.strip().rstrip(".") else "wrong"
-        last = LETTERS[len(problem.options) - 1].lower()
+        last = LETTERS[: len(problem.options)][-1].lower()
         choice = re.search(rf"(?<!\w)[a-{last}](?!\w)", said)
         return "right" if choice is not None and choice.group() == letter.lower() else "wrong"
     found = answers.final_answer(text)
@@ -76,14 +78,16 @@ def _after_marker(lowered: str) -> str | None:
 
 
 def _gold_letter(problem: Problem) -> str | None:
-    """The gold answer's letter where the question goes by letters, None where by texts."""
+    """The gold answer's letter where the question goes by letters ("" where it is none of the
+    options), None where by texts."""
     letters = LETTERS[: len(problem.options)]
     if len(problem.answer) == 1 and problem.answer in letters:
         return problem.answer
     if not _LETTERED.search(problem.question):
         return None
-    at = [o.casefold() for o in problem.options].index(problem.answer.casefold())
-    return letters[at]
+    texts = [option.casefold() for option in problem.options[: len(letters)]]
+    gold = problem.answer.casefold()
+    return letters[texts.index(gold)] if gold in texts else ""
 
 
 def _bare(text: str) -> str:

@@ -160,6 +160,11 @@ def test_the_ceiling_counts_what_it_can_give():
     ]
     assert ceiling(problems) == 3 / 4
     assert gold_solution(LETTERED) == "The answer is B"
+    by_text = Problem("t", LETTERED.question, "Birds", options=LETTERED.options)
+    assert gold_solution(by_text) == "The answer is B"
+    assert judge_as_authors("The answer is B", by_text) == "right"
+    nowhere = Problem("x", LETTERED.question, "worms", options=LETTERED.options)
+    assert judge_as_authors("The answer is B", nowhere) == "unparsable"
 
 
 @pytest.mark.parametrize(
