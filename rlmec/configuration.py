@@ -25,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlmec.binding import (
@@ -73,7 +73,8 @@ STAGE_NODES = {
     "evaluate": ("task", "prompt", "evaluate"),
     "report": ("report",),
 }
-# Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts.)
+# Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts; of
+# several judged tasks each one's node, in its own artifact alone.)
 IGNORED = (
     "trainer",
     "callbacks",
@@ -88,6 +89,11 @@ IGNORED = (
     "tags",
     "optimized_metric",
     "evaluate.model",
+    "evaluate.attempts",
+    "evaluate.against",
+    "evaluate.tasks",
+    "evaluate.text_field",
+    "evaluate.question_field",
 )
 # Keys of this project's own teachers that change how they ask, not what they answer. Their budget
 # counts: it decides which attempts get a correction.
@@ -116,6 +122,7 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
     """
     try:
         config: Any = OmegaConf.create(cfg)  # pyright: ignore
+        _name_judged_tasks(config, config_dirs)
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigurationError(f"{', '.join(missing)} is missing: a value is needed")
         tree: Any = OmegaConf.to_container(config, resolve=True)
@@ -138,6 +145,34 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
     for name, changes in (settings.report.compare or {}).items():
         rebind(settings.policy, changes, f"report.compare.{name}")
     return settings
+
+
+def _name_judged_tasks(config: Any, config_dirs: Sequence[Path]) -> None:
+    """Puts nodes by name in place of `evaluate.tasks`: a name stands for its file of conf/task,
+    with the changes given beside it; a node with a `_target_` stands for itself."""
+    given: Any = OmegaConf.select(config, "evaluate.tasks")
+    if not isinstance(given, ListConfig | DictConfig):
+        return
+    listed = given if isinstance(given, DictConfig) else {name: None for name in given}
+    nodes = {str(name): _judged_task(str(name), listed[name], config_dirs) for name in listed}
+    OmegaConf.update(config, "evaluate.tasks", nodes, merge=False)
+
+
+def _judged_task(name: str, changes: Any, config_dirs: Sequence[Path]) -> Any:
+    if not isinstance(changes, DictConfig | None):
+        raise ConfigurationError(
+            f"evaluate.tasks.{name}: expected changes of its node: {changes!r}"
+        )
+    if changes is not None and "_target_" in changes:
+        return changes
+    files = {
+        f.stem: f for folder in reversed(config_dirs) for f in (folder / "task").glob("*.yaml")
+    }
+    if name not in files:
+        near = difflib.get_close_matches(name, files, 1, 0.5)
+        hint = f"the nearest is {near[0]!r}" if near else f"there is {', '.join(sorted(files))}"
+        raise ConfigurationError(f"evaluate.tasks: no task {name!r}; {hint}")
+    return OmegaConf.merge(OmegaConf.load(files[name]), changes or {})
 
 
 def build(node: dict[str, Any], **extra: Any) -> Any:

@@ -16,16 +16,35 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from statistics import NormalDist, fmean
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from rlmec.records import Attempt, Problem, by_id
+from rlmec.records import Problem, by_id
 
 FinalAnswer = Callable[[str], str | None]
 Judge = Callable[[str, Problem], str]
+
+
+class Judged(Protocol):
+    """What is read of an attempt: records.Attempt, or a stored output without token ids."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def problem_id(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def clipped(self) -> bool: ...
+    @property
+    def completion_ids(self) -> list[int]: ...
+    @property
+    def is_right(self) -> bool: ...
 
 
 def wilson(right: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -88,7 +107,7 @@ def _vote(block: Sequence[str | None], verdicts: dict[str | None, bool]) -> floa
 
 
 def comparable_answers(
-    problem: Problem, attempts: Sequence[Attempt], final_answer: FinalAnswer, judge: Judge
+    problem: Problem, attempts: Sequence[Judged], final_answer: FinalAnswer, judge: Judge
 ) -> list[str | None]:
     """A name for every attempt's answer, equal answers ("5,600", "5600") under one; None for none.
 
@@ -116,7 +135,7 @@ def comparable_answers(
 
 
 def report(
-    attempts: Sequence[Attempt],
+    attempts: Sequence[Judged],
     problems: Sequence[Problem],
     final_answer: FinalAnswer,
     judge: Judge,
@@ -143,8 +162,9 @@ def report(
         "unparsable": float(len({a.problem_id for a in attempts if a.verdict == "unparsable"})),
         "no_answer_rate": fmean(a.verdict == "no_answer" for a in judged),
         "clipped_rate": fmean(a.clipped for a in judged),
-        "completion_tokens/mean": fmean(len(a.completion_ids) for a in judged),
     }
+    if any(a.completion_ids for a in judged):
+        out["completion_tokens/mean"] = fmean(len(a.completion_ids) for a in judged)
     fewest = min(len(group) for group in groups)
     if k_values is None:
         k_values = [2**e for e in range(1, fewest.bit_length())]
@@ -160,7 +180,7 @@ def report(
 
 
 def _sampling_figures(
-    groups: Sequence[Sequence[Attempt]],
+    groups: Sequence[Sequence[Judged]],
     answers: Sequence[list[str | None]],
     k_values: Sequence[int],
 ) -> dict[str, float]:
@@ -172,8 +192,8 @@ def _sampling_figures(
     return out
 
 
-def _by_problem(attempts: Iterable[Attempt]) -> list[list[Attempt]]:
-    groups: dict[str, list[Attempt]] = {}
+def _by_problem(attempts: Iterable[Judged]) -> list[list[Judged]]:
+    groups: dict[str, list[Judged]] = {}
     for attempt in attempts:
         if attempt.verdict != "unparsable":
             groups.setdefault(attempt.problem_id, []).append(attempt)
@@ -182,21 +202,21 @@ def _by_problem(attempts: Iterable[Attempt]) -> list[list[Attempt]]:
     return list(groups.values())
 
 
-def refuse_overlap(trained: Iterable[Problem], judged: Iterable[Problem]) -> None:
-    """Raises ValueError where a question that is judged was also trained on (white space aside).
+def mode_figures(attempts: Sequence[Judged], right: Sequence[bool], mode: str) -> dict[str, float]:
+    """Accuracy of the same attempts under another reading: `accuracy_<mode>` with its interval.
 
-    The message counts them and names the first one's ids on both sides.
+    `right` are the verdicts of that reading, one an attempt; the mean, the problems and the
+    interval are those of `report`. Other lengths raise ValueError.
     """
-    seen = {" ".join(problem.question.split()): problem.id for problem in trained}
-    both = [(p.id, seen[key]) for p in judged if (key := " ".join(p.question.split())) in seen]
-    if both:
-        raise ValueError(
-            f"{len(both)} problems to be judged were trained on, the first is {both[0][0]!r} "
-            f"({both[0][1]!r} in train): judge another split or take them out of the train file"
-        )
+    verdicts = {id(a): r for a, r in zip(attempts, right, strict=True)}
+    groups = _by_problem(attempts)
+    accuracy = fmean(fmean(verdicts[id(a)] for a in group) for group in groups)
+    low, high = wilson(accuracy * len(groups), len(groups))
+    name = f"accuracy_{mode}"
+    return {name: accuracy, f"{name}_low": low, f"{name}_high": high}
 
 
-def by_kind(attempts: Sequence[Attempt], problems: Sequence[Problem]) -> dict[str, tuple[int, int]]:
+def by_kind(attempts: Sequence[Judged], problems: Sequence[Problem]) -> dict[str, tuple[int, int]]:
     """(right, total) attempts of every kind of problem, the kinds in alphabetical order.
 
     An attempt at a problem that is not in `problems` raises ValueError.
@@ -212,7 +232,7 @@ def by_kind(attempts: Sequence[Attempt], problems: Sequence[Problem]) -> dict[st
     return dict(sorted(counts.items()))
 
 
-def paired_difference(first: Sequence[Attempt], second: Sequence[Attempt]) -> dict[str, float]:
+def paired_difference(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, float]:
     """Two models on the same problems, one attempt each: what only one of them gets right.
 
     `problems`, `both`, `only_first`, `only_second`, `neither` count problems; `difference` is the
@@ -222,8 +242,10 @@ def paired_difference(first: Sequence[Attempt], second: Sequence[Attempt]) -> di
     """
     left, right = by_id(first, "problem_id"), by_id(second, "problem_id")
     if missing := sorted(left.keys() ^ right.keys()):
+        sides = [len(left.keys() - right.keys()), len(right.keys() - left.keys())]
         raise ValueError(
-            f"{len(left)} and {len(right)} problems are not the same: {missing[0]!r} is in one only"
+            f"{len(left)} and {len(right)} problems are not the same: {missing[0]!r} is in one "
+            f"only ({sides[0]} are in the first alone, {sides[1]} in the second alone)"
         )
     pairs = [
         (left[p].is_right, right[p].is_right)

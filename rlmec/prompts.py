@@ -3,8 +3,9 @@
 A template is text with fields in braces. Text fields are encoded together with the text around
 them; id fields (an attempt) are put in as they are, so that what a model said is never decoded and
 encoded again. A special token counts as one where a template or the chat form names it; in a field
-its name is plain text. The chat form wraps the rendered template as one user turn. In: templates, a
-tokenizer's functions. Out: ids.
+its name is plain text. The chat form wraps the rendered template as one user turn. Examples before
+a problem (few-shot) are the same template with their reference solution as its completion, in the
+chat form turns of their own. In: templates, a tokenizer's functions. Out: ids.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from rlmec.records import Problem
 
 _FIELD = re.compile(r"\{(question|solution|answer|attempt)\}")
 _HOLE = "\ue000"
+_BETWEEN_EXAMPLES = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ class Templates:
 class Codec:
     """A tokenizer as functions and ids: `prefix_ids` is what every sequence starts with (a BOS
     token, or nothing), `end_ids` are all at which the model ends a completion (`eos_id` first),
-    `digest` names the tokenizer, `chat` turns (system, user) into text. `encode` takes special
-    tokens' texts (`marks`) as plain text, `encode_marked` as the tokens. Both, and `decode`, are
-    for text that goes on after other text; `encode_start` is `encode_marked` at the start of a
-    text, where some tokenizers put a space of their own."""
+    `digest` names the tokenizer, `chat` turns (system, user, earlier turns of user and assistant)
+    into text. `encode` takes special tokens' texts (`marks`) as plain text, `encode_marked` as the
+    tokens. Both, and `decode`, are for text that goes on after other text; `encode_start` is
+    `encode_marked` at the start of a text, where some tokenizers put a space of their own."""
 
     encode: Callable[[str], list[int]]
     encode_marked: Callable[[str], list[int]]
@@ -61,7 +63,7 @@ class Codec:
     digest: str
     vocabulary_size: int
     marks: tuple[str, ...] = ()
-    chat: Callable[[str | None, str], str] | None = None
+    chat: Callable[..., str] | None = None
 
     def completion(self, text: str) -> list[int]:
         """Ids of a whole completion: the text and the end-of-sequence token."""
@@ -100,9 +102,16 @@ class Prompts:
         if self.templates.chat and self.codec.chat is None:
             raise ValueError("prompt.chat is set, but the tokenizer has no chat template")
 
-    def policy(self, problem: Problem) -> list[int]:
-        """Prompt under which the policy is sampled, trained, scored and judged."""
-        return self._ids(self.templates.policy, question=problem.question)
+    def policy(self, problem: Problem, examples: Sequence[Problem] = ()) -> list[int]:
+        """Prompt under which the policy is sampled, trained, scored and judged.
+
+        `examples` stand before it with their reference solutions (for judging alone); one without a
+        solution raises ValueError.
+        """
+        if bare := next((e for e in examples if e.solution is None), None):
+            raise ValueError(f"example {bare.id!r} has no reference solution to show")
+        shots = [({"question": e.question}, str(e.solution)) for e in examples]
+        return self._ids(self.templates.policy, shots, question=problem.question)
 
     def rewrite(self, problem: Problem, attempt_ids: Sequence[int]) -> list[int]:
         """Prompt of the GRM: corrects `attempt_ids` (its end token is left out here)."""
@@ -125,8 +134,36 @@ class Prompts:
         """The locating task's answer as a completion."""
         return self.codec.completion(self.templates.located.replace("{step}", str(step)))
 
-    def _ids(self, template: str, **fields: str | list[int]) -> list[int]:
-        text, holes = "", []
+    def _ids(
+        self,
+        template: str,
+        shots: Sequence[tuple[dict[str, str], str]] = (),
+        /,
+        **fields: str | list[int],
+    ) -> list[int]:
+        """Ids of a template with its `fields`, after `shots`: fields and completion of each."""
+        holes: list[list[int]] = []
+        turns = [
+            (self._filled(template, shown, holes), self._filled("{attempt}", {"attempt": s}, holes))
+            for shown, s in shots
+        ]
+        text = self._filled(template, fields, holes)
+        if self.templates.chat and self.codec.chat is not None:
+            text = self.codec.chat(self.templates.system, text, turns)
+        else:
+            text = _BETWEEN_EXAMPLES.join([*("".join(turn) for turn in turns), text])
+        first, *others = text.split(_HOLE)
+        ids = [] if self.templates.chat else list(self.codec.prefix_ids)
+        ids += self.codec.encode_start(first) if first else []
+        for hole, piece in zip(holes, others, strict=True):
+            ids += [*hole, *(self.codec.encode_marked(piece) if piece else [])]
+        return ids
+
+    def _filled(
+        self, template: str, fields: Mapping[str, str | list[int]], holes: list[list[int]]
+    ) -> str:
+        """A template's text; what has to stay ids is a mark in it, and goes to `holes` in order."""
+        text = ""
         for i, part in enumerate(_FIELD.split(template)):
             for piece in self._pieces(fields[part]) if i % 2 else [part]:
                 if isinstance(piece, str):
@@ -134,14 +171,7 @@ class Prompts:
                 else:
                     text += _HOLE
                     holes.append(piece)
-        if self.templates.chat and self.codec.chat is not None:
-            text = self.codec.chat(self.templates.system, text)
-        first, *others = text.split(_HOLE)
-        ids = [] if self.templates.chat else list(self.codec.prefix_ids)
-        ids += self.codec.encode_start(first) if first else []
-        for hole, piece in zip(holes, others, strict=True):
-            ids += [*hole, *(self.codec.encode_marked(piece) if piece else [])]
-        return ids
+        return text
 
     def _pieces(self, field: str | list[int]) -> list[str | list[int]]:
         """A field as text and holes: ids are a hole, as is text that looks like a special token."""

@@ -8,7 +8,7 @@ bound to the signature of what they name instead. Plain values only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -165,18 +165,41 @@ class PolicySettings(FitSettings):
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Greedy accuracy (`num_samples` 0) or sampling with pass@k and maj@k on a split."""
+    """Greedy accuracy (`num_samples` 0) or sampling with pass@k and maj@k on a split.
+
+    `model` or stored outputs (`attempts`, read by `text_field` and `question_field` where they are
+    JSON) are judged, and compared with `against`: model directories or stored outputs. `tasks`, by
+    name, are judged beside the task of training, or in its place where a model of the user's is
+    judged. `modes` are the readings of an answer that are reported; `num_fewshot` train problems
+    stand before each one judged; `overlap` says what happens to problems that were trained on.
+    """
 
     seed: int = 1
     model: str | None = None
+    attempts: str | list[str] | None = None
+    against: str | list[str] | None = None
+    tasks: dict[str, Any] | None = None
     split: str = "test"
     num_problems: int | None = None
     num_samples: int = 0
+    num_fewshot: int = 0
+    modes: list[Literal["strict", "flexible", "authors"]] = field(
+        default_factory=lambda: ["strict", "flexible"]
+    )
+    overlap: Literal["refuse", "drop", "allow"] = "refuse"
     temperature: float = 0.7
     top_p: float = 0.95
     max_completion_length: int = 512
     part_size: int = 256
     precision: str = "32-true"
+    text_field: str = "solution"
+    question_field: str = "question"
+
+    def __post_init__(self) -> None:
+        if self.num_fewshot < 0:
+            raise ValueError(f"num_fewshot is {self.num_fewshot}, at least 0 is needed")
+        if self.model is not None and self.attempts is not None:
+            raise ValueError("model and attempts: one of them is judged, name the other in against")
 
 
 @dataclass(frozen=True)

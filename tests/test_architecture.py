@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PURE = ["records", "alignment", "rewards", "objectives", "prompts", "credit", "row", "packing"]
+PURE += ["overlap"]
 LIGHTNING = ["datamodule", "modules", "callbacks", "checkpointing", "stages", "launch"]
 TRANSFORMERS = ["language", "engines", "modules", "teachers.local"]
 HYDRA = ["configuration", "launch", "entry"]  # entry: what train.py and evaluate.py share
@@ -99,7 +100,9 @@ def _module_looks_up(name, imported):
 
 
 def _evaluation_sees_modules(name, imported):
-    return within(name, ["evaluation"]) and within(own(imported) or "", ["modules"])
+    judges = ["evaluation", "judging", "overlap", "examples", "stored"]
+    judges += [f"report.{n}" for n in ("judgements", "harness", "table", "figures")]
+    return within(name, judges) and within(own(imported) or "", ["modules", "language"])
 
 
 def heavy_at_import(name, tree):
@@ -210,6 +213,7 @@ PLANTED = [
     ("modules", "modules.reward_model", "from rlmec import tasks"),
     ("modules", "modules.reward_model", "from ..teachers import base"),
     ("evaluation", "evaluation", "from rlmec.modules.policy import PolicyModule"),
+    ("evaluation", "stored", "from rlmec.language.loading import load_network"),
     ("quick to import", "configuration", "import torch"),
     ("quick to import", "artifacts", "if True:\n    from numpy import array"),
     ("padding", "datamodule", "import torch\ntorch.nn.functional.pad(x, (0, 1))"),

@@ -202,6 +202,65 @@ def test_the_file_of_an_unknown_key_is_named(tmp_path):
     assert "yaml" not in refusal(conf, **{"grm.val_share": "0.1"}).replace("train.yaml", "")
 
 
+TASK_FILES = {
+    "own": "_target_: rlmec.tasks.arithmetic.ArithmeticTask\nseed: ${seed}\ntrain: 7\n",
+    "lines": "_target_: rlmec.tasks.jsonl.JsonlTask\npath: ???\n",
+}
+
+
+@pytest.fixture
+def task_files(tmp_path):
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    for name, text in TASK_FILES.items():
+        (tmp_path / "conf" / "task" / f"{name}.yaml").write_text(text)
+    return tmp_path / "conf"
+
+
+def test_judged_tasks_are_named_by_their_files(task_files):
+    def tasks(given):
+        return check(tree(**{"evaluate.tasks": given, "seed": 5}), task_files).evaluate.tasks
+
+    own = {"_target_": "rlmec.tasks.arithmetic.ArithmeticTask", "seed": 5, "train": 7}
+    lines = {"_target_": "rlmec.tasks.jsonl.JsonlTask", "path": "x"}
+    assert tasks(None) is None
+    assert tasks(["own"]) == {"own": own}
+    assert tasks({"own": {"train": 9.0}, "lines": {"path": "x"}}) == {
+        "own": own | {"train": 9},
+        "lines": lines,
+    }
+    assert tasks({"mine": lines, "own": None}) == {"mine": lines, "own": own}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["owm"], "evaluate.tasks: no task 'owm'; the nearest is 'own'"),
+        (["zzz"], "no task 'zzz'; there is lines, own"),
+        ({"own": {"trian": 3}}, "the nearest is 'evaluate.tasks.own.train'"),
+        ({"own": {"train": "many"}}, "evaluate.tasks.own.train: expected int"),
+        ({"own": 3}, "evaluate.tasks.own: expected changes of its node"),
+        (["lines"], "evaluate.tasks.lines.path"),
+        ({"x": {"_target_": "os.system"}}, "evaluate.tasks.x._target_: 'os.system' is not allowed"),
+    ],
+)
+def test_a_wrong_judged_task_is_refused(task_files, given, expected):
+    assert expected in refusal(task_files, **{"evaluate.tasks": given, "seed": 5})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("evaluate.modes", ["strickt"], "evaluate.modes[0]: expected"),
+        ("evaluate.overlap", "ignore", "evaluate.overlap: expected"),
+        ("evaluate.num_fewshot", -1, "num_fewshot is -1"),
+        ("evaluate.attempts", {"a": 1}, "evaluate.attempts: expected"),
+        ("evaluate", {"model": "m", "attempts": "a"}, "one of them is judged"),
+    ],
+)
+def test_a_wrong_way_to_judge_is_refused(key, value, expected):
+    assert expected in refusal(**{key: value})
+
+
 def test_a_comparison_is_bound_as_changes_of_the_policy_node():
     message = refusal(**{"report.compare": {"sft": {"edit_weights": {"keptt": 0.0}}}})
     assert "the nearest is 'report.compare.sft.edit_weights.kept'" in message
@@ -353,6 +412,11 @@ COUNTS = {
     "policy": {"policy"},
     "evaluate": {"evaluate"},
     "evaluate.model": set(),
+    "evaluate.attempts": set(),
+    "evaluate.against": set(),
+    "evaluate.tasks": set(),  # each node in the artifact of its own task
+    "evaluate.text_field": set(),
+    "evaluate.question_field": set(),
     "report": {"report"},
 }
 IGNORED = "trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"

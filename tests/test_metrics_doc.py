@@ -8,9 +8,10 @@ from threading import Event
 import numpy as np
 
 from rlmec.credit import CreditItem, credit_quality
-from rlmec.evaluation import report
+from rlmec.judging import figures
 from rlmec.records import Attempt, Problem
 from rlmec.rewriting import REASONS
+from rlmec.tasks.arithmetic import ArithmeticTask
 from rlmec.teachers.base import REFUSALS
 from rlmec.teachers.budget import Budget, Hold, Ledger, Tokens
 from rlmec.teachers.calling import Asking
@@ -76,9 +77,15 @@ def evaluated():
     common = {"problem_id": "p", "prompt_ids": [1], "completion_ids": [1], "logprobs": [0.0]}
     common |= {"text": "1", "clipped": False, "tokenizer": "t", "verdict": "right"}
     attempts = [Attempt(id=f"p/{i}", **common) for i in range(2)]
-    problems = [Problem("p", "?", "1")]
-    names = report(attempts, problems, lambda text: text, lambda text, problem: "right")
-    return {f"eval/<>/{re.sub('@.+', '@<>', name)}" for name in names} | {"eval/<>/accuracy/<>"}
+    problems = [Problem("p", "1?", "1", kind="sum")]
+    names = figures(attempts, problems, ArithmeticTask(), ["flexible", "authors"])
+    names |= dict.fromkeys(keys_in(evaluating(), "build"))
+    plain_names = {re.sub("/sum", "/<>", re.sub("@.+", "@<>", name)) for name in names}
+    return {f"eval/<>/{name}" for name in plain_names}
+
+
+def evaluating():
+    return ast.parse((ROOT / "rlmec/stages/evaluating.py").read_text(encoding="utf-8"))
 
 
 def credited():

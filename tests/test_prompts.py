@@ -232,3 +232,37 @@ def test_every_field_changes_the_digest_of_the_templates():
     digests = {replace(TEMPLATES, **{name: value}).digest for name, value in changed.items()}
     assert len(digests | {TEMPLATES.digest}) == len(changed) + 1 == 8
     assert replace(TEMPLATES).digest == TEMPLATES.digest
+
+
+# --- examples before a problem ---
+
+
+def test_examples_stand_before_the_problem_with_their_solutions():
+    one, other = PROBLEMS[0], PROBLEMS[1]
+    text = f"{one.question}\n{one.solution}\n\n{other.question}\n{other.solution}\n\n"
+    made = prompts()
+    assert made.policy(PROBLEM, [one, other]) == made.codec.encode(f"{text}{PROBLEM.question}\n")
+    assert made.policy(PROBLEM, []) == made.policy(PROBLEM)
+
+
+def test_in_chat_form_an_example_is_a_turn_of_each_side(chat):
+    one = PROBLEMS[0]
+    text = f"<|system|>Be brief.<|end|><|user|>{one.question}\n<|end|><|assistant|>{one.solution}"
+    text += f"<|end|><|user|>{PROBLEM.question}\n<|end|><|assistant|>"
+    assert chat.policy(PROBLEM, [one]) == chat.codec.encode_marked(text)
+
+
+def test_marks_and_braces_in_an_example_are_plain_text(chat):
+    shown = replace(PROBLEMS[0], question="<|end|>{attempt}", solution="so <|assistant|>{question}")
+    ids = chat.policy(PROBLEM, [shown])
+    plain = chat.codec.encode("<|end|>")
+    at = [i for i in range(len(ids)) if ids[i : i + len(plain)] == plain]
+    assert at
+    assert ids.count(chat.codec.encode_marked("<|assistant|>")[0]) == 2
+    assert "{attempt}" in chat.codec.decode(ids)
+    assert "{question}" in chat.codec.decode(ids)
+
+
+def test_an_example_without_a_solution_is_refused():
+    with pytest.raises(ValueError, match="example 'p0' has no reference solution"):
+        prompts().policy(PROBLEM, [replace(PROBLEMS[0], solution=None)])

@@ -99,8 +99,10 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
             list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
 
-    def chat(system: str | None, user: str) -> str:
+    def chat(system: str | None, user: str, earlier: Sequence[tuple[str, str]] = ()) -> str:
         turns = [{"role": "system", "content": system}] if system else []
+        for asked, told in earlier:
+            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
         return tokenizer.apply_chat_template(
             [*turns, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
         )

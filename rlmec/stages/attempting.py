@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlmec.language.generation import Completion, Decoding
@@ -15,6 +15,7 @@ from rlmec.stages.chain import Stage
 from rlmec.stages.judging import attempt_of
 from rlmec.stages.predicting import Tables, predict_parts
 from rlmec.tables import PartFolder
+from rlmec.tasks.base import Task
 
 Keep = Callable[[list[Attempt]], tuple[list[Attempt], dict[str, int]]]
 
@@ -27,14 +28,18 @@ def attempt_parts(
     decoding: Decoding,
     settings: SampleSettings | EvaluateSettings,
     keep: Keep,
+    task: Task | None = None,
+    examples: Sequence[Problem] = (),
 ) -> PartFolder:
     """The finished parts of a stage, each with a table of `attempts`.
 
-    `keep` gets all attempts of a part and returns those to write, with the part's counts. Raises
+    `keep` gets all attempts of a part and returns those to write, with the part's counts. `task`
+    judges (by default that of the run); `examples` stand before every problem. Raises
     ValueError where a prompt and its completion do not fit the model's context.
     """
     run, codec, each = stage.run, model.codec, decoding.num_generations
-    prompts = [model.prompts.policy(problem) for problem in problems]
+    judge = task or run.task
+    prompts = [model.prompts.policy(problem, examples) for problem in problems]
     groups = cut(len(problems), settings.part_size)
     parts = [
         GenerationPart(
@@ -50,7 +55,7 @@ def attempt_parts(
         for at, completion in enumerate(output):
             problem, number = groups[part.index][at // each], at % each
             attempts.append(
-                attempt_of(run.task, codec, problems[problem], number, prompts[problem], completion)
+                attempt_of(judge, codec, problems[problem], number, prompts[problem], completion)
             )
         kept, counts = keep(attempts)
         return {"attempts": (kept, Attempt)}, counts

@@ -58,6 +58,7 @@ class Run:
     before_making: Callable[[Run], None] | None = None  # on rank 0, before the first artifact
     stages: list[dict[str, Any]] = field(default_factory=list)
     made: dict[tuple[str, str], Artifact] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)  # those judged beside the run's own
 
     def __post_init__(self) -> None:
         self.store = ArtifactStore(Path(self.settings.paths.artifacts))

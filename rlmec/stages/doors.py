@@ -18,7 +18,15 @@ from rlmec.records import require_same_tokenizer
 from rlmec.settings import RunSettings
 from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage, make
-from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
+from rlmec.stages.comparing import closing_tables, judge_all, judgement_of
+from rlmec.stages.evaluating import (
+    EvaluateStage,
+    JudgedModel,
+    examples_before,
+    judged_problems,
+    judged_tasks,
+)
+from rlmec.stages.improving import PolicyStage
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage
 from rlmec.stages.sampling import SampleStage, WarmupStage
@@ -32,7 +40,7 @@ DOORS: dict[str, Callable[[Run], Stage]] = {
     "grm": GrmStage,
     "score": ScoreStage,
     "policy": PolicyStage,
-    "evaluate": lambda run: EvaluateStage(run, JudgedModel(run, PolicyStage(run))),
+    "evaluate": lambda run: judged_policy(run, None),
     "report": ReportStage,
 }
 _QUIET = (
@@ -47,6 +55,10 @@ _QUIET = (
 )
 
 
+def judged_policy(run: Run, task: str | None) -> EvaluateStage:
+    return EvaluateStage(run, JudgedModel(run, PolicyStage(run)), task=task)
+
+
 def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> float | None:
     """Makes the stage that was asked for and everything it needs; returns the optimized metric."""
     if settings.stage not in DOORS:
@@ -56,17 +68,24 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
             "stage=warmup: model.path is a finished model, there is no warm-up"
         )
     run = _run(settings, ranks, run_dir, overrides)
+    if run.task.name in judged_tasks(run):
+        raise ConfigurationError(
+            f"evaluate.tasks: {run.task.name!r} is the task of training, which is judged anyway"
+        )
     run.before_making = check_inputs
     artifact = make(DOORS[settings.stage](run))
     if settings.stage == "report":
         run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
+    if settings.stage == "evaluate":
+        stages = [judged_policy(run, task) for task in (None, *judged_tasks(run))]
+        closing_tables(run, [judgement_of(make(stage), "rlmec", stage.label) for stage in stages])
     return _closing(run)
 
 
 def check_inputs(run: Run) -> None:
-    """Looks at what the run will read only later, so that an empty split, a teacher
-    without its key or a GRM with another tokenizer than the policy's ends it before anything is
-    made."""
+    """Looks at what the run will read only later, so that an empty split, a teacher without its
+    key or a GRM with another tokenizer than the policy's ends it before anything is made; so do
+    problems to be judged that were trained on, and examples that are not there."""
     s, order = run.settings, list(DOORS)
     until = order[: order.index(s.stage) + 1]
     splits = ["train"]
@@ -79,6 +98,9 @@ def check_inputs(run: Run) -> None:
     problems = {split: run.task.problems(split) for split in splits}
     if "teach" in until:
         check_teacher(run)
+    if "evaluate" in until:
+        for name in (None, *judged_tasks(run)):
+            examples_before(run, name, judged_problems(run, name, trained=True)[0])
     if "grm" in until and s.grm.model is not None:
         start = models.start_tokenizer(s, problems["train"])
         found = models.LanguageModel(s.grm.model, s).codec.digest
@@ -88,14 +110,9 @@ def check_inputs(run: Run) -> None:
 def evaluate(
     settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]
 ) -> float | None:
-    """Judges the model directory `evaluate.model` on the task's split."""
-    if settings.evaluate.model is None:
-        raise ConfigurationError("evaluate.model: name a model directory or hub name to judge")
+    """Judges the model directory `evaluate.model`, or stored outputs, on one or several tasks."""
     run = _run(settings, ranks, run_dir, overrides)
-    artifact = make(EvaluateStage(run, JudgedModel(run, path=settings.evaluate.model)))
-    for name, value in artifact.metrics.items():
-        run.say(f"  {name:36} {value:.4g}" if isinstance(value, float) else f"  {name:36} {value}")
-    run.say(f"per problem: {artifact.file('attempts.parquet')}")
+    closing_tables(run, judge_all(run))
     return _closing(run)
 
 
@@ -124,7 +141,7 @@ def _closing(run: Run) -> Any:
         run.say(
             f"made {len(made)} of {len(run.stages)} artifacts; summary: {run.run_dir}/summary.json"
         )
-    else:
+    elif run.made:
         run.say(f"nothing to do: all {len(run.stages)} artifacts are there already")
     run.write_summary()
     return run.metric(run.settings.optimized_metric)

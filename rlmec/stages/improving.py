@@ -1,22 +1,18 @@
-"""The doors `policy` and `evaluate`: training from the joined pairs, and the judging of models."""
+"""The door `policy`: training from the joined pairs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from rlmec.artifacts import Artifact
 from rlmec.callbacks import Validation
 from rlmec.configuration import build, stage_settings
 from rlmec.datamodule import SolutionPairDataModule
-from rlmec.evaluation import by_kind, refuse_overlap, report
-from rlmec.language.generation import Decoding
-from rlmec.records import Attempt, Correction, Problem, Score
-from rlmec.settings import EvaluateSettings, PolicySettings, as_plain
+from rlmec.records import Attempt, Correction, Score
+from rlmec.settings import PolicySettings, as_plain
 from rlmec.stages import models
-from rlmec.stages.attempting import attempt_parts
-from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
+from rlmec.stages.chain import Outcome, Run, Settings, Stage
 from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import accuracy_judge
 from rlmec.stages.sampling import (
@@ -28,9 +24,9 @@ from rlmec.stages.sampling import (
 )
 from rlmec.stages.scoring import ScoreStage
 from rlmec.stages.teaching import TeachStage
-from rlmec.tables import PartFolder, read_table
+from rlmec.tables import read_table
 
-__all__ = ["EvaluateStage", "JudgedModel", "PolicyStage", "joined_data"]
+__all__ = ["PolicyStage", "joined_data"]
 
 
 class PolicyStage(Stage):
@@ -153,70 +149,3 @@ def _tolerance(node: PolicySettings) -> float:
     if node.ratio_tolerance is not None:
         return node.ratio_tolerance
     return 1e-4 if node.precision == "32-true" else 5e-2
-
-
-class JudgedModel:
-    """The model of an evaluation: a policy (variant), the start, or a directory of the user's."""
-
-    def __init__(self, run: Run, stage: Stage | None = None, path: str | None = None) -> None:
-        self.run, self.stage, self.path = run, stage, path
-
-    def parents(self) -> dict[str, Stage]:
-        if self.path is not None:
-            return {}
-        return {"policy": self.stage} if self.stage else start_of(self.run)[0]
-
-    def inputs(self) -> dict[str, str]:
-        if self.path is not None:
-            return {"model": model_digest(self.path, None)}
-        return {} if self.stage else start_of(self.run)[1]
-
-    def model(self, parents: dict[str, Artifact]) -> models.LanguageModel:
-        if self.path is not None:
-            return models.LanguageModel(self.path, self.run.settings)
-        if self.stage is not None:
-            return models.of_artifact(parents["policy"], self.run.settings)
-        return start_model(self.run, parents)
-
-
-class EvaluateStage(Stage):
-    """Judges a model on a split: greedily, or by samples with pass@k and maj@k."""
-
-    name = "evaluate"
-    version = 2  # a sample's randomness is its own
-
-    def __init__(self, run: Run, judged: JudgedModel, variant: str = "") -> None:
-        super().__init__(run, variant)
-        self.judged = judged
-
-    def parents(self) -> dict[str, Stage]:
-        return self.judged.parents()
-
-    def inputs(self) -> dict[str, str]:
-        return self.judged.inputs()
-
-    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        run, s = self.run, self.run.settings.evaluate
-        model = self.judged.model(parents)
-        problems = run.task.problems(s.split)[: s.num_problems]
-        if self.judged.path is None:
-            refuse_overlap(run.task.problems("train"), problems)
-        folder = attempt_parts(
-            self, work, model, problems, decoding_of(s), s, lambda attempts: (attempts, {})
-        )
-        return run.ranks.share(lambda: self._judge(work, folder, problems))
-
-    def _judge(self, work: Path, folder: PartFolder, problems: list[Problem]) -> Outcome:
-        rows = folder.merge("attempts", Attempt, work / "attempts.parquet")
-        attempts = read_table(work / "attempts.parquet", Attempt)
-        task = self.run.task
-        figures: dict[str, Any] = report(attempts, problems, task.final_answer, task.judge)
-        kinds = by_kind(attempts, problems)
-        figures |= {f"accuracy/{kind}": right / n for kind, (right, n) in kinds.items() if kind}
-        return Outcome(rows, {f"eval/{task.name}/{name}": value for name, value in figures.items()})
-
-
-def decoding_of(s: EvaluateSettings) -> Decoding:
-    if s.num_samples:
-        return Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_samples)
-    return Decoding(s.max_completion_length)

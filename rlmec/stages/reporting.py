@@ -11,12 +11,16 @@ from rlmec.artifacts import Artifact, atomic_write_json, atomic_write_text
 from rlmec.binding import ConfigurationError
 from rlmec.configuration import rebind
 from rlmec.credit import CreditItem, credit_quality
-from rlmec.evaluation import paired_difference
-from rlmec.records import Attempt, Correction, Pair
+from rlmec.records import Correction, Pair
 from rlmec.report.figures import accuracy_figure
+from rlmec.report.harness import harness_results
+from rlmec.report.judgements import Judgement, paired_p_value
 from rlmec.report.table import Line, markdown
+from rlmec.settings import as_plain
 from rlmec.stages.chain import Outcome, Run, Settings, Stage
-from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage, joined_data
+from rlmec.stages.comparing import judgement_of, panels_of
+from rlmec.stages.evaluating import EvaluateStage, JudgedModel, judged_tasks
+from rlmec.stages.improving import PolicyStage, joined_data
 from rlmec.stages.sampling import SampleStage, start_model, start_of
 from rlmec.stages.scoring import ScoreStage
 from rlmec.stages.teaching import TeachStage, is_taught
@@ -42,15 +46,18 @@ class ReportStage(Stage):
     """The table of start, compared policies and RLMEC on the same problems, with credit quality."""
 
     name = "report"
-    version = 1
+    version = 2  # paired with the policy, several tasks
 
-    def judged(self) -> dict[str, EvaluateStage]:
-        """Evaluations by the name of what is judged, the policy last."""
+    def settings(self) -> Settings:
+        return super().settings() | {"tasks": judged_tasks(self.run)}
+
+    def judged(self, task: str | None = None) -> dict[str, EvaluateStage]:
+        """Evaluations on a task by the name of what is judged, the policy last."""
         run = self.run
-        out = {START: EvaluateStage(run, JudgedModel(run), START)}
+        out = {START: EvaluateStage(run, JudgedModel(run), START, task)}
         for name, stage in policy_variants(run).items():
-            out[name] = EvaluateStage(run, JudgedModel(run, stage), name)
-        return out | {MAIN: EvaluateStage(run, JudgedModel(run, PolicyStage(run)))}
+            out[name] = EvaluateStage(run, JudgedModel(run, stage), name, task)
+        return out | {MAIN: EvaluateStage(run, JudgedModel(run, PolicyStage(run)), task=task)}
 
     def parents(self) -> dict[str, Stage]:
         run = self.run
@@ -58,6 +65,8 @@ class ReportStage(Stage):
         policies = {f"policy/{name}": s for name, s in policy_variants(run).items()}
         policies[f"policy/{MAIN}"] = PolicyStage(run)
         judged = {f"evaluate/{name}": stage for name, stage in self.judged().items()}
+        for task in judged_tasks(run):
+            judged |= {f"evaluate/{task}/{name}": s for name, s in self.judged(task).items()}
         return start_of(run)[0] | own | policies | judged
 
     def inputs(self) -> dict[str, str]:
@@ -67,38 +76,59 @@ class ReportStage(Stage):
         return self.run.ranks.share(lambda: self._report(work, parents))
 
     def _report(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        lines = [self._line(name, parents) for name in self.judged()]
+        own = self._judgements(parents, None)
+        others = {task: self._judgements(parents, task) for task in judged_tasks(self.run)}
+        lines = self._lines(parents, own)
+        beside = {task: self._lines(parents, judged) for task, judged in others.items()}
         credit = self._credit(parents)
         notes = self._notes(parents)
-        atomic_write_text(work / "table.md", markdown(lines, credit, notes))
+        atomic_write_text(work / "table.md", markdown(lines, credit, notes, beside))
+        tables = {None: lines, **beside}
+        plain = {task: [dataclasses.asdict(line) for line in t] for task, t in tables.items()}
         atomic_write_json(
             work / "table.json",
-            {"lines": [dataclasses.asdict(line) for line in lines], "credit": credit},
+            {"lines": plain.pop(None), "credit": credit} | ({"tasks": plain} if plain else {}),
         )
-        accuracy_figure(lines, work / "accuracy.png")
+        everything = [*own, *(j for judged in others.values() for j in judged)]
+        accuracy_figure(panels_of(everything), work / "accuracy.png")
+        s = self.run.settings.evaluate
+        policy = [j for j in everything if j.model == MAIN]
+        results = harness_results(policy, s.num_fewshot, as_plain(s))
+        atomic_write_json(work / "results.json", results)
         metrics: dict[str, Any] = {
             f"report/{line.name}/accuracy": line.accuracy for line in lines
         } | credit
         metrics["report/gain"] = lines[-1].accuracy - lines[0].accuracy
         return Outcome(len(lines), metrics)
 
-    def _line(self, name: str, parents: dict[str, Artifact]) -> Line:
-        artifact = parents[f"evaluate/{name}"]
-        m, of = artifact.metrics, f"eval/{self.run.task.name}"
-        policy = parents.get(f"policy/{name}")
-        mine = read_table(artifact.file("attempts.parquet"), Attempt)
-        start = read_table(parents[f"evaluate/{START}"].file("attempts.parquet"), Attempt)
-        paired = None if name == START else paired_difference(start, mine)["p_value"]
-        return Line(
-            name,
-            m[f"{of}/accuracy"],
-            m[f"{of}/accuracy_low"],
-            m[f"{of}/accuracy_high"],
-            int(m[f"{of}/problems"]),
-            None if policy is None else policy.rows,
-            None if policy is None else policy.manifest["seconds"],
-            paired,
-        )
+    def _judgements(self, parents: dict[str, Artifact], task: str | None) -> list[Judgement]:
+        above = "evaluate" if task is None else f"evaluate/{task}"
+        return [
+            judgement_of(parents[f"{above}/{name}"], name, stage.label)
+            for name, stage in self.judged(task).items()
+        ]
+
+    def _lines(self, parents: dict[str, Artifact], judged: list[Judgement]) -> list[Line]:
+        """The start first, the policy last; each compared with both on the same problems."""
+        out = []
+        for at, j in enumerate(judged):
+            policy, m = parents.get(f"policy/{j.model}"), j.figures
+            others = (judged[0] if at else None, judged[-1] if at < len(judged) - 1 else None)
+            paired = [o and paired_p_value(o.attempts, j.attempts) for o in others]
+            out.append(
+                Line(
+                    j.model,
+                    m["accuracy"],
+                    m["accuracy_low"],
+                    m["accuracy_high"],
+                    int(m["problems"]),
+                    None if policy is None else policy.rows,
+                    None if policy is None else policy.manifest["seconds"],
+                    *paired,
+                    flexible=m.get("accuracy_flexible"),
+                )
+            )
+        return out
 
     def _credit(self, parents: dict[str, Artifact]) -> Settings:
         """Credit quality on wrong attempts of problems outside the GRM's training."""
