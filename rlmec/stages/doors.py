@@ -17,7 +17,9 @@ from rlmec.launch import Ranks
 from rlmec.records import require_same_tokenizer
 from rlmec.settings import RunSettings
 from rlmec.stages import models
+from rlmec.stages.attempting import engine_of
 from rlmec.stages.chain import Run, Stage, make
+from rlmec.stages.exporting import check_export, export, last_stage
 from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage, ScoreStage
@@ -47,14 +49,20 @@ _QUIET = (
 
 def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> float | None:
     """Makes the stage that was asked for and everything it needs; returns the optimized metric."""
-    if settings.stage not in DOORS:
-        raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(DOORS)}")
+    known = (*DOORS, "export")
+    if settings.stage not in known:
+        raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(known)}")
+    if settings.stage == "export":
+        check_export(settings)
     if settings.stage == "warmup" and settings.model.path is not None:
         raise ConfigurationError(
             "stage=warmup: model.path is a finished model, there is no warm-up"
         )
     run = _run(settings, ranks, run_dir, overrides)
     run.before_making = check_inputs
+    if settings.stage == "export":
+        export(run)
+        return _closing(run)
     artifact = make(DOORS[settings.stage](run))
     if settings.stage == "report":
         run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
@@ -62,10 +70,13 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
 
 
 def check_inputs(run: Run) -> None:
-    """Looks at what the run will read only later, so that an empty split or a GRM with another
-    tokenizer than the policy's ends it before anything is made."""
+    """Looks at what the run will read only later, so that an empty split, a GRM with another
+    tokenizer than the policy's or an engine that cannot run here ends it before anything is
+    made."""
     s, order = run.settings, list(DOORS)
-    until = order[: order.index(s.stage) + 1]
+    until = order[: order.index(last_stage(s)) + 1]
+    if "sample" in until and ("sample", "") not in run.made and s.sample.path is None:
+        engine_of(run).check()
     splits = ["train"]
     if (s.model.path is None and s.warmup.val_problems) or (
         "policy" in until and s.policy.val_problems
