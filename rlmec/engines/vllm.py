@@ -9,7 +9,6 @@ signatures of vLLM 0.33, which was not run here.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import importlib.util
 import json
@@ -64,8 +63,7 @@ class VllmEngine:
                 "engine=vllm: the package vllm is not installed; it needs an environment of its "
                 'own (pip install -e ".[vllm]", see docs/library.md), or use engine=hf'
             )
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if found < self.gpus:
+        if (found := gpus_here()) < self.gpus:
             raise EngineError(
                 f"engine=vllm: {self.gpus} GPU(s) wanted (engine.tensor_parallel_size), {found} "
                 "found; use engine=hf"
@@ -105,8 +103,6 @@ class VllmEngine:
             yield VllmSampler(vllm, llm, place.end_ids, request)
         finally:
             llm.llm_engine.engine_core.shutdown()
-            del llm
-            gc.collect()
 
 
 class VllmSampler:
@@ -163,6 +159,10 @@ class VllmSampler:
         places = output.logprobs
         logprobs = [float(at[token].logprob) for token, at in zip(ids, places, strict=True)]
         return Completion(ids, logprobs, clipped=ids[-1] not in self.end_ids)
+
+
+def gpus_here() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def sample_seed(seed: int, number: int, sample: int) -> int:
