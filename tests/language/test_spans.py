@@ -1,5 +1,7 @@
 """Places of tokens in their text, and token edits as edits of text: laws over any text."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ def test_kept_and_deleted_are_the_old_text_kept_and_inserted_the_new(old, new):
         assert edit.text
         assert edit.text == (new if edit.kind == "inserted" else old)[slice(*edit.span)]
     kinds = [e.kind for e in edits]
-    assert all(a != b for a, b in zip(kinds, kinds[1:], strict=False)), "neighbours are joined"
+    assert all(a != b for a, b in pairwise(kinds)), "neighbours are joined"
 
 
 @pytest.mark.parametrize(
