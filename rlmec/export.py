@@ -133,7 +133,9 @@ def is_adapter(source: str) -> bool:
 
 def loaded_for_export(source: str) -> tuple[Any, Any]:
     """The whole network and the tokenizer of a model directory; an adapter is merged here."""
-    return load_network(Path(source).resolve()), load_tokenizer(source)
+    folder = Path(source)
+    place = folder.resolve() if folder.exists() or folder.is_absolute() else source
+    return load_network(place), load_tokenizer(source)
 
 
 def _names(folder: Path) -> list[str]:

@@ -103,7 +103,7 @@ class RewardModel:
         place, origin = str(model), read_origin(Path(model))
         own = codec(load_tokenizer(place, revision), end_ids(place, revision))
         if origin is not None:
-            require_same_tokenizer(origin.tokenizer, own.digest, f"{Path(model) / FILE}")
+            require_same_tokenizer(own.digest, origin.tokenizer, f"{Path(model) / FILE}")
         found = templates or (origin.templates if origin else None)
         if found is None:
             raise ValueError(

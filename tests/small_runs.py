@@ -1,12 +1,13 @@
 """The chain in this process, very small: the real configuration, a finished model, few problems."""
 
+import json
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from small_models import network, tokenizer
+from small_models import SHAPES, tokenizer
 
 from rlmec.configuration import check
-from rlmec.language.loading import export_network
+from rlmec.language.loading import export_network, new_network
 from rlmec.launch import Ranks
 from rlmec.settings import RunSettings
 from rlmec.stages import train
@@ -22,7 +23,9 @@ SMALL = [
 
 def start_model(folder: Path, made=None) -> Path:
     """A directory with a network at random weights, to start from."""
-    export_network(network(seed=1, max_position_embeddings=1024), made or tokenizer(), folder)
+    made = made or tokenizer()
+    shape = SHAPES["llama"] | {"initializer_range": 0.2, "max_position_embeddings": 1024}
+    export_network(new_network(shape, made, "sdpa", 1), made, folder)
     return folder
 
 
@@ -36,8 +39,6 @@ def settings_of(root: Path, model: Path, *overrides: str) -> RunSettings:
 
 def run(root: Path, model: Path, *overrides: str) -> dict[str, dict]:
     """Runs `train.py` in this process; the stages of its summary by name."""
-    import json
-
     folder = root / "outputs" / "run"
     folder.mkdir(parents=True, exist_ok=True)
     train(settings_of(root, model, *overrides), Ranks(), folder, list(overrides))

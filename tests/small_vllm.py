@@ -17,11 +17,18 @@ import torch
 
 from rlmec.language.loading import load_network
 
-NAMED = set("""runner convert tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code
-tensor_parallel_size dtype quantization revision tokenizer_revision chat_template seed
-gpu_memory_utilization cpu_offload_gb enforce_eager hf_overrides kv_cache_memory_bytes
-max_model_len max_logprobs logprobs_mode generation_config enable_lora max_loras max_lora_rank
-load_format max_num_seqs enable_prefix_caching disable_log_stats""".split()
+NAMED = [
+    *("runner", "convert", "tokenizer"),
+    *("tokenizer_mode", "skip_tokenizer_init", "trust_remote_code"),
+    *("tensor_parallel_size", "dtype", "quantization"),
+    *("revision", "tokenizer_revision", "chat_template"),
+    *("seed", "gpu_memory_utilization", "cpu_offload_gb"),
+    *("enforce_eager", "hf_overrides", "kv_cache_memory_bytes"),
+    *("max_model_len", "max_logprobs", "logprobs_mode"),
+    *("generation_config", "enable_lora", "max_loras"),
+    *("max_lora_rank", "load_format", "max_num_seqs"),
+    *("enable_prefix_caching", "disable_log_stats"),
+]
 """Names that LLM 0.33 takes, itself or as arguments of EngineArgs."""
 
 

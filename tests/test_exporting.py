@@ -1,5 +1,6 @@
-"""Folders for use elsewhere: plain directories with a card, preferences and scores, from a chain."""
+"""Folders for use elsewhere: plain directories with a card, preferences and scores of a chain."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from small_runs import run, settings_of, start_model
 import rlmec
 from rlmec.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.export import RECORD, check_target, export_model
-from rlmec.interchange import preferences, write_parquet
+from rlmec.interchange import ScoredAttempt, preferences, write_parquet
 from rlmec.language.loading import export_network, load_network
 from rlmec.language.tokenizers import load_tokenizer, tokenizer_digest
 from rlmec.origin import read_origin
@@ -44,8 +45,8 @@ def chain(tmp_path_factory):
 
 ALONE = """
 import sys, torch
+sys.modules["rlmec"] = None  # as if it were not installed
 from transformers import AutoModelForCausalLM, AutoTokenizer
-assert not any(name.split(".")[0] == "rlmec" for name in sys.modules)
 network = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 turns = [{"role": "user", "content": "Ann has 2 pens."}]
@@ -141,8 +142,8 @@ def test_preferences_are_the_accepted_corrections(chain, tmp_path):
     shown = tokenizer.apply_chat_template(
         rows[0]["prompt"], tokenize=False, add_generation_prompt=True
     )
-    first = next(a for a in attempts if a.text == rows[0]["rejected"][0]["content"])
-    assert tokenizer.encode(shown, add_special_tokens=False) == first.prompt_ids
+    asked = [a.prompt_ids for a in attempts if a.text == rows[0]["rejected"][0]["content"]]
+    assert tokenizer.encode(shown, add_special_tokens=False) in asked
 
 
 def test_scores_are_the_pairs_that_a_policy_is_trained_on(chain):
@@ -153,13 +154,7 @@ def test_scores_are_the_pairs_that_a_policy_is_trained_on(chain):
     scores = read_table(Path(stages["score"]["artifact"]) / "scores.parquet", Score)
     by_id, old = {a.id: a for a in attempts}, {s.attempt_id: s for s in scores}
     assert len(table) == stages["export"]["rows"] > 10
-    assert (
-        list(table[0])
-        == (
-            "id problem_id prompt_ids completion_ids is_right token_rewards old_logprobs target_ids "
-            "edit_weights corrected_by"
-        ).split()
-    )
+    assert list(table[0]) == [f.name for f in dataclasses.fields(ScoredAttempt)]
     for row in table:
         attempt = by_id[row["id"]]
         assert row["completion_ids"] == attempt.completion_ids
@@ -177,7 +172,7 @@ def test_scores_are_the_pairs_that_a_policy_is_trained_on(chain):
 
 
 def test_only_an_earlier_export_is_replaced(chain, tmp_path):
-    root, model, _ = chain
+    _, model, _ = chain
     target = tmp_path / "out"
     export_model(str(model), target, card="one", merge=True)
     first = json.loads((target / RECORD).read_text())
@@ -329,9 +324,10 @@ def test_a_card_names_what_is_known_and_no_licence():
 # --- the page ---
 
 
-def test_the_code_of_the_page_runs(chain, monkeypatch):
+def test_the_code_of_the_page_runs(chain, monkeypatch, tmp_path):
     root, _, _ = chain
     monkeypatch.chdir(root)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     text = PAGE.read_text(encoding="utf-8")
     blocks = [b.split("```")[0] for b in text.split("```python\n")[1:]]
     assert len(blocks) >= 3

@@ -1,4 +1,4 @@
-"""A reward model on one's own text: the chain's own numbers, places in the text, what is refused."""
+"""A reward model on one's own text: the chain's numbers, places in the text, what is refused."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import torch
 from small_models import PROBLEMS, TEMPLATES, network, prompts, tokenizer
 
 import rlmec
+from rlmec import library
 from rlmec.alignment import edit_ratio, edit_script
 from rlmec.language.drafting import rewrite as rewrite_drafts
 from rlmec.language.loading import export_network, load_network
@@ -106,6 +107,7 @@ def test_lists_give_lists_and_single_values_stand_for_all(loaded):
 
 def test_a_directory_is_loaded_once_until_it_changes(grm, loaded, monkeypatch):
     count = []
+    library._loaded.cache_clear()
     load = RewardModel.load.__func__
     monkeypatch.setattr(
         RewardModel, "load", classmethod(lambda cls, place: count.append(1) or load(cls, place))
@@ -115,7 +117,7 @@ def test_a_directory_is_loaded_once_until_it_changes(grm, loaded, monkeypatch):
     (grm / "note.txt").write_text("changed")
     rlmec.score(str(grm), "q", "a", answer="1")
     rlmec.score(loaded, "q", "a", answer="1")
-    assert len(count) <= 2
+    assert len(count) == 2, "at first, and after the change"
 
 
 def test_what_the_prompt_needs_is_asked_for(loaded, grm):

@@ -19,7 +19,7 @@ SAID = {
     "probability of a solution's tokens is their reward.",
     "model": "A model directory written by RLMEC.",
 }
-_PATH = re.compile(r"(?<![\w.:/<])(?:~|\.{1,2})?(?:/[^\s/'\",;{}\[\]()`|]+)+/?")
+_PATH = re.compile(r"(?<![\w./<])(?:~|\.{1,2})?(?:/[^\s/'\",;{}\[\]()`|]+)+/?")
 _HIDDEN = ("paths.", "hydra.", "export.path", "trainer.progress_bar")
 
 
@@ -99,4 +99,4 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
 def _flat(node: Any, key: str = "") -> list[tuple[str, str]]:
     if isinstance(node, Mapping) and node:
         return [line for k, v in node.items() for line in _flat(v, f"{key}.{k}" if key else str(k))]
-    return [(key, placeless(repr(node)))]
+    return [(key, placeless(repr(placeless(node) if isinstance(node, str) else node)))]
