@@ -1,3 +1,30 @@
-"""RLMEC: token-level reinforcement learning with minimum-edit corrections (arXiv 2401.06081)."""
+"""RLMEC: token-level reinforcement learning with minimum-edit corrections (arXiv 2401.06081).
+
+As a library: `rlmec.score` and `rlmec.rewrite` on texts of one's own (see `library`). They are
+imported when they are first asked for, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlmec.library import RewardModel, rewrite, score
+    from rlmec.prompts import Templates
 
 __version__ = "0.1.0"
+__all__ = ["RewardModel", "Templates", "rewrite", "score"]
+
+_HOMES = {
+    "RewardModel": "rlmec.library",
+    "Templates": "rlmec.prompts",
+    "rewrite": "rlmec.library",
+    "score": "rlmec.library",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlmec' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

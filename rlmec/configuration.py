@@ -60,17 +60,17 @@ ALLOWED = (
     "peft.",
 )
 # The nodes that are nothing without a target.
-TARGETS = ("task", "teacher", "policy.objective", "policy.reward", "policy.rows")
+TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")
 TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
 # The nodes whose values count in each stage's fingerprint; its parents' nodes count in theirs.
 STAGE_NODES = {
     "warmup": ("task", "prompt", "model", "warmup"),
-    "sample": ("task", "prompt", "sample"),
+    "sample": ("task", "prompt", "sample", "engine"),
     "teach": ("task", "teacher", "teach"),
     "grm": ("prompt", "grm"),
     "score": ("prompt", "score"),
     "policy": ("policy",),
-    "evaluate": ("task", "prompt", "evaluate"),
+    "evaluate": ("task", "prompt", "evaluate", "engine"),
     "report": ("report",),
 }
 # Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts; of
@@ -94,6 +94,11 @@ IGNORED = (
     "evaluate.tasks",
     "evaluate.text_field",
     "evaluate.question_field",
+    "export",
+    "engine.tensor_parallel_size",
+    "engine.gpu_memory_utilization",
+    "engine.max_model_len",
+    "engine.enforce_eager",
 )
 # Keys of this project's own teachers that change how they ask, not what they answer. Their budget
 # counts: it decides which attempts get a correction.

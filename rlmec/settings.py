@@ -84,7 +84,10 @@ class WarmupSettings(FitSettings):
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Sampling from the start policy, or importing from the file `path` (JSON lines)."""
+    """Sampling from the start policy, or importing from the file `path` (JSON lines).
+
+    Of `logprob_checks` sampled attempts the sampler's log-probs are compared with the trainer's.
+    """
 
     seed: int = 1
     num_generations: int = 4
@@ -94,6 +97,7 @@ class SampleSettings:
     part_size: int = 64
     max_problems: int | None = None
     precision: str = "32-true"
+    logprob_checks: int = 64
     path: str | None = None
     text_field: str = "solution"
     label_field: str | None = None
@@ -210,6 +214,25 @@ class ReportSettings:
 
 
 @dataclass(frozen=True)
+class ExportSettings:
+    """`stage=export` writes `what` (policy, grm, pairs or scores) to the folder `path`.
+
+    Of models: `merge` puts an adapter into its base model, `dtype` (default: as trained) is that of
+    the weights. Of pairs: `format` is jsonl or parquet; `conversational` (default: with a chat
+    template) writes turns instead of text; `right_and_wrong` adds pairs of a right and a wrong
+    attempt at one problem.
+    """
+
+    what: str = "policy"
+    path: str | None = None
+    merge: bool = True
+    dtype: str | None = None
+    format: str = "jsonl"
+    conversational: bool | None = None
+    right_and_wrong: bool = False
+
+
+@dataclass(frozen=True)
 class PathSettings:
     artifacts: str
     outputs: str
@@ -265,6 +288,8 @@ class RunSettings:
     policy: PolicySettings
     evaluate: EvaluateSettings
     report: ReportSettings
+    export: ExportSettings
+    engine: Any
     trainer: TrainerSettings
     callbacks: CallbackSettings
     logger: Any

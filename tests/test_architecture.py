@@ -90,6 +90,15 @@ def _transformers_elsewhere(name, imported):
     return top(imported) in ("transformers", "peft") and not within(name, TRANSFORMERS)
 
 
+def _vllm_elsewhere(name, imported):
+    return top(imported) == "vllm" and not within(name, ["engines"])
+
+
+def _engine_looks_up(name, imported):
+    upper = ["stages", "modules", "tasks", "teachers", "datamodule", "configuration", "settings"]
+    return within(name, ["engines"]) and within(own(imported) or "", upper)
+
+
 def _hydra_elsewhere(name, imported):
     return top(imported) in ("hydra", "omegaconf") and not within(name, HYDRA)
 
@@ -145,6 +154,8 @@ RULES = {
     "pure rooms": import_rule("this room is pure", _leaves_a_pure_room),
     "lightning": import_rule("lightning has its rooms", _lightning_elsewhere),
     "transformers": import_rule("transformers has its rooms", _transformers_elsewhere),
+    "vllm": import_rule("vllm is an engine's", _vllm_elsewhere),
+    "engines": import_rule("an engine only samples", _engine_looks_up),
     "hydra": import_rule("only configuration and launch know Hydra", _hydra_elsewhere),
     "modules": import_rule("credit is decided before training", _module_looks_up),
     "evaluation": import_rule("evaluation judges tables", _evaluation_sees_modules),
@@ -207,6 +218,8 @@ PLANTED = [
     ("lightning", "language.loading", "from lightning.pytorch import Trainer"),
     ("transformers", "datamodule", "from transformers import AutoTokenizer"),
     ("transformers", "teachers.oracle", "import transformers"),
+    ("vllm", "stages.sampling", "from vllm import LLM"),
+    ("engines", "engines.vllm", "from rlmec.modules.policy import PolicyModule"),
     ("hydra", "datamodule", "from omegaconf import DictConfig"),
     ("hydra", "stages", "import hydra"),
     ("modules", "modules.policy", "from rlmec.rewards import edit_labels"),

@@ -86,6 +86,10 @@ def tree(**changes):
         },
         "evaluate": {"split": "test", "model": None},
         "report": {"compare": {"sft": {"steps": 3}}},
+        "export": {"what": "grm"},
+        "engine": {"_target_": "rlmec.engines.vllm.VllmEngine", "dtype": None}
+        | {"tensor_parallel_size": 1, "gpu_memory_utilization": 0.9, "max_model_len": None}
+        | {"enforce_eager": False},
         "trainer": {"devices": 1},
         "callbacks": {"extra": {}},
         "logger": None,
@@ -418,8 +422,13 @@ COUNTS = {
     "evaluate.text_field": set(),
     "evaluate.question_field": set(),
     "report": {"report"},
+    "engine": {"sample", "evaluate"},
+    "engine.tensor_parallel_size": set(),
+    "engine.gpu_memory_utilization": set(),
+    "engine.max_model_len": set(),
+    "engine.enforce_eager": set(),
 }
-IGNORED = "trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"
+IGNORED = "export trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"
 
 
 def leaves(value, key=()):

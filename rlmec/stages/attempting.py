@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from rlmec.configuration import build
+from rlmec.display import Bar
+from rlmec.engines.base import Engine, ModelPlace, Sampler
 from rlmec.language.generation import Completion, Decoding
 from rlmec.modules.policy import PolicyModule
 from rlmec.parts import GenerationPart, cut, part_seed
 from rlmec.records import Attempt, Problem
 from rlmec.settings import EvaluateSettings, SampleSettings
 from rlmec.stages import models
-from rlmec.stages.chain import Stage
+from rlmec.stages.chain import Run, Stage
 from rlmec.stages.judging import attempt_of
-from rlmec.stages.predicting import Tables, predict_parts
+from rlmec.stages.predicting import Finish, Tables, predict_parts
 from rlmec.tables import PartFolder
 from rlmec.tasks.base import Task
 
@@ -47,8 +51,6 @@ def attempt_parts(
         )
         for i, which in enumerate(groups)
     ]
-    network = model.network()
-    models.fitting_prompts(network, prompts, settings.max_completion_length, stage.title)
 
     def finish(part: GenerationPart, output: list[Completion]) -> tuple[Tables, dict[str, int]]:
         attempts = []
@@ -60,12 +62,17 @@ def attempt_parts(
         kept, counts = keep(attempts)
         return {"attempts": (kept, Attempt)}, counts
 
-    module = PolicyModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids)
     folder = PartFolder(work / "parts", len(parts))
+    sampler = engine_of(run).sampler(place_of(model, settings.precision))
+    if sampler is not None:
+        run.ranks.share(lambda: _by_sampler(run, stage.title, sampler, parts, folder, finish))
+        return folder
+    network = model.network()
+    models.fitting_prompts(network, prompts, settings.max_completion_length, stage.title)
     predict_parts(
         run,
         stage.title,
-        module,
+        PolicyModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids),
         parts,
         folder,
         finish,
@@ -73,3 +80,40 @@ def attempt_parts(
         seed=settings.seed,
     )
     return folder
+
+
+def engine_of(run: Run) -> Engine:
+    return build(run.settings.engine)
+
+
+def place_of(model: models.LanguageModel, precision: str) -> ModelPlace:
+    start = model.settings.model
+    revision = start.revision if model.path == start.path else None
+    return ModelPlace(model.path, revision, model.codec.end_ids, precision)
+
+
+def _by_sampler(
+    run: Run,
+    title: str,
+    loading: AbstractContextManager[Sampler],
+    parts: Sequence[GenerationPart],
+    folder: PartFolder,
+    finish: Finish,
+) -> None:
+    """The missing parts, one after the other, by an engine of its own; on rank 0."""
+    missing = folder.missing()
+    if not missing:
+        return
+    done = folder.count - len(missing)
+    if done:
+        run.say(f"{title}: {done} of {folder.count} parts are there already")
+    wanted = run.settings.trainer.progress_bar
+    bar = Bar(title, folder.count, "parts", wanted=wanted, done=done)
+    try:
+        with loading as sampler:
+            for number, index in enumerate(missing, start=done + 1):
+                tables, counts = finish(parts[index], sampler.complete(parts[index]))
+                folder.write(index, tables, counts)
+                bar.update(number)
+    finally:
+        bar.close()

@@ -35,7 +35,8 @@ from rlmec.settings import RunSettings
 from rlmec.tasks.base import Task
 
 Settings = dict[str, Any]
-RESUMING = ("parts", "checkpoints")  # what a work folder holds only to go on after a kill
+# what a work folder holds only to go on after a kill
+RESUMING = ("parts", "checkpoints", "agreement")
 
 
 @dataclass(frozen=True)

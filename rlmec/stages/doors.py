@@ -17,6 +17,7 @@ from rlmec.launch import Ranks
 from rlmec.records import require_same_tokenizer
 from rlmec.settings import RunSettings
 from rlmec.stages import models
+from rlmec.stages.attempting import engine_of
 from rlmec.stages.chain import Run, Stage, make
 from rlmec.stages.comparing import closing_tables, judge_all, judgement_of
 from rlmec.stages.evaluating import (
@@ -26,6 +27,7 @@ from rlmec.stages.evaluating import (
     judged_problems,
     judged_tasks,
 )
+from rlmec.stages.exporting import check_export, export, last_stage
 from rlmec.stages.improving import PolicyStage
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage
@@ -61,8 +63,11 @@ def judged_policy(run: Run, task: str | None) -> EvaluateStage:
 
 def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> float | None:
     """Makes the stage that was asked for and everything it needs; returns the optimized metric."""
-    if settings.stage not in DOORS:
-        raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(DOORS)}")
+    known = (*DOORS, "export")
+    if settings.stage not in known:
+        raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(known)}")
+    if settings.stage == "export":
+        check_export(settings)
     if settings.stage == "warmup" and settings.model.path is not None:
         raise ConfigurationError(
             "stage=warmup: model.path is a finished model, there is no warm-up"
@@ -73,6 +78,9 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
             f"evaluate.tasks: {run.task.name!r} is the task of training, which is judged anyway"
         )
     run.before_making = check_inputs
+    if settings.stage == "export":
+        export(run)
+        return _closing(run)
     artifact = make(DOORS[settings.stage](run))
     if settings.stage == "report":
         run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
@@ -83,11 +91,14 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
 
 
 def check_inputs(run: Run) -> None:
-    """Looks at what the run will read only later, so that an empty split, a teacher without its
-    key or a GRM with another tokenizer than the policy's ends it before anything is made; so do
-    problems to be judged that were trained on, and examples that are not there."""
+    """Looks at what the run will read only later, so that an empty split, an engine that cannot
+    run here, a teacher without its key or a GRM with another tokenizer than the policy's ends it
+    before anything is made; so do problems to be judged that were trained on, and examples that
+    are not there."""
     s, order = run.settings, list(DOORS)
-    until = order[: order.index(s.stage) + 1]
+    until = order[: order.index(last_stage(s)) + 1]
+    if "sample" in until and ("sample", "") not in run.made and s.sample.path is None:
+        engine_of(run).check()
     splits = ["train"]
     if (s.model.path is None and s.warmup.val_problems) or (
         "policy" in until and s.policy.val_problems

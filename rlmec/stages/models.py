@@ -18,6 +18,7 @@ from rlmec.language.loading import (
     new_network,
 )
 from rlmec.language.tokenizers import codec, load_tokenizer, train_tokenizer
+from rlmec.origin import Origin, write_origin
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
 from rlmec.settings import RunSettings, as_plain
@@ -99,6 +100,19 @@ def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
 
 def save(network: Any, tokenizer: Any, folder: Path) -> None:
     export_network(network, tokenizer, folder)
+
+
+def save_asked(network: Any, model: LanguageModel, kind: str, folder: Path) -> None:
+    """Saves a trained network with what it must be asked with, so that it can be used outside the
+    chain (`library`)."""
+    save(network, model.tokenizer, folder)
+    write_origin(folder, origin_of(model, kind))
+
+
+def origin_of(model: LanguageModel, kind: str) -> Origin:
+    """What a model of the stage `kind` (policy or grm) was trained as."""
+    longest = getattr(model.settings, kind).max_completion_length
+    return Origin(kind, templates(model.settings), model.codec.digest, longest)
 
 
 def of_artifact(artifact: Artifact, settings: RunSettings) -> LanguageModel:

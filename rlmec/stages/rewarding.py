@@ -39,6 +39,7 @@ class GrmStage(Stage):
     """Trains the GRM on rewriting, copying and locating over the taught problems."""
 
     name = "grm"
+    version = 2  # says what prompts it was trained with
 
     def parents(self) -> dict[str, Stage]:
         run = self.run
@@ -88,7 +89,7 @@ class GrmStage(Stage):
             drafts=[a.completion_ids for a in held_out],
         )
         history = fit(run, self.title, settings, work, module, data, validation)
-        run.ranks.share(lambda: models.save(module.network, model.tokenizer, work / "model"))
+        run.ranks.share(lambda: models.save_asked(module.network, model, self.name, work / "model"))
         last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),

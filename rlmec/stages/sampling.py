@@ -18,6 +18,7 @@ from rlmec.objectives import weighted_likelihood
 from rlmec.records import Attempt, Problem, by_id
 from rlmec.rows import reference_rows
 from rlmec.stages import models
+from rlmec.stages.agreement import logprob_difference
 from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
@@ -133,7 +134,9 @@ class SampleStage(Stage):
         problems = run.task.problems("train")[: s.max_problems]
         decoding = Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_generations)
         folder = attempt_parts(self, work, model, problems, decoding, s, counted)
-        return run.ranks.share(lambda: _finished(work, folder))
+        outcome = run.ranks.share(lambda: _finished(work, folder))
+        found = logprob_difference(self, work, model)
+        return Outcome(outcome.rows, outcome.metrics | found)
 
     def _import(self, work: Path, model: models.LanguageModel) -> Outcome:
         run, s = self.run, self.run.settings.sample

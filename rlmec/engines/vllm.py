@@ -1,0 +1,218 @@
+"""vLLM as an engine: token ids in, token ids and log-probs out; an extra that is imported late.
+
+One engine in a process of its own, on rank 0, spread over `tensor_parallel_size` GPUs; the other
+ranks wait. Every sample is a request of its own with a seed of its own, so that a part's content
+depends on neither its neighbours nor the number of ranks, up to rounding. Written from the
+signatures of vLLM 0.33, which was not run here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlmec.engines.base import EngineError, ModelPlace
+from rlmec.language.generation import Completion
+from rlmec.parts import GenerationPart
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for `max_lora_rank`."""
+_LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
+_LAUNCHER += ("LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE")
+
+
+class VllmEngine:
+    """`dtype` is that of weights and activations (default: what the stage's precision computes in);
+    it counts in fingerprints. The rest says how a GPU is used: `tensor_parallel_size` GPUs,
+    `gpu_memory_utilization` as the share of each that is taken, `max_model_len` tokens of prompt
+    and completion (default: the model's context), `enforce_eager` for no CUDA graphs."""
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        dtype: str | None = None,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.9,
+        max_model_len: int | None = None,
+        enforce_eager: bool = False,
+    ) -> None:
+        if not 0 < gpu_memory_utilization <= 1:
+            raise EngineError(
+                f"engine.gpu_memory_utilization is {gpu_memory_utilization}: a share in (0, 1]"
+            )
+        if tensor_parallel_size < 1:
+            raise EngineError(f"engine.tensor_parallel_size is {tensor_parallel_size}: at least 1")
+        self.dtype, self.gpus = dtype, tensor_parallel_size
+        self.memory, self.max_model_len = gpu_memory_utilization, max_model_len
+        self.enforce_eager = enforce_eager
+
+    def check(self) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise EngineError(
+                "engine=vllm: the package vllm is not installed; it needs an environment of its "
+                'own (pip install -e ".[vllm]", see docs/library.md), or use engine=hf'
+            )
+        if (found := gpus_here()) < self.gpus:
+            raise EngineError(
+                f"engine=vllm: {self.gpus} GPU(s) wanted (engine.tensor_parallel_size), {found} "
+                "found; use engine=hf"
+            )
+
+    def sampler(self, place: ModelPlace) -> AbstractContextManager[VllmSampler]:
+        return self._loaded(place)
+
+    @contextlib.contextmanager
+    def _loaded(self, place: ModelPlace) -> Iterator[VllmSampler]:
+        self.check()
+        vllm = _import("vllm")
+        base, adapter = place.path, adapter_of(place.path)
+        extra: dict[str, Any] = {}
+        request = None
+        if self.max_model_len is not None:
+            extra["max_model_len"] = self.max_model_len
+        if adapter is not None:
+            base, rank = adapter
+            extra |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+            request = _import("vllm.lora.request").LoRARequest("adapter", 1, place.path)
+        with without_launcher():
+            llm = vllm.LLM(
+                model=base,
+                revision=place.revision,
+                trust_remote_code=False,
+                dtype=self.dtype or dtype_of(place.precision),
+                tensor_parallel_size=self.gpus,
+                gpu_memory_utilization=self.memory,
+                enforce_eager=self.enforce_eager,
+                generation_config="vllm",  # no sampling defaults of the model's own
+                logprobs_mode="raw_logprobs",  # before temperature and truncation
+                load_format="safetensors",
+                **extra,
+            )
+        try:
+            yield VllmSampler(vllm, llm, place.end_ids, request)
+        finally:
+            llm.llm_engine.engine_core.shutdown()
+
+
+class VllmSampler:
+    """A model that vLLM has loaded."""
+
+    def __init__(self, vllm: Any, llm: Any, end_ids: tuple[int, ...], lora: Any) -> None:
+        self.vllm, self.llm, self.end_ids, self.lora = vllm, llm, end_ids, lora
+
+    def complete(self, part: GenerationPart) -> list[Completion]:
+        """As `engines.base.Sampler`; raises EngineError where prompt and completion do not fit."""
+        decoding = part.decoding
+        limit = self.llm.model_config.max_model_len
+        longest = max(map(len, part.prompts), default=0)
+        if longest + decoding.max_completion_length > limit:
+            raise EngineError(
+                f"part {part.index}: the longest prompt has {longest} tokens and "
+                f"max_completion_length is {decoding.max_completion_length}, but vLLM holds "
+                f"{limit} (engine.max_model_len, or the model's context)"
+            )
+        prompts, params = [], []
+        for number, ids in enumerate(part.prompts):
+            for sample in range(decoding.num_generations):
+                prompts.append(self.vllm.TokensPrompt(prompt_token_ids=list(ids)))
+                params.append(self._params(part, number, sample))
+        answers = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora)
+        if len(answers) != len(prompts):
+            raise EngineError(
+                f"part {part.index}: {len(answers)} answers to {len(prompts)} prompts"
+            )
+        return [self._completion(part, answer) for answer in answers]
+
+    def _params(self, part: GenerationPart, number: int, sample: int) -> Any:
+        decoding = part.decoding
+        return self.vllm.SamplingParams(
+            n=1,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            seed=sample_seed(part.seed, number, sample),
+            max_tokens=decoding.max_completion_length,
+            stop_token_ids=list(self.end_ids),
+            ignore_eos=True,  # the ids above are all that end a completion
+            logprobs=0,  # of the sampled token, and of no other
+            detokenize=False,
+        )
+
+    def _completion(self, part: GenerationPart, answer: Any) -> Completion:
+        (output,) = answer.outputs
+        ids = list(output.token_ids)
+        if output.finish_reason not in ("stop", "length") or not ids:
+            raise EngineError(
+                f"part {part.index}: a request ended with {output.finish_reason!r} after "
+                f"{len(ids)} tokens"
+            )
+        places = output.logprobs
+        logprobs = [float(at[token].logprob) for token, at in zip(ids, places, strict=True)]
+        return Completion(ids, logprobs, clipped=ids[-1] not in self.end_ids)
+
+
+def gpus_here() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def sample_seed(seed: int, number: int, sample: int) -> int:
+    """The seed of one request: of its part's seed, its prompt's number and its own, in 32 bits."""
+    return zlib.crc32(f"{seed}/{number}/{sample}".encode())
+
+
+def dtype_of(precision: str) -> str:
+    """vLLM's name of what a Lightning precision computes in; EngineError for one without."""
+    kinds = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
+    found = kinds.get(precision.split("-")[0])
+    if found is None:
+        raise EngineError(f"precision {precision!r} has no dtype in vLLM: set engine.dtype")
+    return found
+
+
+def adapter_of(path: str) -> tuple[str, int] | None:
+    """Of a directory that holds a LoRA adapter (peft's layout): the base model's place and the
+    least rank that vLLM takes; None of any other.
+
+    Raises EngineError for an adapter of another kind, or one larger than vLLM takes.
+    """
+    file = Path(path) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    config = json.loads(file.read_text(encoding="utf-8"))
+    rank, kind = config.get("r"), config.get("peft_type")
+    ranks = [r for r in LORA_RANKS if isinstance(rank, int) and r >= rank]
+    if kind != "LORA" or not ranks:
+        raise EngineError(
+            f"{file}: vLLM takes LoRA adapters of rank {LORA_RANKS[-1]} at most, this is "
+            f"{kind} of rank {rank}; export it merged (train.py stage=export)"
+        )
+    return str(config["base_model_name_or_path"]), ranks[0]
+
+
+@contextlib.contextmanager
+def without_launcher() -> Iterator[None]:
+    """Hides what torchrun, SLURM's plug-in or this project's own launch say of the ranks: processes
+    that vLLM starts are no ranks of the job, and must not meet at its address."""
+    names = [n for n in os.environ if n in _LAUNCHER or n.startswith("TORCHELASTIC_")]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise EngineError(f"engine=vllm: {name} cannot be imported: {error}") from error

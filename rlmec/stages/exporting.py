@@ -1,0 +1,161 @@
+"""The door `export`: artifacts of the chain as a folder for use elsewhere.
+
+In: `export.what` and `export.path`. Makes what it needs as every door does, then writes the folder
+whole: a model directory with its card, or the tables that other trainers read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlmec.artifacts import Artifact
+from rlmec.binding import ConfigurationError
+from rlmec.export import DTYPES, check_target, export_model, write_folder
+from rlmec.interchange import WRITERS, preference_columns, preferences, write_scores
+from rlmec.report.card import model_card
+from rlmec.settings import RunSettings, as_plain
+from rlmec.stages import models
+from rlmec.stages.chain import Run, Stage, make
+from rlmec.stages.evaluating import EvaluateStage, JudgedModel
+from rlmec.stages.improving import PolicyStage, joined_data
+from rlmec.stages.rewarding import GrmStage
+from rlmec.stages.sampling import start_model
+
+__all__ = ["check_export", "export", "last_stage"]
+
+Writer = Callable[[Run, Path], Mapping[str, Any]]
+LAST = {"policy": "policy", "grm": "grm", "pairs": "score", "scores": "score"}
+"""The last stage that each kind of export needs."""
+NODES = ("task", "model", "sample", "teacher", "teach", "grm", "score", "policy")
+
+
+def last_stage(settings: RunSettings) -> str:
+    """The last stage of the chain that a run makes, for `check_inputs`."""
+    return LAST[settings.export.what] if settings.stage == "export" else settings.stage
+
+
+def check_export(settings: RunSettings) -> None:
+    """Refuses what cannot be written, before anything is made for it."""
+    s = settings.export
+    for key, value, known in (
+        ("what", s.what, LAST),
+        ("format", s.format, WRITERS),
+        ("dtype", s.dtype or DTYPES[0], DTYPES),
+    ):
+        if value not in known:
+            raise ConfigurationError(f"export.{key}: {value!r} is none of {', '.join(known)}")
+    if s.path is None:
+        raise ConfigurationError("export.path: name the folder to write")
+    check_target(Path(s.path))
+
+
+def export(run: Run) -> None:
+    """Makes what is exported, writes it to `export.path` and says what was written."""
+    s, began = run.settings.export, time.monotonic()
+    target = Path(str(s.path))
+    write = {"policy": _policy, "grm": _grm, "pairs": _pairs, "scores": _scores}[s.what]
+    record = write(run, target)
+    counts = {k: v for k, v in record.items() if isinstance(v, int) and k != "format"}
+    run.stages.append(
+        {
+            "name": "export",
+            "variant": s.what,
+            "made": True,
+            "artifact": str(target),
+            "rows": record.get("rows", 0),
+            "seconds": round(time.monotonic() - began, 2),
+            "metrics": counts,
+        }
+    )
+    shown = "".join(f", {name} {value}" for name, value in counts.items())
+    run.say(f"export ({s.what}): {target}{shown}")
+
+
+def _policy(run: Run, target: Path) -> Mapping[str, Any]:
+    return _model(run, PolicyStage(run), target)
+
+
+def _grm(run: Run, target: Path) -> Mapping[str, Any]:
+    return _model(run, GrmStage(run), target)
+
+
+def _model(run: Run, stage: Stage, target: Path) -> Mapping[str, Any]:
+    s, kind, artifact = run.settings.export, stage.name, make(stage)
+
+    def write() -> Mapping[str, Any]:
+        model = models.of_artifact(artifact, run.settings)
+        return export_model(
+            model.path,
+            target,
+            card=_card(run, kind, artifact, target.resolve().name),
+            origin=models.origin_of(model, kind),
+            merge=s.merge,
+            dtype=s.dtype,
+            record={"source": f"{kind}/{artifact.fingerprint}"},
+        )
+
+    return run.ranks.share(write)
+
+
+def _card(run: Run, kind: str, artifact: Artifact, title: str) -> str:
+    settings, found = as_plain(run.settings), artifact.manifest.get("environment", {})
+    nodes = NODES if kind == "policy" else NODES[: NODES.index("score")]
+    figures = {
+        entry["name"]: entry["metrics"] for entry in run.stages if not entry["variant"]
+    } | _evaluation(run, kind, artifact)
+    t, start = run.settings.prompt, run.settings.model.path
+    return model_card(
+        title,
+        kind=kind,
+        base_model=(run.settings.grm.model or start) if kind == "grm" else start,
+        prompt=t.policy if kind == "policy" else t.rewrite,
+        settings={name: settings[name] for name in nodes},
+        figures=figures,
+        overrides=run.overrides,
+        versions=found.get("libraries"),
+    )
+
+
+def _evaluation(run: Run, kind: str, artifact: Artifact) -> dict[str, Any]:
+    """Figures of the policy's evaluation, where it was made already."""
+    if kind != "policy":
+        return {}
+    stage = EvaluateStage(run, JudgedModel(run, PolicyStage(run)))
+    found = run.store.find(stage.name, stage.fingerprint({"policy": artifact}))
+    return {} if found is None else {"evaluate": found.metrics}
+
+
+def _pairs(run: Run, target: Path) -> Mapping[str, Any]:
+    s, data = run.settings.export, _joined(run)
+    as_turns = run.settings.prompt.chat if s.conversational is None else s.conversational
+
+    def fill(folder: Path) -> Mapping[str, Any]:
+        dropped = Counter[str]()
+        rows = preferences(
+            data, dropped, conversational=as_turns, right_and_wrong=s.right_and_wrong
+        )
+        path = folder / f"pairs.{s.format}"
+        count = WRITERS[s.format](path, rows, preference_columns(as_turns))
+        return {"rows": count, "dropped": dict(dropped)}
+
+    return run.ranks.share(lambda: write_folder(target, "pairs", fill))
+
+
+def _scores(run: Run, target: Path) -> Mapping[str, Any]:
+    data = _joined(run)
+
+    def fill(folder: Path) -> Mapping[str, Any]:
+        count = write_scores(folder / "scores.parquet", data.pairs)
+        return {"rows": count, "dropped": {why: n for why, n in data.dropped.items() if n}}
+
+    return run.ranks.share(lambda: write_folder(target, "scores", fill))
+
+
+def _joined(run: Run):
+    """The pairs as policy training joins them, with its reward rule and edit weights."""
+    parents = {name: make(stage) for name, stage in PolicyStage(run).parents().items()}
+    return joined_data(run, start_model(run, parents), run.settings.policy, parents)
