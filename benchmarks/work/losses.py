@@ -24,7 +24,7 @@ def head(
 ) -> list[Result]:
     """Two lines, memory and time; `error` is of the log-probs and of the gradients relative to the
     largest one. Memory is what is held at most beyond inputs: log-probs, gradients, scratch."""
-    from rlmec.language.logprobs import head_nll
+    from rlmec.language.head import head_nll
 
     torch.manual_seed(bench.seed)
     kind = torch.float32 if bench.precision == "32-true" else torch.bfloat16

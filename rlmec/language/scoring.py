@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from rlmec.batching import Row, collate, like_lengths
+from rlmec.language.head import evaluating
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.selfcheck import shares_prefixes
 from rlmec.packing import merge
@@ -30,18 +31,16 @@ def score_rows(net: TokenLogprobs, rows: Sequence[Row], pad_id: int) -> list[lis
     Which rows are computed together changes rounding only.
     """
     device = next(net.parameters()).device
-    was_training = net.training
-    net.eval()
     merged, counts = _merged(net, rows)
     out: list[list[float]] = [[] for _ in merged]
     lengths = [len(row.input_ids) for row in merged]
-    for group in like_lengths(lengths, TOKENS_PER_BATCH, MOST_PADDING, LEAST_BATCH):
-        batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
-        values = net({name: value.to(device) for name, value in batch.items()})
-        pieces = values.cpu().split([merged[i].sources.size for i in group])
-        for i, piece in zip(group, pieces, strict=True):
-            out[i] = piece.tolist()
-    net.train(was_training)
+    with evaluating(net):
+        for group in like_lengths(lengths, TOKENS_PER_BATCH, MOST_PADDING, LEAST_BATCH):
+            batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
+            values = net({name: value.to(device) for name, value in batch.items()})
+            pieces = values.cpu().split([merged[i].sources.size for i in group])
+            for i, piece in zip(group, pieces, strict=True):
+                out[i] = piece.tolist()
     values = [value for piece in out for value in piece]
     ends = np.cumsum(counts, dtype=np.int64).tolist()
     return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]

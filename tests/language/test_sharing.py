@@ -108,7 +108,7 @@ def test_with_lora(checkpointed):
     torch.manual_seed(1)
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     net = TokenLogprobs(peft.get_peft_model(made, config)).train()
-    assert net.plain_head
+    assert net.form is not None
     assert_same(net, *batches(net, pairs(8)))
 
 
