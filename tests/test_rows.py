@@ -5,9 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_models import PROBLEMS, prompts
 
+from rlmec.packing import flat_rows
 from rlmec.records import Attempt, Correction, Pair
+from rlmec.row import Row
 from rlmec.rows import (
     first_changed_line,
     grm_rows,
@@ -16,6 +20,7 @@ from rlmec.rows import (
     problem_rows,
     reference_rows,
     separate_rows,
+    together,
 )
 
 DIGEST = prompts().codec.digest
@@ -212,7 +217,7 @@ def texts(right, wrong):
     return attempts, corrections
 
 
-def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c):
+def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c, **more):
     attempts, corrections = texts(right, wrong)
     problems = {p.id: p for p in PROBLEMS}
     return grm_rows(
@@ -223,6 +228,7 @@ def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c)
         copy=copy,
         locate=locate,
         seed=seed,
+        **more,
     )
 
 
@@ -272,6 +278,47 @@ def test_what_each_row_asks_and_answers():
         assert rows[id_].prompt_length == len(prompt)
         assert rows[id_].weights.tolist() == [1.0] * len(target)
         assert not rows[id_].token_rewards.any()
+
+
+def pieces(rows):
+    """What every scored token is predicted from and what it is, row by row, in a fixed order."""
+    flat = [one for row in rows for one in flat_rows(row)]
+    return sorted(
+        (one.input_ids[: source + 1], target)
+        for one in flat
+        for source, target in zip(one.sources.tolist(), one.targets.tolist(), strict=True)
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 9), st.integers(60, 900))
+def test_rows_put_together_score_the_same_tokens_after_the_same_ones(most, limit):
+    single = mixture(locate=0.5)
+    rows = mixture(locate=0.5, most=most, limit=limit)
+    assert pieces(rows) == pieces(single)
+    assert sum(row.tokens for row in rows) == sum(row.tokens for row in single)
+    assert len({row.id for row in rows}) == len(rows) >= len(single) / most
+    longest = max(len(row.input_ids) for row in single)
+    assert all(len(row.input_ids) <= max(limit, longest) for row in rows)
+
+
+def test_a_prompt_of_rows_put_together_is_there_once():
+    attempts, corrections = texts(2, 1)
+    rows = mixture(right=2, wrong=1, locate=0.0, copy=2.0, most=3)
+    common = len(prompts().rewrite(PROBLEMS[0], [])) - len(prompts().codec.encode("\nCorrected:\n"))
+    (row,) = rows
+    own = sum(len(a.completion_ids) for a in attempts)
+    assert len(row.input_ids) <= row.tokens - 2 * (common - 2)
+    assert own + len(corrections[0].completion_ids) < len(row.input_ids)
+
+
+def test_only_rows_of_one_problem_and_one_beginning_are_put_together():
+    rows = [Row.likelihood(f"{i}/x", [i % 2 + 3, 7, i + 10], 2) for i in range(6)]
+    groups = {row.id: "p" if at < 4 else "q" for at, row in enumerate(rows)}
+    made = together(rows, groups, 3, 100)
+    assert [row.id for row in made] == ["0/x", "1/x", "4/x", "5/x"]
+    assert [sorted(row.targets.tolist()) for row in made] == [[10, 12], [11, 13], [14], [15]]
+    assert together(rows, groups, 1, 100) == rows
 
 
 def test_rejected_corrections_teach_nothing():

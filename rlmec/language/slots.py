@@ -27,7 +27,7 @@ BLOCK = 64
 """Columns by which a buffer grows at least."""
 TOKENS_AT_ONCE, BYTES_AT_ONCE = 2**17, 2**33
 """Limits of one batch: columns of all its rows, and what its cache may take."""
-BEGUN_AT_ONCE = 2**14
+BEGUN_AT_ONCE = 2**13
 """Tokens of the pieces in which a batch begins: larger ones fall out of a processor's cache."""
 
 

@@ -22,7 +22,7 @@ from rlmec.records import Attempt, Correction, Problem, Score, by_id, require_sa
 from rlmec.rows import grm_rows, hash_share, rewriting_row
 from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Stage, model_digest
-from rlmec.stages.fitting import best_weights, fit, plan_settings
+from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import correction_of, rewriting_judge
 from rlmec.stages.predicting import predict_parts
 from rlmec.stages.sampling import (
@@ -52,6 +52,7 @@ class GrmStage(Stage):
     """Trains the GRM on rewriting, copying and locating over the taught problems."""
 
     name = "grm"
+    version = 2  # rows of one problem share its prompt
 
     def parents(self) -> dict[str, Stage]:
         run = self.run
@@ -73,9 +74,11 @@ class GrmStage(Stage):
         taught = self._taught(parents)
         problems = by_id(run.task.problems("train"))
         data = self._data(model, problems, taught)
+        network = model.network()
+        share_prefixes(run, self.title, network, data)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = RewardModelModule(
-            model.network(),
+            network,
             pad_id=model.codec.pad_id,
             end_ids=model.codec.end_ids,
             objective=weighted_likelihood,
@@ -104,6 +107,7 @@ class GrmStage(Stage):
         last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),
+            "grm/tokens": sum(len(row.input_ids) for row in data.rows),
             "grm/dropped_too_long": data.dropped["longer_than_max_length"],
             "grm/held_out": len(held_out),
         }
@@ -145,6 +149,8 @@ class GrmStage(Stage):
                 copy=mix.copy,
                 locate=mix.locate,
                 seed=settings.seed,
+                most=settings.rows_together,
+                limit=min(data.max_length, data.max_tokens or data.max_length),
             )
 
         mixture = settings.mixture

@@ -77,7 +77,7 @@ def test_rows_are_scored_in_their_order_and_the_mode_is_put_back():
 def test_many_rows_are_scored_in_batches_within_the_limit(monkeypatch):
     net, rows = TokenLogprobs(network("llama")), ragged_rows(2)
     whole = score_rows(net, rows, 0)
-    monkeypatch.setattr("rlmec.language.scoring.TOKENS_PER_BATCH", 20)
+    monkeypatch.setattr("rlmec.language.scoring.IN_CACHE", 20)
     shapes = []
     net.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0]["input_ids"].shape)))
     cut = score_rows(net, rows, 0)
