@@ -98,7 +98,7 @@ def profiled(overrides: list[str]) -> list[Stage]:
 def kinds(events: Sequence[Event], seconds: float) -> dict[str, float]:
     """Seconds of each of COLUMNS: an operation counts without those that it calls; what is left of
     `seconds` is outside torch."""
-    out = dict.fromkeys((*COLUMNS, NO_OPERATION), 0.0)
+    out: dict[str, float] = dict.fromkeys((*COLUMNS, NO_OPERATION), 0.0)
     open_: list[tuple[Event, str]] = []  # what the event is inside of, outermost first
     for event in sorted(events, key=lambda e: (e.thread, e.start, -e.end)):
         while open_ and (open_[-1][0].thread != event.thread or open_[-1][0].end <= event.start):

@@ -117,7 +117,7 @@ class _VocabularyParts(torch.autograd.Function):
         own = torch.zeros(len(targets), device=hidden.device)  # [N]
         sums = []
         states = hidden.to(kind)
-        for start, stop in _parts(*states.shape[:1], len(weight)):
+        for start, stop in _parts(len(states), len(weight)):
             logits = form.logits(_output(states, weight, bias, start, stop))  # [N, part]
             sums.append(logits.logsumexp(-1))
             place, inside = _place(targets, start, stop)

@@ -52,7 +52,6 @@ class GrmStage(Stage):
     """Trains the GRM on rewriting, copying and locating over the taught problems."""
 
     name = "grm"
-    version = 2  # rows of one problem share its prompt
 
     def parents(self) -> dict[str, Stage]:
         run = self.run

@@ -1,4 +1,4 @@
-"""Decoding in bfloat16: the library's greedy text, but where the best logits are within rounding."""
+"""Decoding in bfloat16: the library's greedy text, but where the best logits nearly tie."""
 
 import random
 from contextlib import nullcontext
