@@ -3,6 +3,7 @@
 # make check     set up, then lint, types and the fast tests
 # make table     set up, then the comparison over three seeds that the README shows
 # make benchmark set up, then measure what speed is promised (BENCHMARK="preset=cpu_124m" for more)
+# make profile   set up, then show what the time of the default chain goes into, on few steps
 # make clean     remove what tests and tools left behind (not the environment, not artifacts)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_WORKERS ?= 2
 
-.PHONY: venv demo test check table benchmark clean
+.PHONY: venv demo test check table benchmark profile clean
 
 venv: $(READY)
 
@@ -40,6 +41,9 @@ table: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks $(BENCHMARK)
+
+profile: $(READY)
+	$(BIN)/python -m benchmarks.profile
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

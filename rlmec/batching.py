@@ -176,9 +176,9 @@ class StepPlan:
         self._stream, self._bounds = self._cut(tokens_per_step, steps, epochs, seed)
         self.steps = len(self._bounds) - 1
         self.world_size = world_size
-        self.accumulate = self._groups_needed(max_tokens_per_micro_batch, accumulate)
-        if max_tokens_per_micro_batch is not None and accumulate is None:
-            self.accumulate = self._well_filled(self.accumulate)
+        needed = self._groups_needed(max_tokens_per_micro_batch, accumulate)
+        chosen = max_tokens_per_micro_batch is None or accumulate is not None
+        self.accumulate = needed if chosen else self._well_filled(needed)
         self.digest = self._digest()
         self._dealt: tuple[int, list[list[list[int]]]] = (-1, [])
 
@@ -202,9 +202,12 @@ class StepPlan:
 
     def padding_share(self, sample: int = 64) -> float:
         """Share of padding in the processed tokens, over at most `sample` evenly spread steps."""
+        return self._padding_share(self.accumulate, sample)
+
+    def _padding_share(self, accumulate: int, sample: int) -> float:
         real = padded = 0
         for step in np.unique(np.linspace(0, self.steps - 1, min(sample, self.steps)).astype(int)):
-            for group in self._groups(int(step)):
+            for group in self._groups(int(step), accumulate):
                 sizes = self._lengths[group]  # [rows of the group], longest first
                 real += int(sizes.sum())
                 padded += len(group) * int(sizes[0])
@@ -291,22 +294,19 @@ class StepPlan:
         return accumulate or needed
 
     def _well_filled(self, needed: int) -> int:
-        """The first of a few numbers of micro-batches with little padding, else the best of them.
-
-        (Leaves `accumulate` at the last number tried: the caller sets it.)
-        """
+        """The first of a few numbers of micro-batches with little padding, else the best."""
         shares: dict[int, float] = {}
-        for self.accumulate in range(needed, needed + MOST_EXTRA + 1):
-            shares[self.accumulate] = self.padding_share(16)
-            if shares[self.accumulate] <= MOST_PADDING:
+        for count in range(needed, needed + MOST_EXTRA + 1):
+            shares[count] = self._padding_share(count, 16)
+            if shares[count] <= MOST_PADDING:
                 break
         return min(shares, key=lambda count: (max(shares[count], MOST_PADDING), count))
 
-    def _groups(self, step: int) -> list[np.ndarray]:
+    def _groups(self, step: int, accumulate: int) -> list[np.ndarray]:
         """The step's rows in runs of like length, the largest padded size as small as can be."""
         rows = self._sorted(step)
         sizes = self._lengths[rows]  # [rows of the step], falling
-        slots = self.world_size * self.accumulate
+        slots = self.world_size * accumulate
         low, high = int(sizes[0]), int(sizes[0]) * len(sizes)
         while low < high:
             middle = (low + high) // 2
@@ -319,7 +319,9 @@ class StepPlan:
 
     def _deal(self, step: int) -> list[list[list[int]]]:
         """Groups to ranks, the largest first to the rank with the least work and room left."""
-        costs = [(len(g) * int(self._lengths[g[0]]), g) for g in self._groups(step)]
+        costs = [
+            (len(g) * int(self._lengths[g[0]]), g) for g in self._groups(step, self.accumulate)
+        ]
         hands: list[list[list[int]]] = [[] for _ in range(self.world_size)]
         work = [0] * self.world_size
         for cost, group in sorted(costs, key=lambda pair: -pair[0]):

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rlmec.alignment import edit_script, edit_weights
-from rlmec.batching import Row, StepPlan, collate, step_normalizers
+from rlmec.batching import Row, StepPlan, collate, like_lengths, step_normalizers
 from rlmec.packing import flat_rows
 from rlmec.prompts import Prompts
 from rlmec.records import (
@@ -34,6 +34,9 @@ from rlmec.records import (
 )
 
 RewardRule = Callable[..., np.ndarray]
+
+VAL_TOKENS = 4096
+"""Padded tokens of a validation batch where the trainer sets no limit."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         self._weights = (edited_weight, kept_weight)
         self._keep_uncorrected, self._max_right = keep_uncorrected, max_right_per_problem
         self._pairs: list[Pair] | None = None
+        self._val: list[Row] | None = None  # this rank's share of the validation rows
         self.shares_prefixes = True  # False: rows that branch are taken apart (see plan_for)
         self.position = 0  # micro-batches handed out on this rank
 
@@ -167,9 +171,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         such rows are taken apart. Raises ValueError where no row is left.
         """
         s = self.settings
-        rows = self._rows(self)
-        if not self.shares_prefixes:
-            rows = [flat for row in rows for flat in flat_rows(row)]
+        rows = self._whole(self._rows(self))
         self.rows = [row for row in rows if row.longest <= s.max_length]
         self.dropped["longer_than_max_length"] = len(rows) - len(self.rows)
         if not self.rows:
@@ -185,7 +187,7 @@ class SolutionPairDataModule(L.LightningDataModule):
             accumulate=s.accumulate,
             counts=[row.tokens for row in self.rows],
         )
-        self.rank = rank
+        self.rank, self._val = rank, None
         return self.plan
 
     def train_dataloader(self) -> PlanLoader:
@@ -195,12 +197,24 @@ class SolutionPairDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[dict[str, torch.Tensor]]:
         """Batches of this rank's share of the validation rows (none without `val_rows`)."""
-        rows = self._val_rows(self) if self._val_rows else []
-        rows = [row for row in rows if row.longest <= self.settings.max_length]
-        rows.sort(key=lambda row: -len(row.input_ids))
-        mine = rows[self.rank :: self.plan.world_size]
+        if self._val is None:
+            rows = self._whole(self._val_rows(self) if self._val_rows else [])
+            rows = [row for row in rows if row.longest <= self.settings.max_length]
+            rows.sort(key=lambda row: -len(row.input_ids))
+            self._val = rows[self.rank :: self.plan.world_size]
+        lengths = [len(row.input_ids) for row in self._val]
+        limit = self.max_tokens or VAL_TOKENS
         pad = self.prompts.codec.pad_id
-        return [collate(mine[i : i + 64], pad, 1.0, 1.0) for i in range(0, len(mine), 64)]
+        return [
+            collate([self._val[i] for i in group], pad, 1.0, 1.0)
+            for group in like_lengths(lengths, limit)
+        ]
+
+    def _whole(self, rows: list[Row]) -> list[Row]:
+        """The rows, those that branch taken apart where the network cannot attend along them."""
+        if self.shares_prefixes:
+            return rows
+        return [flat for row in rows for flat in flat_rows(row)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.loader.position, "plan": self.plan.digest}

@@ -7,7 +7,7 @@ function here is chosen in the configuration (`policy.rows`) by `_target_`. No d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -124,6 +124,23 @@ def _packed(id_: str, rows: list[Row], most: int | None) -> list[Row]:
     return [trim(row) for row in rows]
 
 
+def together(rows: Sequence[Row], group_of: Mapping[str, str], most: int, limit: int) -> list[Row]:
+    """Flat rows of one group and first token as trees, up to `most` rows and `limit` tokens each,
+    groups in the order of their first rows: what the rows have in common is computed once, every
+    scored token stays. `group_of` has the group of a row by its id."""
+    if most < 2:
+        return list(rows)
+    groups: dict[tuple[str, int], list[list[Row]]] = {}
+    for row in rows:
+        runs = groups.setdefault((group_of[row.id], row.input_ids[0]), [[]])
+        if len(runs[-1]) == most or sum(len(r.input_ids) for r in [*runs[-1], row]) > limit:
+            runs.append([])
+        runs[-1].append(row)
+    return [
+        trim(merge(run[0].id, run, join=False)) for runs in groups.values() for run in runs if run
+    ]
+
+
 def first_changed_line(attempt: str, correction: str) -> int:
     """Number of the attempt's first line that the correction lacks (its last line at most)."""
     ours, theirs = attempt.split("\n"), correction.split("\n")
@@ -150,11 +167,14 @@ def grm_rows(
     copy: float,
     locate: float,
     seed: int,
+    most: int = 1,
+    limit: int = 2048,
 ) -> list[Row]:
     """Rows of the GRM's training mixture over the given problems.
 
     Every accepted correction gives a rewriting row; `copy` and `locate` are the numbers of copying
-    rows (of right attempts) and locating rows for each of them, chosen by a hash.
+    rows (of right attempts) and locating rows for each of them, chosen by a hash. Up to `most` rows
+    of a problem, at most `limit` tokens, are put `together`: they begin with the same prompt.
     """
     wrong = {a.id: a for a in attempts if not a.is_right}
     taught = [c for c in corrections if c.accepted and c.attempt_id in wrong]
@@ -182,4 +202,6 @@ def grm_rows(
         prompt = prompts.locate(problems[c.problem_id], attempt.text)
         target = prompts.located(first_changed_line(attempt.text, c.text))
         rows.append(Row.likelihood(f"{attempt.id}/locate", [*prompt, *target], len(prompt)))
-    return rows
+    problem_of = {a.id: a.problem_id for a in attempts}
+    groups = {row.id: problem_of[row.id.rpartition("/")[0]] for row in rows}
+    return together(rows, groups, most, limit)

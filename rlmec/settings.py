@@ -124,10 +124,12 @@ class Mixture:
 
 @dataclass(frozen=True)
 class GrmSettings(FitSettings):
-    """Training of the GRM; `model` (default: the policy's start) is a directory."""
+    """Training of the GRM; `model` (default: the policy's start) is a directory. `rows_together` of
+    a problem share their prompt in one row."""
 
     model: str | None = None
     mixture: Mixture = field(default_factory=Mixture)
+    rows_together: int = 1
     val_share: float = 0.1
     max_completion_length: int = 512
 

@@ -275,7 +275,7 @@ def test_no_rank_is_dealt_more_than_its_micro_batches(monkeypatch):
     # 9 against 1 + 1 + 1: the least work alone would give rank 1 three groups, one too many.
     plan = StepPlan([9, 1, 1, 1], 12, epochs=1, world_size=2, accumulate=2)
     groups = [np.array([i]) for i in range(4)]
-    monkeypatch.setattr(plan, "_groups", lambda step: groups)
+    monkeypatch.setattr(plan, "_groups", lambda step, accumulate: groups)
     assert micro_batches(plan, 0) == [[0], [3], [1], [2]]
 
 

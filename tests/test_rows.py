@@ -1,4 +1,4 @@
-"""Training rows: one for every pair; the mixture of the GRM."""
+"""Training rows: one for every pair; the hash that chooses."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from small_models import PROBLEMS, prompts
 
-from rlmec.records import Attempt, Correction, Pair
+from rlmec.records import Attempt, Pair
 from rlmec.rows import (
     first_changed_line,
-    grm_rows,
     hash_share,
     pair_rows,
     problem_rows,
@@ -185,104 +184,6 @@ def test_problems_without_a_reference_are_left_out_and_all_of_them_refused():
 )
 def test_the_first_line_a_correction_changes(attempt, correction, line):
     assert first_changed_line(attempt, correction) == line
-
-
-# --- the GRM's mixture ---
-
-
-def texts(right, wrong):
-    """Attempts of the first problem and corrections of all wrong ones."""
-    encode = prompts().codec.completion
-    attempts, corrections = [], []
-    for i in range(right):
-        text = f"{i}\nThe answer is 2."
-        attempts.append(
-            Attempt(f"r{i}", "p0", PROMPT, encode(text), [], text, "right", False, DIGEST)
-        )
-    for i in range(wrong):
-        text, fixed = f"0 + 2 = {i}\nThe answer is 3.", f"0 + 2 = {i}\nThe answer is 2."
-        attempts.append(
-            Attempt(f"w{i}", "p0", PROMPT, encode(text), [], text, "wrong", False, DIGEST)
-        )
-        corrections.append(
-            Correction(
-                f"w{i}", "p0", encode(fixed), fixed, "right", 0.1, "accepted", "oracle", DIGEST
-            )
-        )
-    return attempts, corrections
-
-
-def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c):
-    attempts, corrections = texts(right, wrong)
-    problems = {p.id: p for p in PROBLEMS}
-    return grm_rows(
-        prompts(),
-        problems,
-        attempts,
-        [change(c) for c in corrections],
-        copy=copy,
-        locate=locate,
-        seed=seed,
-    )
-
-
-def kinds(rows):
-    return {k: [r.id.split("/")[0] for r in rows if r.id.endswith(k)] for k in KINDS}
-
-
-KINDS = ("rewrite", "copy", "locate")
-
-
-@pytest.mark.parametrize(
-    ("copy", "locate", "counts"),
-    [
-        (1.0, 0.25, [8, 8, 2]),
-        (0.5, 0.5, [8, 4, 4]),
-        (0.0, 0.0, [8, 0, 0]),
-        (2.0, 1.0, [8, 9, 8]),  # no more right attempts than there are
-        (0.2, 0.2, [8, 2, 2]),  # 1.6 rounds to 2
-    ],
-)
-def test_copies_and_locations_are_counted_by_the_rewrites(copy, locate, counts):
-    rows = mixture(copy=copy, locate=locate)
-    assert [len(ids) for ids in kinds(rows).values()] == counts
-    assert len(rows) == sum(counts) == len({r.id for r in rows})
-
-
-def test_the_mixture_is_a_function_of_the_seed():
-    one, again, other = (kinds(mixture(copy=0.5, locate=0.5, seed=s)) for s in (1, 1, 2))
-    assert one == again
-    assert one["copy"] != other["copy"]
-    assert one["locate"] != other["locate"]
-    assert one["rewrite"] == [f"w{i}" for i in range(8)]
-
-
-def test_what_each_row_asks_and_answers():
-    rows = {r.id: r for r in mixture(right=1, wrong=1, locate=1.0)}
-    (right, wrong), (correction,) = texts(1, 1)
-    problem, made = PROBLEMS[0], prompts()
-    wanted = {
-        "w0/rewrite": (made.rewrite(problem, wrong.completion_ids), correction.completion_ids),
-        "r0/copy": (made.rewrite(problem, right.completion_ids), right.completion_ids),
-        "w0/locate": (made.locate(problem, wrong.text), made.located(1)),
-    }
-    assert set(rows) == set(wanted)
-    for id_, (prompt, target) in wanted.items():
-        assert rows[id_].input_ids == [*prompt, *target]
-        assert rows[id_].prompt_length == len(prompt)
-        assert rows[id_].weights.tolist() == [1.0] * len(target)
-        assert not rows[id_].token_rewards.any()
-
-
-def test_rejected_corrections_teach_nothing():
-    def reject(c):
-        return replace(c, reason="not_right") if c.attempt_id != "w3" else c
-
-    assert kinds(mixture(change=reject, locate=1.0)) == {
-        "rewrite": ["w3"],
-        "copy": kinds(mixture(wrong=1))["copy"],
-        "locate": ["w3"],
-    }
 
 
 # --- the hash ---

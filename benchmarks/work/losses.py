@@ -11,6 +11,7 @@ from torch import nn
 from benchmarks.bench import Bench
 from benchmarks.measuring import Result, alternate, at_least, at_most
 from benchmarks.memory import peak_bytes, peak_resident_bytes
+from benchmarks.networks import arithmetic
 
 
 def head(
@@ -21,13 +22,26 @@ def head(
     tokens: int,
     memory_bound: float,
     time_bound: float,
+    mixed: bool = False,
 ) -> list[Result]:
-    """Two lines, memory and time; `error` is of the log-probs and of the gradients relative to the
-    largest one. Memory is what is held at most beyond inputs: log-probs, gradients, scratch."""
-    from rlmec.language.logprobs import head_nll
+    """Two lines, memory and time, and two more with products in bfloat16 where `mixed`; `error` is
+    of the log-probs and of the gradients relative to the largest one. Memory is what is held at
+    most beyond inputs: log-probs, gradients, scratch."""
+    shape = (vocabulary_size, hidden_size, tokens)
+    bounds = (memory_bound, time_bound)
+    also = mixed and bench.precision == "32-true"
+    out = _measured(bench, shape, bounds, bench.precision)
+    return out + (_measured(bench, shape, bounds, "bf16-mixed") if also else [])
 
+
+def _measured(
+    bench: Bench, shape: tuple[int, int, int], bounds: tuple[float, float], precision: str
+) -> list[Result]:
+    from rlmec.language.head import head_nll
+
+    vocabulary_size, hidden_size, tokens = shape
     torch.manual_seed(bench.seed)
-    kind = torch.float32 if bench.precision == "32-true" else torch.bfloat16
+    kind = torch.bfloat16 if precision == "bf16-true" else torch.float32
     hidden = torch.randn(tokens, hidden_size, device=bench.device, dtype=kind)  # [N, d]
     hidden.requires_grad_()
     matrix = nn.Linear(hidden_size, vocabulary_size, bias=False, device=bench.device, dtype=kind)
@@ -43,7 +57,8 @@ def head(
 
     def whole(forward) -> list[Any]:
         hidden.grad = weight.grad = None
-        logprobs = forward()
+        with arithmetic(precision, bench.device):
+            logprobs = forward()
         (logprobs * coefficients).sum().backward()
         return [logprobs.detach(), hidden.grad, weight.grad]
 
@@ -51,8 +66,9 @@ def head(
         float((a - b).abs().max() / b.abs().max())
         for a, b in zip(whole(ours), whole(baseline), strict=True)
     )
-    limit = 1e-5 if kind == torch.float32 else 3e-2
+    limit = 1e-5 if precision == "32-true" else 3e-2
     case = f"V={vocabulary_size}, d={hidden_size}, {tokens} tokens"
+    case += "" if precision == "32-true" else f", {precision}"
     held = []
     resident: dict[str, float] = {}
     for name, side in (("baseline", baseline), ("ours", ours)):
@@ -68,14 +84,14 @@ def head(
     note = "gradients of hidden states and head matrix are part of the memory on both sides"
     first = Result(
         *("head", f"memory, {case}", "MiB", held[0], held[1], [memory]),
-        promises=(at_least(memory_bound, memory),),
+        promises=(at_least(bounds[0], memory),),
         note=note,
         more=resident,
     )
     second = Result(
         *("head", f"time, {case}", "s", median(timing.baseline), median(timing.ours)),
         timing.ratios,
-        promises=(at_most(time_bound, median(taken), "x the time"),),
+        promises=(at_most(bounds[1], median(taken), "x the time"),),
         error=error,
         error_limit=limit,
     )

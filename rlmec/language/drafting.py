@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from rlmec.language.generation import Completion, Decoding, generate
+from rlmec.language.head import evaluating
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.realignment import NOTHING, Realignment
 from rlmec.language.scoring import score_rows
@@ -72,9 +73,7 @@ def rewrite(
         len(prompt) + max(len(draft), max_completion_length)
         for prompt, draft in zip(prompts, drafts, strict=True)
     ]
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         for group in batches(network, columns):
             batch = _Batch(
                 Slots(network),
@@ -85,8 +84,6 @@ def rewrite(
             )
             for i, done in zip(group, batch.run(), strict=True):
                 out[i] = done
-    finally:
-        network.train(was_training)
     return [done for done in out if done is not None]
 
 

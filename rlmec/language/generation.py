@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from rlmec.batching import pad_left
+from rlmec.language.head import evaluating
 from rlmec.language.slots import Slots, batches, slots_obstacle, table_of
 
 GATHERED = 4
@@ -61,9 +62,7 @@ def generate(
     n, limit = decoding.num_generations, decoding.max_completion_length
     out: list[Completion | None] = [None] * (n * len(prompts))
     kind = _SlotRows if slots_obstacle(network) is None else _LibraryRows
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         if not prompts:
             raise ValueError("0 sequences to complete")
         for group in batches(network, [len(ids) + limit for ids in prompts], n):
@@ -73,8 +72,6 @@ def generate(
             done = _decode(rows, first, decoding, end_ids, _draws(seed, group, decoding))
             for number, completion in zip(numbers, done, strict=True):
                 out[number] = completion
-    finally:
-        network.train(was_training)
     return [completion for completion in out if completion is not None]
 
 
@@ -177,7 +174,8 @@ def _decode(
 ) -> list[Completion]:
     """Completions of rows whose first logits [R, V] are given, by `draws` [R, limit, 2]."""
     device, limit = logits.device, decoding.max_completion_length
-    ends = torch.tensor(list(end_ids), device=device)  # [E]
+    is_end = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)  # [V]
+    is_end[[i for i in end_ids if 0 <= i < logits.shape[1]]] = True
     rows = torch.arange(len(logits), device=device)  # the row at each place
     tokens = torch.zeros(len(rows), limit, dtype=torch.int64, device=device)  # [R, limit]
     logprobs = torch.zeros(len(rows), limit, device=device)  # [R, limit]
@@ -186,7 +184,7 @@ def _decode(
     for step in range(limit):
         token, logprob = _choose(logits.float(), decoding, draws[rows, step])  # [open] twice
         tokens[rows, step], logprobs[rows, step] = token, logprob
-        ended = torch.isin(token, ends) & (lengths[rows] == limit)
+        ended = is_end[token] & (lengths[rows] == limit)
         lengths[rows[ended]] = step + 1
         going = lengths[rows] == limit
         if step + 1 == limit or not going.any():

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from rlmec.batching import Row, collate, like_lengths
+from rlmec.language.head import evaluating
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.selfcheck import shares_prefixes
 from rlmec.packing import merge
 
-TOKENS_PER_BATCH = 16384
-"""Padded tokens of one scoring batch; changes rounding only."""
+TOKENS_PER_BATCH, IN_CACHE = 16384, 6144
+"""Padded tokens of one scoring batch; on a processor less, so that they stay in its cache."""
 MOST_PADDING, LEAST_BATCH = 0.1, 512
 """A batch of at least LEAST_BATCH tokens takes no row that would make so much of it padding."""
 
@@ -30,29 +31,28 @@ def score_rows(net: TokenLogprobs, rows: Sequence[Row], pad_id: int) -> list[lis
     Which rows are computed together changes rounding only.
     """
     device = next(net.parameters()).device
-    was_training = net.training
-    net.eval()
-    merged, counts = _merged(net, rows)
+    limit = IN_CACHE if device.type == "cpu" else TOKENS_PER_BATCH
+    merged, counts = _merged(net, rows, limit)
     out: list[list[float]] = [[] for _ in merged]
     lengths = [len(row.input_ids) for row in merged]
-    for group in like_lengths(lengths, TOKENS_PER_BATCH, MOST_PADDING, LEAST_BATCH):
-        batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
-        values = net({name: value.to(device) for name, value in batch.items()})
-        pieces = values.cpu().split([merged[i].sources.size for i in group])
-        for i, piece in zip(group, pieces, strict=True):
-            out[i] = piece.tolist()
-    net.train(was_training)
+    with evaluating(net):
+        for group in like_lengths(lengths, limit, MOST_PADDING, LEAST_BATCH):
+            batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
+            values = net({name: value.to(device) for name, value in batch.items()})
+            pieces = values.cpu().split([merged[i].sources.size for i in group])
+            for i, piece in zip(group, pieces, strict=True):
+                out[i] = piece.tolist()
     values = [value for piece in out for value in piece]
     ends = np.cumsum(counts, dtype=np.int64).tolist()
     return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
-def _merged(net: TokenLogprobs, rows: Sequence[Row]) -> tuple[list[Row], list[int]]:
+def _merged(net: TokenLogprobs, rows: Sequence[Row], limit: int) -> tuple[list[Row], list[int]]:
     """Rows, neighbours as trees where worth it, and how many tokens each of `rows` scores: the
     merged rows score the same tokens in the same order."""
     counts = [row.sources.size for row in rows]
     width = getattr(net.network.config.get_text_config(), "hidden_size", 0)
-    groups = _worth_sharing(rows, width)
+    groups = _worth_sharing(rows, width, limit)
     if len(groups) == len(rows) or not shares_prefixes(net):
         return list(rows), counts
     return [
@@ -63,7 +63,7 @@ def _merged(net: TokenLogprobs, rows: Sequence[Row]) -> tuple[list[Row], list[in
     ], counts
 
 
-def _worth_sharing(rows: Sequence[Row], width: int) -> list[list[int]]:
+def _worth_sharing(rows: Sequence[Row], width: int, limit: int) -> list[list[int]]:
     """Runs of neighbours to compute as one: a row joins the run before it where that is less work.
 
     The work of T tokens in one row is counted as T (6 D + T), D the network's width: matrices of
@@ -77,7 +77,7 @@ def _worth_sharing(rows: Sequence[Row], width: int) -> list[list[int]]:
             common = min(shared, _common(rows[groups[-1][0]].input_ids, row.input_ids))
             together = tokens + own - common
             saved = _work(tokens, width) + _work(own, width) - _work(together, width)
-            if common and saved > 0 and together <= TOKENS_PER_BATCH:
+            if common and saved > 0 and together <= limit:
                 groups[-1].append(i)
                 tokens, shared = together, common
                 continue

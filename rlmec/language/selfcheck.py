@@ -12,6 +12,7 @@ from torch import nn
 
 from rlmec.batching import collate
 from rlmec.language.attention import mask_obstacle
+from rlmec.language.head import evaluating
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.packing import merge
 from rlmec.row import Row
@@ -53,15 +54,11 @@ def _trial(net: TokenLogprobs) -> str | None:
     rows, plain = _pair(net.network.config.get_text_config().vocab_size)
     packed = merge("packed", rows, join=False)
     first = next(net.parameters())
-    was_training = net.training
-    net.eval()
     try:
-        with torch.autocast(first.device.type, enabled=False):
+        with evaluating(net), torch.autocast(first.device.type, enabled=False):
             separate, ours, wrong = (_logprobs(net, some) for some in (rows, [packed], [plain]))
     except (TypeError, ValueError, KeyError, RuntimeError, IndexError, AttributeError) as error:
         return f"it does not take the mask of a row that branches ({type(error).__name__}: {error})"
-    finally:
-        net.train(was_training)
     off = float((ours - separate).abs().max())
     leak = float((wrong - separate[-len(wrong) :]).abs().max())
     limit = max(0.01 * leak, 2e-6) if first.dtype == torch.float32 else 0.1 * leak

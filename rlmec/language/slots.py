@@ -21,13 +21,13 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rlmec.batching import like_lengths
 from rlmec.language.attention import WINDOWED, layer_kinds, mask_obstacle, window_of
-from rlmec.language.logprobs import TokenLogprobs
+from rlmec.language.head import HeadForm, evaluating, head_form, head_output
 
 BLOCK = 64
 """Columns by which a buffer grows at least."""
 TOKENS_AT_ONCE, BYTES_AT_ONCE = 2**17, 2**33
 """Limits of one batch: columns of all its rows, and what its cache may take."""
-BEGUN_AT_ONCE = 2**14
+BEGUN_AT_ONCE = 2**13
 """Tokens of the pieces in which a batch begins: larger ones fall out of a processor's cache."""
 
 
@@ -141,7 +141,7 @@ class Slots:
 
     def __init__(self, network: Any) -> None:
         self.network = network
-        self.plain_head = _head_is_plain(network)
+        self.form = _form_of(network)
         config = network.config.get_text_config()
         self.kinds, self.window = layer_kinds(config), window_of(config)
         self.additive = config._attn_implementation == "eager"
@@ -203,8 +203,10 @@ class Slots:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Float32 logits [..., V] of states [..., size]."""
-        return (self.network.get_output_embeddings()(states) if self.plain_head else states).float()
+        """Float32 logits [N, V] of states [N, size]."""
+        if self.form is None:
+            return states.float()
+        return self.form.logits(head_output(self.network.get_output_embeddings(), states))
 
     def repeat(self, copies: int) -> None:
         """Every row `copies` times, side by side."""
@@ -231,7 +233,7 @@ class Slots:
             "past_key_values": self.cache,
             "use_cache": True,
         }
-        if self.plain_head:
+        if self.form is not None:
             return self.network.get_decoder()(**arguments).last_hidden_state[:, -keep:]
         return self.network(**arguments, logits_to_keep=keep).logits
 
@@ -254,7 +256,7 @@ class Slots:
 
 
 _OBSTACLES: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
-_PLAIN_HEADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_FORMS: WeakKeyDictionary[Any, HeadForm | None] = WeakKeyDictionary()
 
 
 def slots_obstacle(network: Any) -> str | None:
@@ -268,10 +270,10 @@ def slots_obstacle(network: Any) -> str | None:
     return _OBSTACLES[network]
 
 
-def _head_is_plain(network: Any) -> bool:
-    if network not in _PLAIN_HEADS:
-        _PLAIN_HEADS[network] = TokenLogprobs(network).plain_head
-    return _PLAIN_HEADS[network]
+def _form_of(network: Any) -> HeadForm | None:
+    if network not in _FORMS:
+        _FORMS[network] = head_form(network)
+    return _FORMS[network]
 
 
 def _obstacle(network: Any) -> str | None:
@@ -281,14 +283,11 @@ def _obstacle(network: Any) -> str | None:
     kinds = {type(layer) for layer in DynamicCache(config=network.config).layers}
     if not kinds or (strange := kinds - plain):
         return f"its cache has layers of {', '.join(sorted(k.__name__ for k in strange))}"
-    was_training = network.training
-    network.eval()
     try:
-        return _trial(network)
+        with evaluating(network):
+            return _trial(network)
     except (TypeError, ValueError, KeyError, RuntimeError, IndexError, AttributeError) as error:
         return f"a trial failed ({type(error).__name__}: {error})"
-    finally:
-        network.train(was_training)
 
 
 @torch.no_grad()
@@ -310,7 +309,7 @@ def _trial(network: Any) -> str | None:
         counts = torch.tensor([3, 4], device=device)
         starts = torch.tensor([3, 5], device=device)
         states = slots.feed(rest, starts, 9, torch.tensor([0, 1], device=device), counts)
-        found = [slots.logits(states[0, 2]), slots.logits(states[1, 3])]
+        found = slots.logits(torch.stack([states[0, 2], states[1, 3]]))  # [2, V]
         kept, leaked = [
             [network(input_ids=torch.tensor([row], device=device)).logits[0, -1] for row in rows]
             for rows in ((other, one), (other[:3] + wrong + other[3:], one[:5] + wrong + one[5:]))

@@ -16,7 +16,7 @@ from rlmec.records import Attempt, Correction, Problem, by_id, require_same_toke
 from rlmec.rows import grm_rows, hash_share
 from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Stage, model_digest
-from rlmec.stages.fitting import best_weights, fit, plan_settings
+from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import rewriting_judge
 from rlmec.stages.sampling import SampleStage, start_model, start_of
 from rlmec.stages.teaching import TeachStage, is_taught
@@ -61,9 +61,11 @@ class GrmStage(Stage):
         taught = self._taught(parents)
         problems = by_id(run.task.problems("train"))
         data = self._data(model, problems, taught)
+        network = model.network()
+        share_prefixes(run, self.title, network, data)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = RewardModelModule(
-            model.network(),
+            network,
             pad_id=model.codec.pad_id,
             end_ids=model.codec.end_ids,
             objective=weighted_likelihood,
@@ -93,6 +95,7 @@ class GrmStage(Stage):
         last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),
+            "grm/tokens": sum(len(row.input_ids) for row in data.rows),
             "grm/dropped_too_long": data.dropped["longer_than_max_length"],
             "grm/held_out": len(held_out),
         }
@@ -141,6 +144,8 @@ class GrmStage(Stage):
                 copy=mix.copy,
                 locate=mix.locate,
                 seed=settings.seed,
+                most=settings.rows_together,
+                limit=min(data.max_length, data.max_tokens or data.max_length),
             )
 
         mixture = settings.mixture

@@ -5,6 +5,7 @@ import torch
 from small_models import SHAPES, network, ragged_ids
 
 from rlmec.batching import Row, collate
+from rlmec.language.head import PLAIN, HeadForm, head_form
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.scoring import score_rows
 
@@ -35,7 +36,7 @@ def without(batch, *places):
 @pytest.mark.parametrize("kind", KINDS)
 def test_they_are_those_of_the_networks_logits(kind):
     net = TokenLogprobs(network(kind)).eval()
-    assert net.plain_head is (kind != "soft_capped")
+    assert net.form == (HeadForm(cap=2.0) if kind == "soft_capped" else PLAIN)
     batch = without(collate(ragged_rows(), 0, 1.0, 1.0), (0, 5))  # a gap
     got = forward(net, batch)
     logits = net.network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -76,7 +77,7 @@ def test_rows_are_scored_in_their_order_and_the_mode_is_put_back():
 def test_many_rows_are_scored_in_batches_within_the_limit(monkeypatch):
     net, rows = TokenLogprobs(network("llama")), ragged_rows(2)
     whole = score_rows(net, rows, 0)
-    monkeypatch.setattr("rlmec.language.scoring.TOKENS_PER_BATCH", 20)
+    monkeypatch.setattr("rlmec.language.scoring.IN_CACHE", 20)
     shapes = []
     net.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0]["input_ids"].shape)))
     cut = score_rows(net, rows, 0)
@@ -116,18 +117,43 @@ def test_no_chosen_token_gives_none_and_finite_gradients():
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "plain"),
+    ("kind", "changes", "form"),
     [
-        ("llama", {}, True),
-        ("llama", {"tie_word_embeddings": True}, True),
-        ("gemma3_text", {"final_logit_softcapping": 30.0}, False),
-        ("cohere", {"logit_scale": 0.25}, False),
-        ("granite", {"logits_scaling": 4.0}, False),
+        ("llama", {}, PLAIN),
+        ("llama", {"tie_word_embeddings": True}, PLAIN),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, HeadForm(cap=30.0)),
+        ("cohere", {"logit_scale": 0.25}, HeadForm(0.25)),
+        ("granite", {"logits_scaling": 4.0}, HeadForm(0.25)),
     ],
 )
-def test_a_head_that_is_more_than_its_matrix_is_found_at_any_size_of_weights(kind, changes, plain):
+def test_what_follows_the_head_is_found_at_any_size_of_weights(kind, changes, form):
     """At such weights logits are about 1e-3; a soft cap at 30 changes them by less than 1e-12."""
-    assert TokenLogprobs(network(kind, initializer_range=1e-4, **changes)).plain_head is plain
+    assert head_form(network(kind, initializer_range=1e-4, **changes)) == form
+
+
+@pytest.mark.parametrize("what", ["logits", "states"])
+def test_other_things_done_around_the_head_leave_it_to_the_network(what, monkeypatch):
+    """Logits shifted after the head, or states doubled before it: no form of ours."""
+    made = network("llama", seed=4)
+    batch = collate(ragged_rows(), 0, 1.0, 1.0)
+    before = TokenLogprobs(made)(batch)
+    whole, width = type(made).forward, made.config.vocab_size
+
+    def strange(self, *args, **kwargs):
+        out = whole(self, *args, **kwargs)
+        out.logits = out.logits + torch.linspace(0, 3, width)
+        return out
+
+    if what == "logits":
+        monkeypatch.setattr(type(made), "forward", strange)
+    else:
+        made.lm_head.register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))
+    net = TokenLogprobs(made)
+    assert net.form is None
+    logits = made(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    wanted = logits.log_softmax(-1).flatten(0, 1)[batch["sources"], batch["targets"]]
+    torch.testing.assert_close(net(batch), wanted, rtol=0, atol=1e-5)
+    assert float((wanted - before).abs().max()) > 0.1
 
 
 def test_the_trial_leaves_no_trace():

@@ -108,7 +108,7 @@ def test_with_lora(checkpointed):
     torch.manual_seed(1)
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     net = TokenLogprobs(peft.get_peft_model(made, config)).train()
-    assert net.plain_head
+    assert net.form is not None
     assert_same(net, *batches(net, pairs(8)))
 
 
@@ -213,15 +213,14 @@ def test_the_order_of_rows_changes_rounding_alone():
         assert again[at] == pytest.approx(scores[i], abs=1e-5)
 
 
-def test_neighbours_share_only_where_it_is_less_work(monkeypatch):
+def test_neighbours_share_only_where_it_is_less_work():
     """One common token and 40 others: attention over both would cost more than it saves."""
     short, long = [[7, *range(10 * i, 10 * i + n)] for i, n in ((1, 9), (2, 9))], []
     long = [Row.likelihood(str(i), [7, *range(50 * i + 8, 50 * i + 48)], 2) for i in range(3)]
     rows = [Row.likelihood(str(i), ids, 1) for i, ids in enumerate(short)]
     # width 32: T (6 * 32 + T) is 2 * 2020 for two rows of 10, and 19 * 211 = 4009 for one of 19
-    assert scoring._worth_sharing(rows, 32) == [[0, 1]]
+    assert scoring._worth_sharing(rows, 32, 999) == [[0, 1]]
     # two rows of 41: 2 * 9553 = 19106; 81 * 273 = 22113
-    assert scoring._worth_sharing(long, 32) == [[0], [1], [2]]
-    assert scoring._worth_sharing(long, 10**6) == [[0, 1, 2]]
-    monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", 100)
-    assert scoring._worth_sharing(long, 10**6) == [[0, 1], [2]]
+    assert scoring._worth_sharing(long, 32, 999) == [[0], [1], [2]]
+    assert scoring._worth_sharing(long, 10**6, 999) == [[0, 1, 2]]
+    assert scoring._worth_sharing(long, 10**6, 100) == [[0, 1], [2]]
