@@ -251,8 +251,8 @@ class ScoreStage(Stage):
         return ScoringPart(index, rows, drafts, self.run.settings.score.max_completion_length)
 
     def _is_draft(self, attempt: Attempt, corrected: set[str]) -> bool:
-        wrong = not attempt.is_right and attempt.verdict != "unparsable"
-        return self.run.settings.score.rewrite and wrong and attempt.id not in corrected
+        rewrite = self.run.settings.score.rewrite
+        return rewrite and attempt.is_wrong and attempt.id not in corrected
 
     def _grm_finish(
         self,
