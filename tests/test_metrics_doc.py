@@ -8,7 +8,7 @@ import numpy as np
 
 from rlmec.credit import CreditItem, credit_quality
 from rlmec.evaluation import report
-from rlmec.records import Attempt
+from rlmec.records import Attempt, Problem
 from rlmec.rewriting import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +69,8 @@ def evaluated():
     common = {"problem_id": "p", "prompt_ids": [1], "completion_ids": [1], "logprobs": [0.0]}
     common |= {"text": "1", "clipped": False, "tokenizer": "t", "verdict": "right"}
     attempts = [Attempt(id=f"p/{i}", **common) for i in range(2)]
-    names = report(attempts, lambda text: text, lambda text, gold: "right")
+    problems = [Problem("p", "q?", "1")]
+    names = report(attempts, problems, lambda text: text, lambda text, problem: "right")
     return {f"eval/<>/{re.sub('@.+', '@<>', name)}" for name in names} | {"eval/<>/accuracy/<>"}
 
 

@@ -2,9 +2,9 @@
 
 In: the text of a solution and a gold answer; out: a verdict. The answer is what follows the last
 marker (`####`, a line that begins with `A:` or `Answer:`, `The answer is`, `\\boxed{...}`) up to
-the end of its line, without emphasis and full stop. Numbers are compared as exact fractions: `3.0` is
-3, `1/2` is 0.5, `1,000` is 1000. Currency and percent signs and unit words are set aside, so `50%`
-is 50 and not 0.5. An answer with two numbers is no number.
+the end of its line, without emphasis and full stop. Numbers are compared as exact fractions: `3.0`
+is 3, `1/2` is 0.5, `1,000` is 1000. Currency and percent signs and unit words are set aside, so
+`50%` is 50 and not 0.5. An answer with two numbers is no number.
 
 There is no tolerance: on the released GSM8K model solutions exact comparison meets every label, and
 all that is needed beyond equal text are thousands separators read on both sides (`5,600` and

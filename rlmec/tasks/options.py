@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from rlmec.records import Verdict
 from rlmec.tasks.answers import MARKERS, final_answer, parse_number, plain_text, trimmed
@@ -26,10 +27,7 @@ _LETTER = re.compile(
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)
-_WRAPPED = re.compile(
-    r"\$\$?(?P<dollars>[^$]+)\$\$?|\\(?:text|textbf|mathrm|mathbf)\{(?P<braces>[^{}]*)\}"
-    r"|\\[(\[](?P<brackets>.*)\\[)\]]"
-)
+_WRAPPED = re.compile(r"\$(?P<dollars>.+)\$|\\(?:text|textbf|mathrm|mathbf)\{(?P<braces>.*)\}")
 _SENTENCE = re.compile(r"\. |,? (?=(?:because|since|as) )", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 _OTHER = re.compile(r"\(([A-Za-z])\)|\b(?:option|choice) ([A-Za-z])\b|\b([A-Z])\b(?! [a-z])")
@@ -78,7 +76,10 @@ def judge_option(
 
 def _unwrapped(answer: str) -> str:
     while (match := _WRAPPED.fullmatch(answer.strip())) is not None:
-        answer = trimmed(match["dollars"] or match["braces"] or match["brackets"] or "")
+        inner = match["dollars"] or match["braces"] or ""
+        if min(accumulate((c == "{") - (c == "}") for c in inner), default=0) < 0:
+            break  # two commands, not one around the whole
+        answer = trimmed(inner)
     return answer
 
 

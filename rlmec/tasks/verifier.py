@@ -2,11 +2,11 @@
 
 In: gold answers and answers as LaTeX; out: verdicts. Children are started when first needed and
 kept; each has an alarm inside (`time_limit` seconds of processor time, after which the comparison
-is given up), a limit that the kernel keeps (at twice that and half a second), a limit outside (by the clock, for
-one that does no work), and a limit of address space. Their ends are told apart: "timeout",
-"memory", "crash"; none of them is "wrong". Works from any thread and any process: a forked child
-leaves its parent's children alone and starts its own. They end with their parent, as their input
-ends.
+is given up), a limit that the kernel keeps (at twice that and half a second), a limit outside (by
+the clock, for one that does no work), and a limit of address space. Their ends are told apart:
+"timeout", "memory", "crash"; none of them is "wrong". Works from any thread and any process: a
+forked process leaves its parent's children alone and starts its own. They end with their parent, as
+their input ends.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Verifier:
     def __init__(
         self, time_limit: float = 0.5, memory_limit: float = 1.0, processes: int | None = None
     ) -> None:
-        if time_limit <= 0 or memory_limit <= 0 or (processes or 1) < 1:
+        if time_limit <= 0 or memory_limit <= 0 or (processes is not None and processes < 1):
             raise ValueError(
                 f"time_limit {time_limit}, memory_limit {memory_limit} and processes {processes} "
                 "must be above 0"

@@ -1,4 +1,4 @@
-"""Thirty-six answers that try to hang or exhaust whoever compares them, each with its gold answer."""
+"""Thirty-six answers that try to hang or exhaust whoever compares them, with their gold answers."""
 
 
 def _matrix(size: int) -> str:
