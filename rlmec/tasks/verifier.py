@@ -32,9 +32,9 @@ Pair = tuple[str, str | None]
 """A gold answer and an answer; None asks whether the gold answer can be read."""
 
 SCRIPT = Path(__file__).with_name("verifier_child.py")
-START_LIMIT = 120.0
+START_LIMIT = 300.0
 """Seconds that a child may take to start."""
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds by the clock for each second of processor time, on a machine with much else to do."""
 LONGEST = 2000
 """Characters of an answer that are looked at: a longer one equals no gold answer."""
