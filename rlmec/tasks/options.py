@@ -21,9 +21,9 @@ HEADING = "\nOptions:\n"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _LETTER = re.compile(
-    r"(?:(?P<word>option|choice|answer) )?"
+    r"(?:(?:option|choice|answer) )?"
     r"(?:\((?P<round>[a-z])\)|\[(?P<square>[a-z])\]|(?P<bare>[a-z]))"
-    r"(?P<stop>[).:,]| -)?(?: (?P<text>.+))?",
+    r"(?:[).:,]| -)?(?: (?P<text>.+))?",
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)
@@ -101,9 +101,6 @@ def _named(answer: str, texts: Sequence[str]) -> int | None:
         return None
     if match["text"] is None:
         return index
-    loose = match["bare"] and not match["word"] and not match["stop"]
-    if loose and match["bare"].islower():  # an article, not a letter
-        return None
     named = _by_text(plain_text(match["text"]), texts)
     same = named is not None and texts[named] == texts[index]
     return index if same else None

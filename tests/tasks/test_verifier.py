@@ -253,12 +253,14 @@ def test_it_works_in_every_context(verifier, context):
 
 def test_a_forked_process_leaves_its_parents_children_alone(verifier):
     assert verifier.check(*HALF) == "right"
+    mine = pids(verifier)
     process = multiprocessing.get_context("fork").Process(target=verifier.close)
     process.start()
     process.join(30)
     assert process.exitcode == 0
     assert verifier.check("1", "x=1") == "right"
-    assert all(alive(pid) for pid in pids(verifier))
+    assert pids(verifier) == mine
+    assert all(alive(pid) for pid in mine)
 
 
 @pytest.mark.slow
