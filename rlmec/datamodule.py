@@ -124,6 +124,9 @@ class SolutionPairDataModule(L.LightningDataModule):
             if self._max_right is not None and right_seen[attempt.problem_id] > self._max_right:
                 self.dropped["right_beyond_cap"] += 1
                 return None
+        elif not attempt.is_wrong:
+            self.dropped["undecided"] += 1
+            return None
         correction = self.corrections.get(attempt.id)
         if not attempt.is_right and correction is None and not self._keep_uncorrected:
             self.dropped["uncorrected"] += 1

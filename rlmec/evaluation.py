@@ -4,7 +4,8 @@ In: attempts that carry their verdict (`records.Attempt`); the task's `final_ans
 asked only which answers of one problem are the same, for the majority vote. Out: plain numbers by
 name. No model, no disk.
 
-An attempt is right where its verdict is right and it was not cut at the length limit. Attempts of a
+An attempt is right where its verdict is right and it was not cut at the length limit; one whose
+answer could not be compared within the limits is not right, and counted apart. Attempts of a
 problem whose gold answer cannot be parsed are in no figure; `report` says how many there are. The
 paper reports greedy accuracy alone; intervals, pass@k and maj@k are ours.
 """
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from rlmec.records import Problem, by_id
+from rlmec.records import UNDECIDED, Problem, by_id
 
 FinalAnswer = Callable[[str], str | None]
 Judge = Callable[[str, Problem], str]
@@ -161,6 +162,7 @@ def report(
         "problems": float(len(groups)),
         "unparsable": float(len({a.problem_id for a in attempts if a.verdict == "unparsable"})),
         "no_answer_rate": fmean(a.verdict == "no_answer" for a in judged),
+        **{f"{name}_rate": fmean(a.verdict == name for a in judged) for name in UNDECIDED},
         "clipped_rate": fmean(a.clipped for a in judged),
     }
     if any(a.completion_ids for a in judged):

@@ -17,8 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-Verdict = Literal["right", "wrong", "no_answer", "unparsable"]
+Verdict = Literal["right", "wrong", "no_answer", "unparsable", "timeout", "memory", "crash"]
+"""What came of comparing an attempt's final answer with the gold answer. "no_answer": there is
+none; "unparsable": the gold answer cannot be read; "timeout", "memory", "crash": the comparison was
+given up at a limit or broke off, so that the answer counts as not right but is not known to be
+wrong."""
 VERDICTS: tuple[str, ...] = typing.get_args(Verdict)
+UNDECIDED = ("timeout", "memory", "crash")
 
 Ids = list[int]
 Floats = list[float]
@@ -90,6 +95,12 @@ class Attempt:
     @property
     def is_right(self) -> bool:
         return self.verdict == "right" and not self.clipped
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it is known to be not right: neither with a gold answer that cannot be read nor
+        with an answer that could not be compared."""
+        return not self.is_right and self.verdict not in ("unparsable", *UNDECIDED)
 
 
 @dataclass(frozen=True)

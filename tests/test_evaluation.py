@@ -194,6 +194,9 @@ class TestReport:
             "problems": 4.0,
             "unparsable": 1.0,
             "no_answer_rate": 0.25,
+            "timeout_rate": 0.0,
+            "memory_rate": 0.0,
+            "crash_rate": 0.0,
             "clipped_rate": 0.25,
             "completion_tokens/mean": 5.0,  # (2 + 8 + 4 + 6) / 4
         }

@@ -94,8 +94,7 @@ class ScoreStage(Stage):
             if len(a.prompt_ids) + length > old_limit or prompt + length > grm_limit:
                 continue
             fitting.append(a)
-            wrong = not a.is_right and a.verdict != "unparsable"
-            if not (s.rewrite and wrong and a.id not in corrected):
+            if not (s.rewrite and a.is_wrong and a.id not in corrected):
                 continue
             if prompt + s.max_completion_length <= grm_limit:
                 drafts.add(a.id)

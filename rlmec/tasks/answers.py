@@ -1,14 +1,15 @@
 """The final answer in a text and its exact comparison with the gold answer; shared by the tasks.
 
 In: the text of a solution and a gold answer; out: a verdict. The answer is what follows the last
-marker (`####`, a line that begins with `A:`, `The answer is`, `\\boxed{...}`) up to the end of its
-line. Numbers are compared as exact fractions: `3.0` is 3, `1/2` is 0.5, `1,000` is 1000. Currency
-and percent signs and unit words are set aside, so `50%` is 50 and not 0.5. An answer with two
-numbers is no number.
+marker (`####`, a line that begins with `A:` or `Answer:`, `The answer is`, `\\boxed{...}`) up to
+the end of its line, without emphasis and full stop. Numbers are compared as exact fractions: `3.0`
+is 3, `1/2` is 0.5, `1,000` is 1000. Currency and percent signs and unit words are set aside, so
+`50%` is 50 and not 0.5. An answer with two numbers is no number.
 
 There is no tolerance: on the released GSM8K model solutions exact comparison meets every label, and
 all that is needed beyond equal text are thousands separators read on both sides (`5,600` and
-`5600`). Nothing is evaluated; no more than 200 characters of an answer are read.
+`5600`). Nothing is evaluated; no more than 1,000 characters of an answer are read, and 200 of a
+number. Options are compared in `options`, mathematics beyond numbers in `verifier`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ from rlmec.records import Verdict
 MARKERS = {
     "####": re.compile(r"####"),
     "A:": re.compile(r"^[ \t]{0,8}A:", re.MULTILINE),
-    "The answer is": re.compile(r"the answer is:?", re.IGNORECASE),
-    "\\boxed{": re.compile(r"\\boxed\{"),
+    "The answer is": re.compile(r"the (?:final |correct )?answer is:?", re.IGNORECASE),
+    "Answer:": re.compile(
+        r"^[ \t>*_-]{0,8}(?:the )?(?:final |correct )?answer[*_ \t]{0,4}:", re.I | re.M
+    ),
+    "\\boxed{": re.compile(r"\\(?:boxed|fbox)(?: {0,4}\{|(?= {0,4}\d))"),
 }
-LONGEST_ANSWER = 200
+LONGEST_ANSWER = 1000
 """Characters of an answer that are read."""
+LONGEST_NUMBER = 200
+"""Characters of an answer that are read where it has to be a number."""
 LONGEST_TEXT = 200_000
 """Characters of a text that are searched, counted from its end."""
 
@@ -34,28 +40,44 @@ _AMOUNT = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+"
 _WORD = re.compile(
     rf"(?P<sign>[-+]?)[$€£]?(?P<inner_sign>-?)(?P<amount>{_AMOUNT})"
     r"(?:[eE](?P<exponent>[-+]?\d{1,2}))?(?:/(?P<below>\d+))?"
-    r"[%°]?(?P<unit>-?[^\W\d_]{0,30}(?:/[^\W\d_]{1,30})?(?:\^?[23])?)"
+    r"[%°]?(?P<unit>(?:-?[^\W\d_]{1,30}(?:/[^\W\d_]{1,30})?(?:\^?[23])?)?)"
 )
 _POWER_OF_UNIT = re.compile(r"[^\W\d_]{1,10}\^?[23]")
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d{1,60})\}\{(\d{1,60})\}")
 _SPACED_SLASH = re.compile(r"(?<=\d) ?/ ?(?=\d)")
+_INLINE = re.compile(r"^\\[(\[]((?:(?!\\[()\[\]]).)*)\\[)\]]$", re.DOTALL)
 _LATEX = (("\u2212", "-"), ("\\$", "$"), ("\\%", "%"), ("{,}", ","), ("\\!", ""))
+_QUOTES = "\"'\u201c\u201d\u2018\u2019"
 
 
 def final_answer(text: str, markers: Sequence[str] = tuple(MARKERS)) -> str | None:
-    """What follows the last of `markers` in `text`, without the full stop; None without a marker.
+    """What follows the last of `markers` in `text`, without emphasis and full stop; None without a
+    marker.
 
-    A marker with nothing behind it is None as well. `markers` are keys of `MARKERS`.
+    A marker with nothing behind it is None as well. `markers` are keys of `MARKERS`. What stands in
+    the braces of a box may run over several lines.
     """
     text = text[-LONGEST_TEXT:]
     found = [(m.end(), name) for name in markers for m in MARKERS[name].finditer(text)]
     if not found:
         return None
     start, name = max(found)
-    line = text[start : start + LONGEST_ANSWER].split("\n", 1)[0]
-    if name == "\\boxed{":
+    line = text[start : start + LONGEST_ANSWER]
+    if name != "\\boxed{":
+        line = line.split("\n", 1)[0]
+    elif text[start - 1] == "{":
         line = _until_brace(line)
-    return line.strip().rstrip(".").rstrip() or None
+    else:  # TeX boxes a single sign without braces, and so do a few authors with a number
+        line = re.split(r"[\s$]", line.lstrip(" "), maxsplit=1)[0]
+    return trimmed(line) or None
+
+
+def trimmed(answer: str) -> str:
+    """An answer without blanks, asterisks and TeX's brackets for mathematics around it and without
+    its closing full stop."""
+    while (shorter := _INLINE.sub(r"\1", answer.strip().strip("*").rstrip("."))) != answer:
+        answer = shorter
+    return answer
 
 
 def _until_brace(text: str) -> str:
@@ -82,7 +104,7 @@ def parse_number(text: str, bare: bool = False) -> Fraction | None:
     Reads to the end of the first sentence that has a number. With `bare`, letters beside the number
     (units, words) make it None.
     """
-    text = text[:LONGEST_ANSWER]
+    text = text[:LONGEST_NUMBER]
     for written, meant in _LATEX:
         text = text.replace(written, meant)
     text = _SPACED_SLASH.sub("/", _FRACTION.sub(r"\1/\2", text))
@@ -124,7 +146,15 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 def normal_text(text: str) -> str:
     """Text for comparison: case folded, blanks collapsed, quotes and closing full stop off."""
-    return " ".join(text.casefold().split()).strip("\"'").rstrip(".").rstrip()
+    return plain_text(text).casefold()
+
+
+def plain_text(text: str) -> str:
+    """Text with blanks collapsed, quotes around it and the closing full stop off."""
+    text = " ".join(text.split())
+    while (shorter := text.strip(_QUOTES).rstrip(".").rstrip()) != text:
+        text = shorter
+    return text
 
 
 def judge_number(text: str, gold: str, markers: Sequence[str] = tuple(MARKERS)) -> Verdict:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rlmec.records import Problem
+from rlmec.tasks import answers
 from rlmec.tasks.base import SPLITS
+from rlmec.tasks.options import HEADING
 
 WHOLE = "whole"
 """The name of a table that is to be cut into splits, beside the names of the splits."""
@@ -50,6 +52,13 @@ class Row:
                 "expected a text or a number"
             )
         return value if isinstance(value, str) else str(value)
+
+    def texts(self, field: str) -> tuple[str, ...]:
+        """The field as a list of texts, numbers written out; ValueError where it is not one."""
+        values = self.values.get(field)
+        if not isinstance(values, list | tuple) or not values:
+            raise ValueError(f"{self.where}: field {field!r} is no list of texts: {values!r}")
+        return tuple(Row(self.file, self.number, {field: v}).text(field) for v in values)
 
 
 Table = Callable[[], list[Row]]
@@ -109,14 +118,14 @@ def share_of(question: str) -> float:
     return int(digest_of(question)[:13], 16) / 16**13
 
 
-def file_tables(path: str | Mapping[str, str | None]) -> dict[str, Table]:
-    """Tables of `path`: one file to be cut into splits, or one file a split.
+def file_tables(path: str | Mapping[str, str | None], whole: str = WHOLE) -> dict[str, Table]:
+    """Tables of `path`: one file to be cut into splits (or the split `whole`), or one file a split.
 
     FileNotFoundError for a file that is not there; ValueError for names that are no splits, or
     none.
     """
     if isinstance(path, str):
-        paths = {WHOLE: path}
+        paths = {whole: path}
     else:
         paths = {split: file for split, file in path.items() if file is not None}
         unknown = [split for split in paths if split not in SPLITS]
@@ -183,8 +192,9 @@ class ProblemTables:
             return "train", 0.0, cut
         if split in self.tables:
             return split, 0.0, 1.0
+        only = "" if "train" in self.tables else "it is for evaluation only; "
         raise ValueError(
-            f"task {self.task} has no split {split!r}, only {', '.join(self.tables)}: "
+            f"task {self.task} has no split {split!r}, only {', '.join(self.tables)}: {only}"
             f"give it a file with task.path.{split}=FILE"
         )
 
@@ -217,10 +227,39 @@ class ProblemTables:
         return rows[0].file if rows else f"the {table} file, which has no rows"
 
 
+class TableTask:
+    """What tasks that read tables have in common: their problems, and the rows left out.
+
+    A task of this kind sets `name` and `_tables` and has a method `judge`.
+    """
+
+    name: str
+    _tables: ProblemTables
+
+    @property
+    def left_out(self) -> list[str]:
+        """Rows read so far that gave no problem, each with its place and the reason."""
+        return self._tables.left_out
+
+    def problems(self, split: str) -> list[Problem]:
+        """The problems of `split` in file order."""
+        return self._tables.problems(split)
+
+    def final_answer(self, text: str) -> str | None:
+        """What follows the last answer marker, or None."""
+        return answers.final_answer(text)
+
+
 def make_problem(
-    row: Row, id: str, question: str, answer: str, solution: str | None, kind: str = ""
+    row: Row,
+    id: str,
+    question: str,
+    answer: str,
+    solution: str | None,
+    kind: str = "",
+    options: tuple[str, ...] = (),
 ) -> Problem:
     """The row's problem; ValueError with the row where the question is blank."""
-    if not question.strip():
+    if not question.split(HEADING)[0].strip():
         raise ValueError(f"{row.where}: the question is blank; expected a text")
-    return Problem(id=id, question=question, answer=answer, solution=solution, kind=kind)
+    return Problem(id, question, answer, solution, kind, options)

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 
 from rlmec.records import Problem, Verdict
 from rlmec.tasks import answers
-from rlmec.tasks.files import ProblemTables, Row, Table, digest_of, file_tables, make_problem
+from rlmec.tasks.files import ProblemTables, Row, TableTask, digest_of, file_tables, make_problem
+from rlmec.tasks.hub import hub_tables
 
 CALCULATOR_MARK = re.compile(r"<<[^<>\n]{0,200}>>")
 SOLUTION_FIELDS = ("answer", "ground_truth")
 
 
-class Gsm8kTask:
+class Gsm8kTask(TableTask):
     """GSM8K with dev cut from train by a hash of the question (`dev_share` of it).
 
     `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file a
@@ -42,21 +43,9 @@ class Gsm8kTask:
         calculator_marks: bool = False,
     ) -> None:
         self.calculator_marks = calculator_marks
-        tables = file_tables(path) if path else _hub_tables(hub, hub_config, hub_revision)
+        splits = {"train": "train", "test": "test"}
+        tables = file_tables(path) if path else hub_tables(hub, hub_config, hub_revision, splits)
         self._tables = ProblemTables(self.name, tables, self._build, dev_share, test_share)
-
-    @property
-    def left_out(self) -> list[str]:
-        """Rows read so far that gave no problem, each with its place and the reason."""
-        return self._tables.left_out
-
-    def problems(self, split: str) -> list[Problem]:
-        """The problems of `split` in file order."""
-        return self._tables.problems(split)
-
-    def final_answer(self, text: str) -> str | None:
-        """What follows the last answer marker, or None."""
-        return answers.final_answer(text)
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer as exact numbers."""
@@ -79,24 +68,3 @@ class Gsm8kTask:
         if gold is None or answers.parse_number(gold) is None:
             return f"no number behind a marker such as '####' in {field!r} (found {gold!r})"
         return make_problem(row, f"gsm8k-{digest_of(question)[:16]}", question, gold, solution)
-
-
-def _hub_tables(hub: str, config: str, revision: str | None) -> dict[str, Table]:
-    return {
-        split: lambda split=split: _hub_rows(hub, config, revision, split)
-        for split in ("train", "test")
-    }
-
-
-def _hub_rows(hub: str, config: str, revision: str | None, split: str) -> list[Row]:
-    from datasets import load_dataset
-
-    try:
-        table = load_dataset(hub, config, split=split, revision=revision)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"the data set {hub} ({config}, {split}) could not be read from the hub: {error}; "
-            "task.path=FILE reads a local file instead"
-        ) from error
-    place = f"{hub}/{config}/{split}"
-    return [Row(place, number, dict(values)) for number, values in enumerate(table, start=1)]

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from rlmec.records import Problem, Verdict
 from rlmec.tasks import answers
-from rlmec.tasks.files import ProblemTables, Row, digest_of, file_tables, make_problem
+from rlmec.tasks.files import ProblemTables, Row, TableTask, digest_of, file_tables, make_problem
 
 
-class JsonlTask:
+class JsonlTask(TableTask):
     """Problems from a user's file.
 
     `path` is one file, cut into splits by a hash of the question (`test_share`, `dev_share`), or
@@ -44,19 +44,6 @@ class JsonlTask:
         self._tables = ProblemTables(
             self.name, file_tables(path), self._build, dev_share, test_share
         )
-
-    @property
-    def left_out(self) -> list[str]:
-        """Rows read so far that gave no problem, each with its place and the reason."""
-        return self._tables.left_out
-
-    def problems(self, split: str) -> list[Problem]:
-        """The problems of `split` in file order."""
-        return self._tables.problems(split)
-
-    def final_answer(self, text: str) -> str | None:
-        """What follows the last answer marker, or None."""
-        return answers.final_answer(text)
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer, as numbers where that is one."""

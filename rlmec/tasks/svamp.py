@@ -1,0 +1,60 @@
+"""SVAMP: word problems of one or two operations, from the hub or from the published file.
+
+In: rows with Body, Question, Equation, Answer and Type; out: problems whose question is the body
+and the question in one line, whose kind is the type, and whose reference solution is the published
+equation with its value ("( 76.0 - 25.0 ) = 51").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from rlmec.records import Problem, Verdict
+from rlmec.tasks import answers
+from rlmec.tasks.files import ProblemTables, Row, TableTask, digest_of, file_tables, make_problem
+from rlmec.tasks.hub import hub_tables
+
+
+class SvampTask(TableTask):
+    """SVAMP with dev cut from train by a hash of the question (`dev_share` of it).
+
+    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file a
+    split (`path.test` alone judges the whole published file); without it the data set `hub` is
+    read. Raises FileNotFoundError for a missing file or an unreachable hub, ValueError for bad rows
+    and empty splits.
+    """
+
+    name = "svamp"
+
+    def __init__(
+        self,
+        path: str | Mapping[str, str | None] | None = None,
+        hub: str = "ChilleD/SVAMP",
+        hub_config: str | None = None,
+        hub_revision: str | None = None,
+        dev_share: float = 0.05,
+        test_share: float = 0.2,
+    ) -> None:
+        splits = {"train": "train", "test": "test"}
+        tables = file_tables(path) if path else hub_tables(hub, hub_config, hub_revision, splits)
+        self._tables = ProblemTables(self.name, tables, self._build, dev_share, test_share)
+
+    def judge(self, text: str, problem: Problem) -> Verdict:
+        """Compares the final answer with the gold answer as exact numbers."""
+        return answers.judge_number(text, problem.answer)
+
+    def _build(self, row: Row) -> Problem | str:
+        body, asked = row.text("Body").strip(), row.text("Question").strip()
+        question = f"{body} {asked}"
+        number = answers.parse_number(row.text("Answer"), bare=True)
+        if number is None:
+            return f"the answer is no number: {row.text('Answer')!r}"
+        gold = _written(number, row.text("Answer"))
+        solution = f"{row.text('Equation').strip()} = {gold}\nThe answer is {gold}"
+        id = f"{self.name}-{digest_of(question)[:16]}"
+        return make_problem(row, id, question if asked else "", gold, solution, row.text("Type"))
+
+
+def _written(number: Fraction, text: str) -> str:
+    return str(number.numerator) if number.denominator == 1 else text
