@@ -62,18 +62,21 @@ ALLOWED = (
 # The nodes that are nothing without a target.
 TARGETS = ("task", "teacher", "policy.objective", "policy.reward", "policy.rows")
 TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
+# How weights that are not trained are held: counts wherever a network is used.
+WEIGHTS = ("model.dtype", "model.quantization")
 # The nodes whose values count in each stage's fingerprint; its parents' nodes count in theirs.
 STAGE_NODES = {
     "warmup": ("task", "prompt", "model", "warmup"),
-    "sample": ("task", "prompt", "sample"),
+    "sample": ("task", "prompt", "sample", *WEIGHTS),
     "teach": ("task", "teacher", "teach"),
-    "grm": ("prompt", "grm"),
-    "score": ("prompt", "score"),
-    "policy": ("policy",),
-    "evaluate": ("task", "prompt", "evaluate"),
+    "grm": ("prompt", "grm", *WEIGHTS),
+    "score": ("prompt", "score", *WEIGHTS),
+    "policy": ("policy", "model.lora", *WEIGHTS),
+    "evaluate": ("task", "prompt", "evaluate", *WEIGHTS),
     "report": ("report",),
 }
-# Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts.)
+# Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts; a
+# key of a node that STAGE_NODES names by itself counts there alone.)
 IGNORED = (
     "trainer",
     "callbacks",
@@ -88,13 +91,18 @@ IGNORED = (
     "tags",
     "optimized_metric",
     "evaluate.model",
+    "model.lora",
+    *WEIGHTS,
 )
 
 
 def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
     """The plain values that count in the fingerprint of `stage`, by node."""
     tree = as_plain(settings)
-    nodes = {name: tree[name] for name in STAGE_NODES[stage]}
+    nodes = {
+        name: functools.reduce(lambda at, part: at[part], name.split("."), tree)
+        for name in STAGE_NODES[stage]
+    }
     for node, _, key in (dotted.partition(".") for dotted in IGNORED):
         if key and node in nodes:
             nodes[node] = {k: v for k, v in nodes[node].items() if k != key}

@@ -8,15 +8,53 @@ bound to the signature of what they name instead. Plain values only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
+
+HALF_WEIGHTS = (
+    "bf16-true",
+    "16-true",
+    "64-true",
+    "transformer-engine",
+    "transformer-engine-float16",
+)
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError for a precision that rounds what must stay in float32."""
+    if precision in HALF_WEIGHTS:
+        raise ValueError(
+            f"precision={precision} casts weights, rewards and old log-probs alike, so that small "
+            f"updates are lost and the ratio is rounded: use precision=bf16-mixed (frozen weights "
+            f"in half precision: model.dtype=bfloat16 with model.lora)"
+        )
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters: rank `r`, scale `alpha` / r (with `rslora` alpha / sqrt(r)), `dropout` of
+    their input, on the modules named by `target_modules` ("all-linear": all but the head)."""
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: list[str] | str = "all-linear"
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"lora.r is {self.r}, at least 1 is needed")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout is {self.dropout}, 0 to below 1 is needed")
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A causal language model: `path` names a Hugging Face directory or hub name; without it a
-    model of `shape` (its `model_type` and configuration keys) starts from scratch, with a
-    byte-level BPE tokenizer of at most `vocabulary_size` tokens and `digits_per_token` digits a
-    token, trained on the task's train text (or `tokenizer`, a directory)."""
+    """A causal language model: `path` names a Hugging Face directory (an adapter's too) or hub
+    name; without it a model of `shape` (its `model_type` and configuration keys) starts from
+    scratch, with a byte-level BPE tokenizer of at most `vocabulary_size` tokens and
+    `digits_per_token` digits a token, trained on the task's train text (or `tokenizer`, a
+    directory). With `lora` adapters are trained in float32, and the weights below them stay as they
+    are, in `dtype` or quantized; without it all weights are trained, in float32."""
 
     path: str | None = None
     revision: str | None = None
@@ -26,6 +64,10 @@ class ModelSettings:
     digits_per_token: int = 1
     attention: str = "sdpa"
     gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    lora: LoraSettings | None = None
+    quantization: Literal["nf4", "int8"] | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +115,7 @@ class FitSettings:
                 raise ValueError(f"{name} is {value}, at least 1 is needed")
         if self.epochs is not None and self.epochs <= 0:
             raise ValueError(f"epochs is {self.epochs}, more than 0 is needed")
+        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
@@ -99,6 +142,9 @@ class SampleSettings:
     label_field: str | None = None
     question_field: str = "question"
 
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
 
 @dataclass(frozen=True)
 class TeachSettings:
@@ -120,9 +166,11 @@ class Mixture:
 
 @dataclass(frozen=True)
 class GrmSettings(FitSettings):
-    """Training of the GRM; `model` (default: the policy's start) is a directory."""
+    """Training of the GRM; `model` (default: the policy's start) is a directory, `lora` as of the
+    policy (`model.lora`)."""
 
     model: str | None = None
+    lora: LoraSettings | None = None
     mixture: Mixture = field(default_factory=Mixture)
     val_share: float = 0.1
     max_completion_length: int = 512
@@ -139,6 +187,9 @@ class ScoreSettings:
     max_length: int = 2048
     part_size: int = 256
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
@@ -178,6 +229,9 @@ class EvaluateSettings:
     part_size: int = 256
     precision: str = "32-true"
 
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
 
 @dataclass(frozen=True)
 class ReportSettings:
@@ -210,7 +264,8 @@ class CallbackSettings:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Hardware, strategy and display; nothing here changes a result beyond rounding."""
+    """Hardware, strategy and display; nothing here changes a result beyond rounding. `memory_gib`
+    is the memory of one device, to plan for (default: that of the device found)."""
 
     accelerator: str = "auto"
     devices: int | str = 1
@@ -224,6 +279,7 @@ class TrainerSettings:
     profiler: str | None = None
     detect_anomaly: bool = False
     threads: int | None = None
+    memory_gib: float | None = None
 
 
 @dataclass(frozen=True)

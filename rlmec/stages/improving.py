@@ -63,7 +63,7 @@ class PolicyStage(Stage):
             )
         model = start_model(run, parents)
         data = joined_data(run, model, node, parents)
-        network = model.network()
+        network = model.trainable(run.settings.model.lora, node.seed)
         share_prefixes(run, self.title, network, data)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = policy_module(
@@ -84,7 +84,7 @@ class PolicyStage(Stage):
             best=best_weights(work) if dev else None,
         )
         history = fit(run, self.title, node, work, module, data, validation)
-        run.ranks.share(lambda: models.save(module.network, model.tokenizer, work / "model"))
+        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
         return Outcome(int(history[-1]["step"]), self._metrics(data, history))
 
     def _metrics(self, data: SolutionPairDataModule, history: list[dict[str, float]]) -> Settings:

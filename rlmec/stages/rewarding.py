@@ -75,7 +75,7 @@ class GrmStage(Stage):
         data = self._data(model, problems, taught)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = RewardModelModule(
-            model.network(),
+            model.trainable(settings.lora, settings.seed),
             pad_id=model.codec.pad_id,
             end_ids=model.codec.end_ids,
             objective=weighted_likelihood,
@@ -100,7 +100,7 @@ class GrmStage(Stage):
             drafts=[a.completion_ids for a in held_out],
         )
         history = fit(run, self.title, settings, work, module, data, validation)
-        run.ranks.share(lambda: models.save(module.network, model.tokenizer, work / "model"))
+        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
         last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),
