@@ -10,18 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-HALF_WEIGHTS = (
-    "bf16-true",
-    "16-true",
-    "64-true",
-    "transformer-engine",
-    "transformer-engine-float16",
-)
+HALF_WEIGHTS = ("bf16-true", "16-true", "64-true", "transformer-engine")
 
 
 def check_precision(precision: str) -> None:
     """Raises ValueError for a precision that rounds what must stay in float32."""
-    if precision in HALF_WEIGHTS:
+    if precision.startswith(HALF_WEIGHTS):
         raise ValueError(
             f"precision={precision} casts weights, rewards and old log-probs alike, so that small "
             f"updates are lost and the ratio is rounded: use precision=bf16-mixed (frozen weights "

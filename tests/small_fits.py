@@ -12,6 +12,7 @@ from rlmec.batching import Row
 from rlmec.callbacks import Validation
 from rlmec.checkpointing import BestWeights
 from rlmec.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.language.adapters import with_lora
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.scoring import score_rows
 from rlmec.launch import Ranks
@@ -114,6 +115,11 @@ def validation_of(folder, *, every=2, judge=None, target=None, keep_best=True, p
 def dropping_network():
     """A small network with dropout, at the same random weights each time."""
     return network("gpt2", seed=5, dropout=True)
+
+
+def adapted_network(*, dropout=0.2):
+    """The same network without dropout of its own, frozen, below an adapter with some."""
+    return with_lora(network("gpt2", seed=5), r=4, alpha=8.0, dropout=dropout, seed=6)
 
 
 def torn_save(end):

@@ -396,7 +396,7 @@ def test_every_leaf_changes_the_stages_of_the_table():
         }
         dotted = ".".join(key)
         ignored = key[0] in [*IGNORED.split(), "optimized_metric"]
-        expected = COUNTS[key[0]] if key[0] in COUNTS else set()
+        expected = COUNTS.get(key[0], set())
         for node in (".".join(key[:2]), dotted):
             expected = COUNTS.get(node, expected)
         expected = set() if ignored else expected

@@ -81,12 +81,13 @@ def with_lora(
         use_rslora=rslora,
         fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in network.modules()),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-        revision=revision,
     )
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        return peft.get_peft_model(network, config)
+        made = peft.get_peft_model(network, config)
+    own = made.peft_config["default"]
+    own.base_model_name_or_path, own.revision = base, revision
+    return made
 
 
 def load_adapter(network: Any, place: AdapterPlace, *, trainable: bool) -> Any:

@@ -95,7 +95,7 @@ class CompletionModule(L.LightningModule):
         return state
 
     def load_trained(self, state: dict[str, torch.Tensor]) -> None:
-        """Puts back what `state_dict` gave. Raises ValueError where names are missing or unknown."""
+        """Puts back what `state_dict` gave; ValueError where names are missing or unknown."""
         self._check_names(state)
         self.load_state_dict(state, strict=self.strict_loading)
 

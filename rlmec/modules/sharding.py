@@ -41,7 +41,7 @@ def shard(net: nn.Module, network: Any, mesh: Any) -> None:
     layers = [m for m in network.modules() if type(m).__name__ in kinds]
     if not layers:
         raise ValueError(
-            f"{type(network).__name__} names no layers to shard (_no_split_modules): use trainer=ddp"
+            f"{type(network).__name__} names no layers (_no_split_modules) to cut: use trainer=ddp"
         )
     for layer in layers:
         fully_shard(layer, mesh=mesh)

@@ -19,6 +19,7 @@ from rlmec.settings import RunSettings
 from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage, make
 from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
+from rlmec.stages.memory import plan_memory
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage, ScoreStage
 from rlmec.stages.sampling import SampleStage, TeachStage, WarmupStage
@@ -33,6 +34,7 @@ DOORS: dict[str, Callable[[Run], Stage]] = {
     "evaluate": lambda run: EvaluateStage(run, JudgedModel(run, PolicyStage(run))),
     "report": ReportStage,
 }
+PLAN = "plan"  # no artifact: says what the run would need, and ends
 _QUIET = (
     r".*does not have many workers.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
@@ -46,14 +48,22 @@ _QUIET = (
 
 
 def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> float | None:
-    """Makes the stage that was asked for and everything it needs; returns the optimized metric."""
-    if settings.stage not in DOORS:
-        raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(DOORS)}")
+    """Makes the stage that was asked for and everything it needs; returns the optimized metric.
+
+    Before weights of a finished model load, says what they will need of a device's memory.
+    """
+    if settings.stage not in (*DOORS, PLAN):
+        raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(DOORS)}, {PLAN}")
     if settings.stage == "warmup" and settings.model.path is not None:
         raise ConfigurationError(
             "stage=warmup: model.path is a finished model, there is no warm-up"
         )
+    models.check_weights(settings)
     run = _run(settings, ranks, run_dir, overrides)
+    if settings.model.path is not None or settings.stage == PLAN:
+        ranks.share(lambda: plan_memory(settings, ranks.world))
+    if settings.stage == PLAN:
+        return None
     run.before_making = check_inputs
     artifact = make(DOORS[settings.stage](run))
     if settings.stage == "report":

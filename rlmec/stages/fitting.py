@@ -27,9 +27,9 @@ from rlmec.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.selfcheck import sharing_obstacle
 from rlmec.modules.completion import CompletionModule
-from rlmec.stages.memory import FIT_REMEDIES, named_memory
 from rlmec.settings import FitSettings, TrainerSettings
 from rlmec.stages.chain import Run
+from rlmec.stages.memory import FIT_REMEDIES, named_memory
 
 __all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
 
@@ -140,8 +140,10 @@ def fit(
         module.net.compile(dynamic=True)
     seed_everything(settings.seed, run.ranks.rank)
     with named_memory(f"{title} (fit)", FIT_REMEDIES):
-        trainer.fit(module, datamodule=data, ckpt_path=chosen)
+        trainer.fit(module, datamodule=data, ckpt_path=chosen, weights_only=True)
     module.gather()
+    if run.ranks.world == 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # of a strategy for many, on one rank
     history = validation.history if validation else []
     _check_finished(title, trainer, data, validation)
     if best is not None and best.step is not None:

@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import Callback
 
 from rlmec.display import Bar
 from rlmec.parts import Sealed, part_loader
-from rlmec.stages.memory import PREDICT_REMEDIES, named_memory
 from rlmec.stages.chain import Run
 from rlmec.stages.fitting import seed_everything, trainer_arguments
+from rlmec.stages.memory import PREDICT_REMEDIES, named_memory
 from rlmec.tables import PartFolder
 
 Tables = dict[str, tuple[Sequence[Any], type]]
