@@ -17,6 +17,10 @@ from rlmec.language.adapters import adapter_at
 from rlmec.planning import ModelShape
 
 
+class UnknownSizesError(ValueError):
+    """A configuration that does not say how large its layers are."""
+
+
 def model_shape(path: str | Path, revision: str | None = None) -> ModelShape:
     """The sizes of the model at `path`; of an adapter's directory, of the model below."""
     from transformers import AutoConfig
@@ -40,6 +44,9 @@ def scratch_shape(shape: dict[str, Any], vocabulary_size: int) -> ModelShape:
 def _counted(config: Any) -> ModelShape:
     from transformers import AutoModelForCausalLM
 
+    for name in ("num_attention_heads", "hidden_size", "num_hidden_layers"):
+        if not hasattr(config.get_text_config(), name):
+            raise UnknownSizesError(f"its configuration ({config.model_type}) has no {name}")
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
     text, head = config.get_text_config(), network.get_output_embeddings()

@@ -9,7 +9,7 @@ is that of the whole step however it was cut. Metrics are summed over a step and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -96,14 +96,16 @@ class CompletionModule(L.LightningModule):
 
     def load_trained(self, state: dict[str, torch.Tensor]) -> None:
         """Puts back what `state_dict` gave; ValueError where names are missing or unknown."""
-        self._check_names(state)
+        self.check_names(state)
         self.load_state_dict(state, strict=self.strict_loading)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "state_dict" in checkpoint:  # a sharded one was read by its strategy
-            self._check_names(checkpoint["state_dict"])
+        """Checks the names of a checkpoint's weights (a sharding strategy has done so before)."""
+        if "state_dict" in checkpoint:
+            self.check_names(checkpoint["state_dict"])
 
-    def _check_names(self, state: dict[str, torch.Tensor]) -> None:
+    def check_names(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError where `state` has not the names of `state_dict`."""
         own = set(self.state_dict())
         if missing := sorted(own - set(state)):
             raise ValueError(

@@ -28,6 +28,13 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        # read by parts, so that a name that is missing would not be seen
+        whole = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+        module: Any = self.lightning_module
+        module.check_names(whole["state_dict"])
+        return super().load_checkpoint(checkpoint_path, weights_only=True)
+
 
 def shard(net: nn.Module, network: Any, mesh: Any) -> None:
     """Cuts the layers of `network`, and what else `net` holds around them, over the mesh's ranks.

@@ -13,7 +13,7 @@ from rlmec.datamodule import SolutionPairDataModule
 from rlmec.evaluation import by_kind, refuse_overlap, report
 from rlmec.language.generation import Decoding
 from rlmec.records import Attempt, Correction, Problem, Score
-from rlmec.settings import EvaluateSettings, PolicySettings, as_plain
+from rlmec.settings import EvaluateSettings, ModelSettings, PolicySettings, as_plain
 from rlmec.stages import models
 from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
@@ -73,7 +73,7 @@ class PolicyStage(Stage):
             node,
             data,
             build(node.objective),
-            ratio_tolerance=_tolerance(node),
+            ratio_tolerance=_tolerance(node, run.settings.model),
         )
         dev = dev_problems(run, node.val_problems)
         validation = Validation(
@@ -130,11 +130,12 @@ def joined_data(
     )
 
 
-def _tolerance(node: PolicySettings) -> float:
+def _tolerance(node: PolicySettings, model: ModelSettings) -> float:
     """How far the ratio may be from 1 at step 0, where old and new log-probs differ by rounding."""
     if node.ratio_tolerance is not None:
         return node.ratio_tolerance
-    return 1e-4 if node.precision == "32-true" else 5e-2
+    in_float32 = model.dtype == "float32" and model.quantization is None
+    return 1e-4 if node.precision == "32-true" and in_float32 else 5e-2
 
 
 class JudgedModel:

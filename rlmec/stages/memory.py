@@ -10,7 +10,7 @@ import torch
 
 from rlmec.binding import ConfigurationError
 from rlmec.display import say
-from rlmec.language.sizes import model_shape, scratch_shape
+from rlmec.language.sizes import UnknownSizesError, model_shape, scratch_shape
 from rlmec.language.slots import BYTES_AT_ONCE, TOKENS_AT_ONCE
 from rlmec.planning import (
     GIB,
@@ -64,7 +64,11 @@ def plan_memory(settings: RunSettings, world: int) -> None:
     the device has (or than `trainer.memory_gib`); without a known limit nothing is refused.
     """
     memory = device_memory(settings.trainer)
-    stages = planned_stages(settings, world, memory)
+    try:
+        stages = needed(planned_stages(settings, world, memory), settings.stage)
+    except UnknownSizesError as error:
+        say(f"what the model needs of memory is not known: {error}")
+        return
     say(plan_table(stages, memory))
     if memory is None:
         return
@@ -75,6 +79,13 @@ def plan_memory(settings: RunSettings, world: int) -> None:
                 f"{stage.name} needs about {stage.need.total / GIB:.1f} GiB on a device of "
                 f"{memory / GIB:.1f} GiB; try {advice}"
             )
+
+
+def needed(stages: list[PlannedStage], until: str) -> list[PlannedStage]:
+    """Those of the planned stages that making `until` takes; all for what is made last."""
+    names = [stage.name for stage in stages]
+    until = "sample" if until == "teach" else until
+    return stages[: names.index(until) + 1] if until in names else stages
 
 
 def device_memory(trainer: TrainerSettings) -> float | None:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from small_fits import adapted_network, credited_rows, data_of, fit_settings, module_of, run_of
 from small_models import network, tokenizer
 
@@ -98,7 +96,7 @@ def _keep_weights(model, case, folder):
 
 
 def run_job(folder, job, ranks):
-    """One job, `strategy:case` or `strategy:case:stop`: killed at that micro-batch, then resumed."""
+    """One job, `strategy:case`; or `strategy:case:n`: killed at micro-batch n, then resumed."""
     strategy, case, *stop = job.split(":")
     for at in stop:
         assert run_fit(folder, strategy, case, ranks, int(at)) is None, "it was not stopped"

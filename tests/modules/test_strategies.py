@@ -27,7 +27,7 @@ JOBS.remove("ddp:adapter")
 def start(folder, rank, world, port, jobs):
     env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    env |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    env |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, str(CHILD), str(folder), *jobs],
         env=env,
