@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -114,11 +113,13 @@ def _quantized(quantization: str | None, dtype: str) -> dict[str, Any]:
     """Arguments that quantize while loading, onto this process's device."""
     if quantization is None:
         return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
+    try:
+        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
         raise ImportError(
             f"model.quantization={quantization} needs the package bitsandbytes: "
             f"pip install 'rlmec[qlora]' or pip install bitsandbytes"
-        )
+        ) from error
     from transformers import BitsAndBytesConfig
 
     kinds = {

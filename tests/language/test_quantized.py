@@ -1,13 +1,13 @@
 """Weights in 4 or 8 bits below an adapter (QLoRA), where bitsandbytes is installed."""
 
 import importlib.util
+import sys
 
 import pytest
 import torch
 from small_fits import credited_rows, data_of, module_of
 from small_models import network, tokenizer
 
-from rlmec.language import loading
 from rlmec.language.adapters import with_lora
 from rlmec.language.loading import export_network, load_network
 from rlmec.modules.completion import _is_of
@@ -18,8 +18,8 @@ HAS_LIBRARY = importlib.util.find_spec("bitsandbytes") is not None
 
 def test_without_the_library_it_is_named(tmp_path, monkeypatch):
     export_network(network(), tokenizer(), tmp_path)
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="model.quantization=nf4 needs the package bitsandbytes"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ImportError, match=r"quantization=nf4 needs the package bitsandbytes"):
         load_network(tmp_path, quantization="nf4")
 
 
