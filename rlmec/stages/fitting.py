@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from rlmec.callbacks import FiniteLoss, Progress, Validation
 from rlmec.checkpointing import (
@@ -27,6 +27,7 @@ from rlmec.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.selfcheck import sharing_obstacle
 from rlmec.modules.completion import CompletionModule
+from rlmec.modules.sharding import FullyShardedStrategy
 from rlmec.settings import FitSettings, TrainerSettings
 from rlmec.stages.chain import Run
 from rlmec.stages.memory import FIT_REMEDIES, named_memory
@@ -79,27 +80,31 @@ def fit_strategy(run: Run) -> Any:
 def check_strategy(
     title: str, strategy: Any, data: SolutionPairDataModule, validation: Validation | None
 ) -> None:
-    """Raises ValueError for what a strategy that cuts the network cannot do.
+    """Raises ValueError for a strategy whose weights could not be written, and for what one that
+    cuts the network cannot do.
 
-    Sharded: no validation by generation, which needs whole replicas. DeepSpeed: one micro-batch a
-    step, for it is handed their number too and would divide by it twice; no sharded weights.
+    Cut: no validation by generation, which needs whole replicas. DeepSpeed: one micro-batch a
+    step, for it is handed their number too and would divide by it twice; no stage 3.
     """
-    deepspeed = isinstance(strategy, DeepSpeedStrategy)
-    if not deepspeed and not isinstance(strategy, ModelParallelStrategy):
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if name == "auto" or name.startswith(("ddp", "DDP", "SingleDevice")):
         return
-    name = type(strategy).__name__
+    if not isinstance(strategy, FullyShardedStrategy | DeepSpeedStrategy):
+        raise ValueError(f"{title}: trainer.strategy {name} is not supported: use trainer=fsdp2")
     if validation is not None and validation.prompts:
         raise ValueError(
             f"{title}: {name} cannot validate by generation, which needs whole replicas: set "
             f"{title.split(' ')[0]}.val_problems=0 (the last weights are kept), or trainer=ddp"
         )
-    if deepspeed and data.plan.accumulate > 1:
+    if not isinstance(strategy, DeepSpeedStrategy):
+        return
+    if data.plan.accumulate > 1:
         raise ValueError(
             f"{title}: {data.plan.accumulate} micro-batches a step under DeepSpeed are not "
             f"supported: lower tokens_per_step, raise trainer.max_tokens_per_micro_batch, or use "
             f"trainer=fsdp2"
         )
-    if deepspeed and strategy.zero_stage_3:
+    if strategy.zero_stage_3:
         raise ValueError(f"{title}: DeepSpeed stage 3 is not supported: use trainer=fsdp2")
 
 
@@ -155,14 +160,15 @@ def fit(
 
 
 def _fit_arguments(run: Run, title: str, strategy: Any) -> dict[str, Any]:
-    trainer = run.settings.trainer
+    trainer, deepspeed = run.settings.trainer, isinstance(strategy, DeepSpeedStrategy)
     return {
         "strategy": strategy,
+        "enable_checkpointing": not deepspeed,
         "logger": _loggers(run, title),
         "log_every_n_steps": trainer.log_every_n_steps,
         "profiler": trainer.profiler,
         "detect_anomaly": trainer.detect_anomaly,
-        "plugins": [] if isinstance(strategy, DeepSpeedStrategy) else [AtomicCheckpointIO()],
+        "plugins": [] if deepspeed else [AtomicCheckpointIO()],
     }
 
 

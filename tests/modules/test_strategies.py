@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from ranked_fit import CASES, run_fit
 from small_fits import credited_rows, data_of, validation_of
 from small_models import network
@@ -116,3 +117,26 @@ def test_what_a_strategy_cannot_do_is_refused_before_training(tmp_path):
     check_strategy("policy", sharded, data, validation_of(tmp_path, prompts=[]))
     check_strategy("policy", sharded, data, None)
     check_strategy("policy", "ddp", data, validation_of(tmp_path))
+
+
+class Deep(DeepSpeedStrategy):
+    """The strategy as configured, without the package that it needs."""
+
+    def __init__(self, stage):
+        self.config = {"zero_optimization": {"stage": stage}}
+
+
+def test_deepspeed_takes_one_micro_batch_a_step_and_no_stage_3():
+    rows = credited_rows(network(), count=6)
+    check_strategy("policy", Deep(2), data_of(rows, steps=1), None)
+    with pytest.raises(ValueError, match="2 micro-batches a step under DeepSpeed"):
+        check_strategy("policy", Deep(2), data_of(rows, steps=1, accumulate=2), None)
+    with pytest.raises(ValueError, match="DeepSpeed stage 3 is not supported"):
+        check_strategy("policy", Deep(3), data_of(rows, steps=1), None)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_3", ModelParallelStrategy()])
+def test_a_strategy_whose_weights_could_not_be_written_is_refused(strategy):
+    data = data_of(credited_rows(network(), count=6), steps=1)
+    with pytest.raises(ValueError, match=r"is not supported: use trainer=fsdp2"):
+        check_strategy("policy", strategy, data, None)
