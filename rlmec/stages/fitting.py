@@ -142,6 +142,8 @@ def fit(
         default_root_dir=work,
     )
     if run.settings.model.compile:
+        if isinstance(strategy, FullyShardedStrategy):
+            raise ValueError("model.compile is not supported under trainer=fsdp2")
         module.net.compile(dynamic=True)
     seed_everything(settings.seed, run.ranks.rank)
     with named_memory(f"{title} (fit)", FIT_REMEDIES):
