@@ -99,6 +99,8 @@ class Validation(Callback):
 
     @torch.no_grad()
     def _loss(self, trainer: Any, pl_module: CompletionModule) -> dict[str, float]:
+        if pl_module.is_cut:  # the ranks have different numbers of batches
+            return {}
         batches = trainer.datamodule.val_dataloader()
         sums = torch.zeros(2, dtype=torch.float64)
         pl_module.eval()

@@ -62,19 +62,22 @@ ALLOWED = (
 # The nodes that are nothing without a target.
 TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")
 TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
+# How weights that are not trained are held: counts wherever a network is used.
+WEIGHTS = ("model.dtype", "model.quantization")
 # The nodes whose values count in each stage's fingerprint; its parents' nodes count in theirs.
 STAGE_NODES = {
     "warmup": ("task", "prompt", "model", "warmup"),
-    "sample": ("task", "prompt", "sample", "engine"),
+    "sample": ("task", "prompt", "sample", "engine", *WEIGHTS),
     "teach": ("task", "teacher", "teach"),
-    "grm": ("prompt", "grm"),
-    "score": ("prompt", "score"),
-    "policy": ("policy",),
-    "evaluate": ("task", "prompt", "evaluate", "engine"),
+    "grm": ("prompt", "grm", *WEIGHTS),
+    "score": ("prompt", "score", *WEIGHTS),
+    "policy": ("policy", "model.lora", *WEIGHTS),
+    "evaluate": ("task", "prompt", "evaluate", "engine", *WEIGHTS),
     "report": ("report",),
 }
 # Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts; of
-# several judged tasks each one's node, in its own artifact alone.)
+# several judged tasks each one's node, in its own artifact alone; a key of a node that STAGE_NODES
+# names by itself counts there alone.)
 IGNORED = (
     "trainer",
     "callbacks",
@@ -99,6 +102,8 @@ IGNORED = (
     "engine.gpu_memory_utilization",
     "engine.max_model_len",
     "engine.enforce_eager",
+    "model.lora",
+    *WEIGHTS,
 )
 # Keys of this project's own teachers that change how they ask, not what they answer. Their budget
 # counts: it decides which attempts get a correction.
@@ -109,7 +114,10 @@ ASKING += ("timeout", "backoff", "max_wait", "device")
 def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
     """The plain values that count in the fingerprint of `stage`, by node."""
     tree = as_plain(settings)
-    nodes = {name: tree[name] for name in STAGE_NODES[stage]}
+    nodes = {
+        name: functools.reduce(lambda at, part: at[part], name.split("."), tree)
+        for name in STAGE_NODES[stage]
+    }
     for node, _, key in (dotted.partition(".") for dotted in IGNORED):
         if key and node in nodes:
             nodes[node] = {k: v for k, v in nodes[node].items() if k != key}

@@ -10,13 +10,45 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+HALF_WEIGHTS = ("bf16-true", "16-true", "64-true", "transformer-engine")
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError for a precision that rounds what must stay in float32."""
+    if precision.startswith(HALF_WEIGHTS):
+        raise ValueError(
+            f"precision={precision} casts weights, rewards and old log-probs alike, so that small "
+            f"updates are lost and the ratio is rounded: use precision=bf16-mixed (frozen weights "
+            f"in half precision: model.dtype=bfloat16 with model.lora)"
+        )
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters: rank `r`, scale `alpha` / r (with `rslora` alpha / sqrt(r)), `dropout` of
+    their input, on the modules named by `target_modules` ("all-linear": all but the head)."""
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: list[str] | str = "all-linear"
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"lora.r is {self.r}, at least 1 is needed")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout is {self.dropout}, 0 to below 1 is needed")
+
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A causal language model: `path` names a Hugging Face directory or hub name; without it a
-    model of `shape` (its `model_type` and configuration keys) starts from scratch, with a
-    byte-level BPE tokenizer of at most `vocabulary_size` tokens and `digits_per_token` digits a
-    token, trained on the task's train text (or `tokenizer`, a directory)."""
+    """A causal language model: `path` names a Hugging Face directory (an adapter's too) or hub
+    name; without it a model of `shape` (its `model_type` and configuration keys) starts from
+    scratch, with a byte-level BPE tokenizer of at most `vocabulary_size` tokens and
+    `digits_per_token` digits a token, trained on the task's train text (or `tokenizer`, a
+    directory). With `lora` adapters are trained in float32, and the weights below them stay as they
+    are, in `dtype` or quantized; without it all weights are trained, in float32."""
 
     path: str | None = None
     revision: str | None = None
@@ -26,6 +58,10 @@ class ModelSettings:
     digits_per_token: int = 1
     attention: str = "sdpa"
     gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    lora: LoraSettings | None = None
+    quantization: Literal["nf4", "int8"] | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +109,7 @@ class FitSettings:
                 raise ValueError(f"{name} is {value}, at least 1 is needed")
         if self.epochs is not None and self.epochs <= 0:
             raise ValueError(f"epochs is {self.epochs}, more than 0 is needed")
+        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
@@ -103,6 +140,9 @@ class SampleSettings:
     label_field: str | None = None
     question_field: str = "question"
 
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
 
 @dataclass(frozen=True)
 class TeachSettings:
@@ -124,10 +164,11 @@ class Mixture:
 
 @dataclass(frozen=True)
 class GrmSettings(FitSettings):
-    """Training of the GRM; `model` (default: the policy's start) is a directory. `rows_together` of
-    a problem share their prompt in one row."""
+    """Training of the GRM; `model` (default: the policy's start) is a directory, `lora` as of the
+    policy (`model.lora`). `rows_together` of a problem share their prompt in one row."""
 
     model: str | None = None
+    lora: LoraSettings | None = None
     mixture: Mixture = field(default_factory=Mixture)
     rows_together: int = 1
     val_share: float = 0.1
@@ -145,6 +186,9 @@ class ScoreSettings:
     max_length: int = 2048
     part_size: int = 256
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
@@ -202,6 +246,7 @@ class EvaluateSettings:
     question_field: str = "question"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if self.num_fewshot < 0:
             raise ValueError(f"num_fewshot is {self.num_fewshot}, at least 0 is needed")
         if self.model is not None and self.attempts is not None:
@@ -258,7 +303,8 @@ class CallbackSettings:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Hardware, strategy and display; nothing here changes a result beyond rounding."""
+    """Hardware, strategy and display; nothing here changes a result beyond rounding. `memory_gib`
+    is the memory of one device, to plan for (default: that of the device found)."""
 
     accelerator: str = "auto"
     devices: int | str = 1
@@ -272,6 +318,7 @@ class TrainerSettings:
     profiler: str | None = None
     detect_anomaly: bool = False
     threads: int | None = None
+    memory_gib: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from rlmec.batching import Row
 from rlmec.callbacks import Validation
 from rlmec.checkpointing import BestWeights
 from rlmec.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.language.adapters import with_lora
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.scoring import score_rows
 from rlmec.launch import Ranks
 from rlmec.modules.policy import PolicyModule
 from rlmec.objectives import rlmec_clipped
-from rlmec.settings import CallbackSettings, FitSettings, TrainerSettings
+from rlmec.settings import CallbackSettings, FitSettings, ModelSettings, TrainerSettings
 from rlmec.stages.fitting import fit
 
 CSV = "lightning.pytorch.loggers.CSVLogger"
@@ -58,11 +59,12 @@ def module_of(net, data, **changes):
     return PolicyModule(net, pad_id=0, end_ids=(1,), steps=data.plan.steps, **(arguments | changes))
 
 
-def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, **settings):
+def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, compiled=False, **settings):
     """What `fit` reads of a run with one process."""
     said = [] if said is None else said
     logger = {} if logs is None else {"csv": {"_target_": CSV, "save_dir": str(logs)}}
     around = {"stage": "policy", "ckpt_path": None, "resume": "auto"} | settings
+    around |= {"model": ModelSettings(compile=compiled)}
     trainer = TrainerSettings("cpu", progress_bar=False, log_every_n_steps=log_every)
     callbacks = CallbackSettings(save_every, keep)
     return SimpleNamespace(
@@ -113,6 +115,11 @@ def validation_of(folder, *, every=2, judge=None, target=None, keep_best=True, p
 def dropping_network():
     """A small network with dropout, at the same random weights each time."""
     return network("gpt2", seed=5, dropout=True)
+
+
+def adapted_network(*, dropout=0.2):
+    """The same network without dropout of its own, frozen, below an adapter with some."""
+    return with_lora(network("gpt2", seed=5), r=4, alpha=8.0, dropout=dropout, seed=6)
 
 
 def torn_save(end):

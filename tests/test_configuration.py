@@ -70,7 +70,7 @@ def tree(**changes):
     plain = {
         "task": arithmetic,
         "prompt": {k: k for k in ("policy", "rewrite", "rewrite_answer_only", "locate", "located")},
-        "model": {"shape": {"model_type": "llama", "hidden_size": 32}},
+        "model": {"shape": {"model_type": "llama", "hidden_size": 32}, "lora": {"r": 4}},
         "warmup": fit | {"target_accuracy": 0.7},
         "sample": {"num_generations": 2},
         "teacher": {"_target_": "rlmec.teachers.oracle.OracleTeacher"},
@@ -127,6 +127,7 @@ def test_a_whole_tree_becomes_plain_settings():
     assert (s.sample.seed, s.grm.mixture) == (7, settings.Mixture(copy=1.0, locate=0.25))
     assert type(s.warmup.gradient_clip) is float
     assert type(s.policy.objective) is dict
+    assert s.model.lora == settings.LoraSettings(4)
     assert s.model.shape == {"model_type": "llama", "hidden_size": 32}
 
 
@@ -407,6 +408,9 @@ COUNTS = {
     "task": {"warmup", "sample", "teach", "evaluate"},
     "prompt": {"warmup", "sample", "grm", "score", "evaluate"},
     "model": {"warmup"},
+    "model.lora": {"policy"},
+    "model.dtype": {"sample", "grm", "score", "policy", "evaluate"},
+    "model.quantization": {"sample", "grm", "score", "policy", "evaluate"},
     "warmup": {"warmup"},
     "sample": {"sample"},
     "teacher": {"teach"},
@@ -466,7 +470,10 @@ def test_every_leaf_changes_the_stages_of_the_table():
         }
         dotted = ".".join(key)
         ignored = key[0] in [*IGNORED.split(), "optimized_metric"]
-        expected = set() if ignored else COUNTS.get(dotted, COUNTS.get(key[0]))
+        expected = COUNTS.get(key[0], set())
+        for node in (".".join(key[:2]), dotted):
+            expected = COUNTS.get(node, expected)
+        expected = set() if ignored else expected
         assert found == expected, dotted
 
 
@@ -507,7 +514,7 @@ def test_a_users_own_teacher_counts_whole(user):
 
 
 def test_every_node_is_counted_or_on_the_ignored_list():
-    counted = {n for nodes in configuration.STAGE_NODES.values() for n in nodes}
+    counted = {n.split(".")[0] for nodes in configuration.STAGE_NODES.values() for n in nodes}
     ignored = {k for k in configuration.IGNORED if "." not in k}
     assert counted | ignored == {f.name for f in dataclasses.fields(settings.RunSettings)}
     assert not counted & ignored

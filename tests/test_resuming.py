@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_fits import (
     Judge,
+    adapted_network,
     credited_rows,
     data_of,
     dropping_network,
@@ -69,16 +70,18 @@ class Case:
     workers: int = 0
     target: float | None = None
     save_every: int = 3
+    lora: bool = False
 
     def once(self, folder, *, objective_at=0, judge_at=0, said=None, **settings):
         """One try; raises Killed where it is killed. Returns what must be equal."""
-        rows = credited_rows(dropping_network())
+        net = adapted_network() if self.lora else dropping_network()
+        rows = credited_rows(net)
         data = data_of(rows, steps=STEPS, accumulate=self.accumulate, workers=self.workers)
         judge = KillingJudge(at=judge_at)
         validation = validation_of(folder, judge=judge, target=self.target)
         module, history = fitted(
             folder,
-            dropping_network(),
+            net,
             data,
             run=run_of(said=said, save_every=self.save_every, **settings),
             validation=validation,
@@ -137,6 +140,7 @@ def resumed_steps(said):
 
 
 A1, A3 = Case(), Case(accumulate=3)
+L1, L3 = Case(lora=True), Case(accumulate=3, lora=True)
 W1, W3 = Case(workers=2), Case(accumulate=3, workers=2)
 
 
@@ -157,6 +161,10 @@ W1, W3 = Case(workers=2), Case(accumulate=3, workers=2)
         (A3, [24], [6]),
         (A3, [12, 8], [3, 3]),
         (A3, [15, 11, 5], [3, 6, 6]),
+        (L1, [6], [3]),
+        (L1, [5, 4, 1], [3, 6, 6]),
+        (L3, [18], [3]),
+        (L3, [11, 8], [3, 3]),
         (W1, [5, 4], [3, 6]),
         (W3, [11, 8], [3, 3]),
     ],
@@ -279,6 +287,16 @@ def test_the_weights_left_are_those_of_the_best_score(uninterrupted):
     last = end["checkpoint"]["state_dict"]
     names = {f"net.network.{name}": value for name, value in end["weights"].items()}
     assert all(torch.equal(last[n], v) for n, v in names.items()) == (step == STEPS)
+
+
+def test_a_checkpoint_of_an_adapter_holds_the_adapter_alone(uninterrupted):
+    """And all of it learnt something, while the weights below stayed as they were."""
+    end, start = uninterrupted(L1), adapted_network()
+    held = end["checkpoint"]["state_dict"]
+    adapter = {n for n, p in start.named_parameters() if p.requires_grad}
+    assert {n.removeprefix("net.network.") for n in held} == adapter
+    for name, before in start.named_parameters():
+        assert torch.equal(end["weights"][name], before.detach()) == (name not in adapter), name
 
 
 def test_accumulation_changes_the_dropout_but_not_the_law(uninterrupted):

@@ -15,6 +15,7 @@ Decode = Callable[[Any], str]
 
 END = "<|end|>"
 PAD = "<|pad|>"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 # Words keep their leading space, a newline stands alone; numbers are cut into runs of digits.
 _PIECES = r"\n| ?\p{N}{1,%d}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
 
@@ -61,10 +62,11 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(path)
-    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     local = folder.is_absolute() or folder.exists()
-    if local and not any((folder / name).is_file() for name in names):
-        raise FileNotFoundError(f"{folder}: no tokenizer here (expected one of {', '.join(names)})")
+    if local and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise FileNotFoundError(
+            f"{folder}: no tokenizer here (expected one of {', '.join(TOKENIZER_FILES)})"
+        )
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{path}: the tokenizer has no end-of-sequence token")

@@ -9,13 +9,15 @@ is that of the whole step however it was cut. Metrics are summed over a step and
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 
+from rlmec.language.adapters import is_adapted
 from rlmec.language.logprobs import TokenLogprobs
+from rlmec.modules.sharding import is_sharded, shard, whole_state
 from rlmec.objectives import ObjectiveSums, TokenBatch
 
 Objective = Callable[[TokenBatch], ObjectiveSums]
@@ -49,10 +51,72 @@ class CompletionModule(L.LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.steps, self.warmup_share = steps, warmup_share
         self._sums: dict[str, torch.Tensor] = {}
+        self.whole_weights: dict[str, torch.Tensor] | None = None
+        self.strict_loading = not any(True for _ in self._frozen())
 
     @property
     def network(self) -> Any:
         return self.net.network
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether each rank holds a part of the weights alone, so that all must compute at once."""
+        return is_sharded(self.net)
+
+    def configure_model(self) -> None:
+        """Cuts the network over the ranks where the strategy has a mesh for it."""
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is not None and not is_sharded(self.net):
+            network = self.network.get_base_model() if is_adapted(self.network) else self.network
+            shard(self.net, network, mesh["data_parallel"])
+
+    def gather(self) -> None:
+        """Keeps whole weights, by the network's names, as `whole_weights` where they are sharded:
+        on rank 0, but all ranks call it."""
+        if is_sharded(self.net):
+            prefix = "net.network."
+            state = whole_state(self)
+            self.whole_weights = {name.removeprefix(prefix): w for name, w in state.items()}
+
+    # --- what a checkpoint holds: weights that are trained ---
+
+    def _frozen(self) -> Iterator[str]:
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                yield name
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Of a network with frozen weights the trained ones alone: those below an adapter have
+        their own directory."""
+        state, frozen = super().state_dict(*args, **kwargs), set(self._frozen())
+        prefix = kwargs.get("prefix", "")
+        for name in [n for n in state if _is_of(n.removeprefix(prefix), frozen)]:
+            del state[name]
+        return state
+
+    def load_trained(self, state: dict[str, torch.Tensor]) -> None:
+        """Puts back what `state_dict` gave; ValueError where names are missing or unknown."""
+        self.check_names(state)
+        self.load_state_dict(state, strict=self.strict_loading)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks the names of a checkpoint's weights (a sharding strategy has done so before)."""
+        if "state_dict" in checkpoint:
+            self.check_names(checkpoint["state_dict"])
+
+    def check_names(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError where `state` has not the names of `state_dict`."""
+        own = set(self.state_dict())
+        if missing := sorted(own - set(state)):
+            raise ValueError(
+                f"the checkpoint has no {missing[0]} ({len(missing)} of {len(own)} trained weights "
+                f"are missing): it is of another network or adapter"
+            )
+        if unknown := sorted(set(state) - own):
+            raise ValueError(
+                f"the checkpoint has {unknown[0]}, which is not trained here ({len(unknown)} "
+                f"weights): it is of another network or adapter"
+            )
 
     def configure_optimizers(self) -> Any:
         if self.optimizer is None or self.scheduler is None:
@@ -155,6 +219,12 @@ class CompletionModule(L.LightningModule):
             name: float(reduce(self._sums[name].clone(), reduce_op=how[name.endswith("_max")]))
             for name in names
         }
+
+
+def _is_of(name: str, frozen: set[str]) -> bool:
+    """Whether a name of a state dict is a frozen weight, or what quantizing has put beside one."""
+    parts = name.split(".")
+    return any(".".join(parts[:i]) in frozen for i in range(len(parts), 0, -1))
 
 
 def normalized(

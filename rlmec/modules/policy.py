@@ -33,7 +33,9 @@ class PolicyModule(CompletionModule):
     def _check_ratio(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> None:
         """Raises RuntimeError at step 0 where the scores came from another policy than this."""
         rewarded = tokens.token_rewards != 0
-        if self.global_step or self.ratio_tolerance is None or not rewarded.any():
+        if self.global_step or self.ratio_tolerance is None:
+            return
+        if not (rewarded.any() or self.is_cut):  # together, or not at all
             return
         logprobs = tokens.logprobs.detach()
         if self.training and has_dropout(self.net):
@@ -41,6 +43,8 @@ class PolicyModule(CompletionModule):
             with torch.no_grad():
                 logprobs = self.tokens(batch).logprobs
             self.net.train()
+        if not rewarded.any():
+            return
         ratio = (logprobs - tokens.old_logprobs)[rewarded].exp()
         worst = float((ratio - 1).abs().max())
         if not worst <= self.ratio_tolerance:

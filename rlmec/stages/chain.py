@@ -29,6 +29,7 @@ from rlmec.artifacts import (
 )
 from rlmec.configuration import build, stage_settings
 from rlmec.display import say
+from rlmec.language.adapters import adapter_at
 from rlmec.language.loading import hub_commit
 from rlmec.launch import Ranks, write_summary
 from rlmec.settings import RunSettings
@@ -157,13 +158,16 @@ def task_files(task: Any) -> dict[str, str]:
 
 
 def model_digest(path: str, revision: str | None) -> str:
-    """What names a model's content: of a local directory its digest, of a hub name its commit.
+    """What names a model's content: of a local directory its digest, of a hub name its commit, of
+    an adapter's directory its digest and the content of the model below.
 
     Raises FileNotFoundError for a path that is neither a directory nor like a hub name.
     """
     folder = Path(path)
     if folder.is_dir():
-        return directory_digest(folder)
+        place = adapter_at(folder)
+        below = "" if place is None else f"+{model_digest(place.base, place.revision)}"
+        return directory_digest(folder) + below
     if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
         raise FileNotFoundError(f"{path}: no such model directory")
     return f"{path}@{hub_commit(path, revision)}"

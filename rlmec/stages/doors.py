@@ -29,6 +29,7 @@ from rlmec.stages.evaluating import (
 )
 from rlmec.stages.exporting import check_export, export, last_stage
 from rlmec.stages.improving import PolicyStage
+from rlmec.stages.memory import plan_memory
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage
 from rlmec.stages.sampling import SampleStage, WarmupStage
@@ -45,6 +46,8 @@ DOORS: dict[str, Callable[[Run], Stage]] = {
     "evaluate": lambda run: judged_policy(run, None),
     "report": ReportStage,
 }
+EXPORT = "export"  # no artifact: writes what was made elsewhere
+PLAN = "plan"  # no artifact: says what the run would need, and ends
 _QUIET = (
     r".*does not have many workers.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
@@ -62,23 +65,31 @@ def judged_policy(run: Run, task: str | None) -> EvaluateStage:
 
 
 def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> float | None:
-    """Makes the stage that was asked for and everything it needs; returns the optimized metric."""
-    known = (*DOORS, "export")
+    """Makes the stage that was asked for and everything it needs; returns the optimized metric.
+
+    Before weights of a finished model load, says what they will need of a device's memory.
+    """
+    known = (*DOORS, EXPORT, PLAN)
     if settings.stage not in known:
         raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(known)}")
-    if settings.stage == "export":
+    if settings.stage == EXPORT:
         check_export(settings)
     if settings.stage == "warmup" and settings.model.path is not None:
         raise ConfigurationError(
             "stage=warmup: model.path is a finished model, there is no warm-up"
         )
+    models.check_weights(settings)
     run = _run(settings, ranks, run_dir, overrides)
+    if settings.model.path is not None or settings.stage == PLAN:
+        ranks.share(lambda: plan_memory(settings, ranks.world))
+    if settings.stage == PLAN:
+        return None
     if run.task.name in judged_tasks(run):
         raise ConfigurationError(
             f"evaluate.tasks: {run.task.name!r} is the task of training, which is judged anyway"
         )
     run.before_making = check_inputs
-    if settings.stage == "export":
+    if settings.stage == EXPORT:
         export(run)
         return _closing(run)
     artifact = make(DOORS[settings.stage](run))

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from rlmec.callbacks import FiniteLoss, Progress, Validation
 from rlmec.checkpointing import (
@@ -26,8 +27,10 @@ from rlmec.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.selfcheck import sharing_obstacle
 from rlmec.modules.completion import CompletionModule
+from rlmec.modules.sharding import FullyShardedStrategy
 from rlmec.settings import FitSettings, TrainerSettings
 from rlmec.stages.chain import Run
+from rlmec.stages.memory import FIT_REMEDIES, named_memory
 
 __all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
 
@@ -53,22 +56,62 @@ def plan_settings(
 
 
 def trainer_arguments(run: Run, precision: str) -> dict[str, Any]:
-    """Arguments of every Trainer: hardware from the trainer group, precision from the stage."""
+    """Arguments of every Trainer: hardware from the trainer group, precision from the stage.
+
+    The strategy is that of whole replicas, one a rank, which every predict pass uses: sharded
+    weights cannot generate texts of different lengths.
+    """
     t = run.settings.trainer
-    strategy = build(t.strategy) if isinstance(t.strategy, dict) else t.strategy
-    if run.ranks.world > 1 and strategy == "auto":
-        strategy = "ddp"
     return {
         "accelerator": t.accelerator,
         "devices": t.devices,
         "num_nodes": t.num_nodes,
-        "strategy": strategy,
+        "strategy": "ddp" if run.ranks.world > 1 else "auto",
         "precision": precision,
         "use_distributed_sampler": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "logger": False,
     }
+
+
+def fit_strategy(run: Run) -> Any:
+    """The strategy of a fit, as the trainer group names it."""
+    strategy = run.settings.trainer.strategy
+    if isinstance(strategy, dict):
+        return build(strategy)
+    return "ddp" if run.ranks.world > 1 and strategy == "auto" else strategy
+
+
+def check_strategy(
+    title: str, strategy: Any, data: SolutionPairDataModule, validation: Validation | None
+) -> None:
+    """Raises ValueError for a strategy whose weights could not be written, and for what one that
+    cuts the network cannot do.
+
+    Cut: no validation by generation, which needs whole replicas. DeepSpeed: one micro-batch a
+    step, for it is handed their number too and would divide by it twice; no stage 3.
+    """
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if name == "auto" or name.startswith(("ddp", "DDP", "SingleDevice")):
+        return
+    if not isinstance(strategy, FullyShardedStrategy | DeepSpeedStrategy):
+        raise ValueError(f"{title}: trainer.strategy {name} is not supported: use trainer=fsdp2")
+    if validation is not None and validation.prompts:
+        raise ValueError(
+            f"{title}: {name} cannot validate by generation, which needs whole replicas: set "
+            f"{title.split(' ')[0]}.val_problems=0 (the last weights are kept), or trainer=ddp"
+        )
+    if not isinstance(strategy, DeepSpeedStrategy):
+        return
+    if data.plan.accumulate > 1:
+        raise ValueError(
+            f"{title}: {data.plan.accumulate} micro-batches a step under DeepSpeed are not "
+            f"supported: lower tokens_per_step, raise trainer.max_tokens_per_micro_batch, or use "
+            f"trainer=fsdp2"
+        )
+    if strategy.zero_stage_3:
+        raise ValueError(f"{title}: DeepSpeed stage 3 is not supported: use trainer=fsdp2")
 
 
 def seed_everything(seed: int, rank: int) -> None:
@@ -90,47 +133,76 @@ def fit(
     with the last ones. Returns the history of validation. Goes on from the newest loadable
     checkpoint in `work`, or from `ckpt_path` where it is given for this stage.
     """
-    folder, callbacks = work / "checkpoints", run.settings.callbacks
+    folder, strategy = work / "checkpoints", fit_strategy(run)
+    check_strategy(title, strategy, data, validation)
     best = validation.best if validation else None
-    chosen = run.ranks.share(lambda: _resume_from(run, title, folder))
+    chosen = run.ranks.share(lambda: _resume_from(run, title, folder, strategy))
+    trainer = L.Trainer(
+        **trainer_arguments(run, settings.precision) | _fit_arguments(run, title, strategy),
+        max_epochs=1,
+        accumulate_grad_batches=data.plan.accumulate,
+        gradient_clip_val=settings.gradient_clip,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        callbacks=_fit_callbacks(run, title, data, validation, folder, strategy),
+        default_root_dir=work,
+    )
+    if run.settings.model.compile:
+        if isinstance(strategy, FullyShardedStrategy):
+            raise ValueError("model.compile is not supported under trainer=fsdp2")
+        module.net.compile(dynamic=True)
+    seed_everything(settings.seed, run.ranks.rank)
+    with named_memory(f"{title} (fit)", FIT_REMEDIES):
+        trainer.fit(module, datamodule=data, ckpt_path=chosen, weights_only=True)
+    module.gather()
+    if run.ranks.world == 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # of a strategy for many, on one rank
+    history = validation.history if validation else []
+    _check_finished(title, trainer, data, validation)
+    if best is not None and best.step is not None:
+        state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
+        module.load_trained(state["state_dict"])
+        monitor = validation.monitor if validation else ""
+        run.say(f"{title}: best {monitor} {best.score:.4f} at step {best.step}")
+    return history
+
+
+def _fit_arguments(run: Run, title: str, strategy: Any) -> dict[str, Any]:
+    trainer, deepspeed = run.settings.trainer, isinstance(strategy, DeepSpeedStrategy)
+    return {
+        "strategy": strategy,
+        "enable_checkpointing": not deepspeed,
+        "logger": _loggers(run, title),
+        "log_every_n_steps": trainer.log_every_n_steps,
+        "profiler": trainer.profiler,
+        "detect_anomaly": trainer.detect_anomaly,
+        "plugins": [] if deepspeed else [AtomicCheckpointIO()],
+    }
+
+
+def _fit_callbacks(
+    run: Run,
+    title: str,
+    data: SolutionPairDataModule,
+    validation: Validation | None,
+    folder: Path,
+    strategy: Any,
+) -> list[Callback]:
+    best, settings = validation.best if validation else None, run.settings.callbacks
     parts: list[Callback | None] = [
         RandomStates(),
         FiniteLoss(),  # before validation, which would offer broken weights as the best
         validation,
         Progress(title, data.plan.epoch_at, run.settings.trainer.progress_bar),
         best,
-        *(build(node) for node in callbacks.extra.values()),
-        ResumeCheckpoint(
-            folder, callbacks.checkpoint_every_steps, callbacks.keep_checkpoints, best
+        *(build(node) for node in settings.extra.values()),
+        None
+        if isinstance(strategy, DeepSpeedStrategy)
+        else ResumeCheckpoint(
+            folder, settings.checkpoint_every_steps, settings.keep_checkpoints, best
         ),
     ]
-    arguments = trainer_arguments(run, settings.precision) | {
-        "logger": _loggers(run, title),
-        "log_every_n_steps": run.settings.trainer.log_every_n_steps,
-        "profiler": run.settings.trainer.profiler,
-        "detect_anomaly": run.settings.trainer.detect_anomaly,
-    }
-    trainer = L.Trainer(
-        **arguments,
-        max_epochs=1,
-        accumulate_grad_batches=data.plan.accumulate,
-        gradient_clip_val=settings.gradient_clip,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        callbacks=[part for part in parts if part is not None],
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=work,
-    )
-    seed_everything(settings.seed, run.ranks.rank)
-    trainer.fit(module, datamodule=data, ckpt_path=chosen)
-    history = validation.history if validation else []
-    _check_finished(title, trainer, data, validation)
-    if best is not None and best.step is not None:
-        state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
-        module.load_state_dict(state["state_dict"])
-        monitor = validation.monitor if validation else ""
-        run.say(f"{title}: best {monitor} {best.score:.4f} at step {best.step}")
-    return history
+    return [part for part in parts if part is not None]
 
 
 def share_prefixes(run: Run, title: str, network: Any, data: SolutionPairDataModule) -> None:
@@ -159,10 +231,15 @@ def _check_finished(
         )
 
 
-def _resume_from(run: Run, title: str, folder: Path) -> str | None:
+def _resume_from(run: Run, title: str, folder: Path, strategy: Any) -> str | None:
     """On rank 0: the checkpoint to go on from, said aloud."""
     settings, stage = run.settings, title.split(" ")[0]
     mine = settings.stage == stage and title == stage
+    if isinstance(strategy, DeepSpeedStrategy):
+        if mine and (settings.ckpt_path is not None or settings.resume == "required"):
+            raise ValueError(f"{title}: a fit under DeepSpeed cannot be resumed; use trainer=fsdp2")
+        run.say(f"{title}: under DeepSpeed no checkpoints are kept; a kill costs the whole fit")
+        return None
     if settings.ckpt_path is not None and mine:
         path = Path(settings.ckpt_path)
         if not path.is_file():

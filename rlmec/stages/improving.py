@@ -10,7 +10,7 @@ from rlmec.callbacks import Validation
 from rlmec.configuration import build, stage_settings
 from rlmec.datamodule import SolutionPairDataModule
 from rlmec.records import Attempt, Correction, Score
-from rlmec.settings import PolicySettings, as_plain
+from rlmec.settings import ModelSettings, PolicySettings, as_plain
 from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Run, Settings, Stage
 from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
@@ -59,7 +59,7 @@ class PolicyStage(Stage):
             )
         model = start_model(run, parents)
         data = joined_data(run, model, node, parents)
-        network = model.network()
+        network = model.trainable(run.settings.model.lora, node.seed)
         share_prefixes(run, self.title, network, data)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = policy_module(
@@ -69,7 +69,7 @@ class PolicyStage(Stage):
             node,
             data,
             build(node.objective),
-            ratio_tolerance=_tolerance(node),
+            ratio_tolerance=_tolerance(node, run.settings.model),
         )
         dev = dev_problems(run, node.val_problems)
         asked = [model.prompts.policy(p) for p in dev]
@@ -82,7 +82,7 @@ class PolicyStage(Stage):
             best=best_weights(work) if dev else None,
         )
         history = fit(run, self.title, node, work, module, data, validation)
-        run.ranks.share(lambda: models.save(module.network, model.tokenizer, work / "model"))
+        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
         return Outcome(int(history[-1]["step"]), self._metrics(data, history))
 
     def _metrics(self, data: SolutionPairDataModule, history: list[dict[str, float]]) -> Settings:
@@ -144,8 +144,9 @@ def _scored(attempts: list[Attempt], scores: list[Score], too_long: int) -> list
     return found
 
 
-def _tolerance(node: PolicySettings) -> float:
+def _tolerance(node: PolicySettings, model: ModelSettings) -> float:
     """How far the ratio may be from 1 at step 0, where old and new log-probs differ by rounding."""
     if node.ratio_tolerance is not None:
         return node.ratio_tolerance
-    return 1e-4 if node.precision == "32-true" else 5e-2
+    in_float32 = model.dtype == "float32" and model.quantization is None
+    return 1e-4 if node.precision == "32-true" and in_float32 else 5e-2

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlmec.artifacts import Artifact
+from rlmec.binding import ConfigurationError
+from rlmec.language.adapters import is_adapted, merged, same_lora, with_lora
 from rlmec.language.loading import (
     context_length,
     context_of,
@@ -16,24 +18,26 @@ from rlmec.language.loading import (
     export_network,
     load_network,
     new_network,
+    tokenizer_of,
 )
 from rlmec.language.tokenizers import codec, load_tokenizer, train_tokenizer
 from rlmec.origin import Origin, write_origin
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
-from rlmec.settings import RunSettings, as_plain
+from rlmec.settings import LoraSettings, RunSettings, as_plain
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model directory or hub name with its tokenizer; networks are loaded anew for every use."""
+    """A model directory (an adapter's too) or hub name with its tokenizer; networks are loaded anew
+    for every use."""
 
     path: str
     settings: RunSettings
 
     @cached_property
     def tokenizer(self) -> Any:
-        return load_tokenizer(self.path, self._revision)
+        return tokenizer_of(self.path, self._revision)
 
     @cached_property
     def codec(self) -> Codec:
@@ -54,12 +58,48 @@ class LanguageModel:
         return length if self.context is None else min(length, self.context)
 
     def network(self) -> Any:
+        """The network as it is used: weights below in `model.dtype` or quantized, not merged."""
+        return self._load(self.settings.model.dtype)
+
+    def trainable(self, lora: LoraSettings | None, seed: int) -> Any:
+        """The network as it is trained: with `lora` an adapter on frozen weights (an adapter's own
+        directory goes on with that adapter), without it all weights in float32.
+
+        Raises ValueError where the directory's adapter has other settings than `lora`.
+        """
+        model = self.settings.model
+        if lora is None:
+            network = merged(self._load("float32", quantize=False)).requires_grad_(True)
+        else:
+            network = self._with_adapter(lora, seed)
+        if model.gradient_checkpointing:
+            enable_gradient_checkpointing(network)
+        return network
+
+    def _with_adapter(self, lora: LoraSettings, seed: int) -> Any:
+        network, wanted = self._load(self.settings.model.dtype, trainable=True), as_plain(lora)
+        if not is_adapted(network):
+            folder = Path(self.path)
+            base = str(folder.resolve()) if folder.is_dir() else self.path
+            return with_lora(network, **wanted, seed=seed, base=base, revision=self._revision)
+        if not same_lora(network, **wanted):
+            own = network.peft_config["default"]
+            raise ValueError(
+                f"{self.path} is an adapter of r={own.r}, alpha={own.lora_alpha}, "
+                f"dropout={own.lora_dropout} on {', '.join(sorted(own.target_modules))}, but lora "
+                f"is {wanted}: give the same, or start from its merged export"
+            )
+        return network
+
+    def _load(self, dtype: str, *, quantize: bool = True, trainable: bool = False) -> Any:
         model = self.settings.model
         return load_network(
             self.path,
             attention=model.attention,
             revision=self._revision,
-            gradient_checkpointing=model.gradient_checkpointing,
+            dtype=dtype,
+            quantization=model.quantization if quantize else None,
+            trainable=trainable,
         )
 
     @property
@@ -74,7 +114,7 @@ def templates(settings: RunSettings) -> Templates:
 def start_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
     """The tokenizer of the policy's start: a finished model's own, or a fresh one."""
     if settings.model.path is not None:
-        return load_tokenizer(settings.model.path, settings.model.revision)
+        return tokenizer_of(settings.model.path, settings.model.revision)
     return fresh_tokenizer(settings, problems)
 
 
@@ -98,14 +138,33 @@ def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
     return network
 
 
-def save(network: Any, tokenizer: Any, folder: Path) -> None:
-    export_network(network, tokenizer, folder)
+def save(module: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes a fitted module's network: a plain directory, or its adapter's alone."""
+    export_network(module.network, tokenizer, folder, module.whole_weights)
 
 
-def save_asked(network: Any, model: LanguageModel, kind: str, folder: Path) -> None:
-    """Saves a trained network with what it must be asked with, so that it can be used outside the
-    chain (`library`)."""
-    save(network, model.tokenizer, folder)
+def check_weights(settings: RunSettings) -> None:
+    """Raises ConfigurationError where weights that are trained would be rounded or quantized."""
+    model = settings.model
+    for node, lora in (("model", model.lora), ("grm", settings.grm.lora)):
+        if lora is not None:
+            continue
+        if model.quantization is not None:
+            raise ConfigurationError(
+                f"model.quantization={model.quantization} is of frozen weights, but {node}.lora is "
+                f"null: all weights would be trained; set {node}.lora={{r: 16}}"
+            )
+        if model.dtype != "float32":
+            raise ConfigurationError(
+                f"model.dtype={model.dtype} is of frozen weights, but {node}.lora is null: weights "
+                f"that are trained are float32; set policy.precision=bf16-mixed, or {node}.lora"
+            )
+
+
+def save_asked(module: Any, model: LanguageModel, kind: str, folder: Path) -> None:
+    """Saves a fitted module's network with what it must be asked with, so that it can be used
+    outside the chain (`library`)."""
+    save(module, model.tokenizer, folder)
     write_origin(folder, origin_of(model, kind))
 
 

@@ -13,6 +13,7 @@ from rlmec.display import Bar
 from rlmec.parts import Sealed, part_loader
 from rlmec.stages.chain import Run
 from rlmec.stages.fitting import seed_everything, trainer_arguments
+from rlmec.stages.memory import PREDICT_REMEDIES, named_memory
 from rlmec.tables import PartFolder
 
 Tables = dict[str, tuple[Sequence[Any], type]]
@@ -86,6 +87,7 @@ def predict_parts(
     )
     seed_everything(seed, run.ranks.rank)
     loader = part_loader(parts, missing, run.ranks.rank, run.ranks.world)
-    trainer.predict(module, dataloaders=loader, return_predictions=False)
+    with named_memory(title, PREDICT_REMEDIES):
+        trainer.predict(module, dataloaders=loader, return_predictions=False)
     if run.ranks.world > 1:
         torch.distributed.barrier()

@@ -61,7 +61,7 @@ class GrmStage(Stage):
         taught = self._taught(parents)
         problems = by_id(run.task.problems("train"))
         data = self._data(model, problems, taught)
-        network = model.network()
+        network = model.trainable(settings.lora, settings.seed)
         share_prefixes(run, self.title, network, data)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = RewardModelModule(
@@ -91,7 +91,7 @@ class GrmStage(Stage):
             drafts=[a.completion_ids for a in held_out],
         )
         history = fit(run, self.title, settings, work, module, data, validation)
-        run.ranks.share(lambda: models.save_asked(module.network, model, self.name, work / "model"))
+        run.ranks.share(lambda: models.save_asked(module, model, self.name, work / "model"))
         last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),

@@ -79,7 +79,7 @@ class WarmupStage(Stage):
             target=settings.target_accuracy,
         )
         history = fit(run, self.title, settings, work, module, data, validation)
-        run.ranks.share(lambda: models.save(module.network, tokenizer, work / "model"))
+        run.ranks.share(lambda: models.save(module, tokenizer, work / "model"))
         best = max(history, key=lambda h: h.get("dev/accuracy", 0.0))
         return Outcome(
             int(history[-1]["step"]),

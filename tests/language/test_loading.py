@@ -8,6 +8,7 @@ from small_models import FIVE, chat_tokenizer, network, tokenizer
 
 from rlmec.language.loading import (
     context_length,
+    enable_gradient_checkpointing,
     end_ids,
     export_network,
     load_network,
@@ -107,7 +108,9 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path):
     network(dropout=True).save_pretrained(tmp_path)
     found = []
     for wanted, passes in ((False, 1), (True, 2)):
-        net, seen = load_network(tmp_path, gradient_checkpointing=wanted).train(), []
+        net, seen = load_network(tmp_path).train(), []
+        if wanted:
+            enable_gradient_checkpointing(net)
         layer = net.get_decoder().layers[0].mlp
         layer.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
         torch.manual_seed(0)
