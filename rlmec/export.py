@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from rlmec.artifacts import atomic_write_json, atomic_write_text, sync
-from rlmec.language.loading import export_network, load_network
-from rlmec.language.tokenizers import load_tokenizer
+from rlmec.language.adapters import merged
+from rlmec.language.loading import export_network, load_network, tokenizer_of
 from rlmec.origin import Origin, read_origin, write_origin
 from rlmec.report.card import model_card
 
@@ -135,7 +135,7 @@ def loaded_for_export(source: str) -> tuple[Any, Any]:
     """The whole network and the tokenizer of a model directory; an adapter is merged here."""
     folder = Path(source)
     place = folder.resolve() if folder.exists() or folder.is_absolute() else source
-    return load_network(place), load_tokenizer(source)
+    return merged(load_network(place)), tokenizer_of(source)
 
 
 def _names(folder: Path) -> list[str]:

@@ -21,11 +21,11 @@ import torch
 
 from rlmec.alignment import edit_ratio, edit_script
 from rlmec.language.drafting import rewrite as rewrite_drafts
-from rlmec.language.loading import context_length, end_ids, load_network
+from rlmec.language.loading import context_length, end_ids, load_network, tokenizer_of
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.scoring import score_rows
 from rlmec.language.spans import Edit, Span, text_edits, token_spans
-from rlmec.language.tokenizers import codec, load_tokenizer
+from rlmec.language.tokenizers import codec
 from rlmec.origin import FILE, read_origin
 from rlmec.prompts import Prompts, Templates
 from rlmec.records import Problem, require_same_tokenizer
@@ -101,7 +101,7 @@ class RewardModel:
         there is none and no `templates` are given, or where the tokenizer is another one.
         """
         place, origin = str(model), read_origin(Path(model))
-        own = codec(load_tokenizer(place, revision), end_ids(place, revision))
+        own = codec(tokenizer_of(place, revision), end_ids(place, revision))
         if origin is not None:
             require_same_tokenizer(own.digest, origin.tokenizer, f"{Path(model) / FILE}")
         found = templates or (origin.templates if origin else None)

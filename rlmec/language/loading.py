@@ -192,7 +192,11 @@ def context_length(network: Any) -> int | None:
 
 
 def context_of(path: str | Path, revision: str | None = None) -> int | None:
-    """`context_length` of a model directory or hub name, read from its configuration alone."""
+    """`context_length` of a model directory (an adapter's too) or hub name, read from its
+    configuration alone."""
+    place = adapter_at(path)
+    if place is not None:
+        return context_of(place.base, place.revision)
     from transformers import AutoConfig
 
     return _positions(AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False))

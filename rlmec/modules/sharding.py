@@ -63,7 +63,7 @@ def whole_state(module: nn.Module) -> dict[str, torch.Tensor]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(module, options=options)
+    return dict[str, Any](get_model_state_dict(module, options=options))
 
 
 def is_sharded(module: nn.Module) -> bool:
