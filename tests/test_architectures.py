@@ -15,7 +15,7 @@ from small_models import SHAPES
 from small_tokenizers import byte_level, sentencepiece, with_chat
 
 from rlmec.batching import Row, collate
-from rlmec.configuration import check
+from rlmec.configuration import check, with_split_files
 from rlmec.language.loading import export_network, new_network
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.tokenizers import codec
@@ -35,7 +35,7 @@ DIRECTORIES = {  # architecture: its tokenizer, and whether it has a chat templa
     "gemma3_text": (lambda texts, size: sentencepiece(texts, size, kind="unigram"), True),
     "gpt2": (byte_level, False),
 }
-STEPS, ROWS_A_STEP = 40, 8
+STEPS, ROWS_A_STEP = 60, 8
 
 
 def settings_of(store, *overrides):
@@ -43,7 +43,7 @@ def settings_of(store, *overrides):
     places = [f"paths.artifacts={store}/artifacts", f"paths.outputs={store}/outputs"]
     quiet = ["trainer.progress_bar=false", "logger=none", "trainer.threads=1"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return check(compose("train", [*overrides, *places, *quiet]))
+        return check(compose("train", with_split_files([*overrides, *places, *quiet])))
 
 
 def lines(path, count):
@@ -53,14 +53,14 @@ def lines(path, count):
 
 def texts():
     """(question, solution) of GSM8K, and of ECQA with one of its letters for the answer."""
-    out = [(row["question"], row["answer"]) for row in lines("gsm8k/train.jsonl", 150)]
+    out = [(row["question"], row["answer"]) for row in lines("gsm8k/train.jsonl", 70)]
     for number, row in enumerate(lines("ecqa/train_part.jsonl", 150)):
         out.append((row["problem"], f"The answer is ({'ABCDE'[number % 5]})."))
     return out
 
 
 def taught_directory(kind, folder):
-    """A model directory of this architecture, after a few steps of likelihood on `texts`."""
+    """A model directory of this architecture that has learnt to name one option or another."""
     make, chat = DIRECTORIES[kind]
     pieces = texts()
     tokenizer = make([part for pair in pieces for part in pair], 600)
@@ -139,4 +139,17 @@ def test_imported_solutions_of_gsm8k(directory, tmp_path):
         *("sample.label_field='*.is_correct'", "sample.max_problems=50"),
     )
     assert made["sample"]["sample/label_agreement"] == 1
+    pairs_and_both_signs(made)
+
+
+def test_generated_attempts_at_ecqa(directory, tmp_path):
+    data = DATA / "ecqa"
+    made = chain(
+        directory,
+        tmp_path,
+        *("task=ecqa", f"task.path.train={data / 'train_part.jsonl'}"),
+        *(f"task.path.test={data / 'validation_part.jsonl'}", "sample.max_problems=60"),
+        *("sample.num_generations=3", "sample.temperature=1.0", "sample.max_completion_length=24"),
+    )
+    assert 0 < made["sample"]["sample/accuracy"] < 1
     pairs_and_both_signs(made)
