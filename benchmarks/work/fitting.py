@@ -140,12 +140,13 @@ def _bare(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
 
 def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
     from rlmec.launch import Ranks
-    from rlmec.settings import CallbackSettings, FitSettings, TrainerSettings
+    from rlmec.settings import CallbackSettings, FitSettings, ModelSettings, TrainerSettings
     from rlmec.stages.fitting import fit
 
     module, data = _parts(bench, pairs, steps)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         around = SimpleNamespace(
+            model=ModelSettings(),
             trainer=TrainerSettings("gpu" if bench.on_gpu else "cpu", progress_bar=False),
             callbacks=CallbackSettings(10**9, 1),
             logger={"csv": {"_target_": CSV, "save_dir": folder}},

@@ -18,6 +18,7 @@ from rlmec.language.adapters import (
     with_lora,
 )
 from rlmec.language.generation import Decoding, generate
+from rlmec.language.head import DENSE_LOGITS, head_nll
 from rlmec.language.loading import (
     end_ids,
     export_merged,
@@ -25,7 +26,7 @@ from rlmec.language.loading import (
     load_network,
     tokenizer_of,
 )
-from rlmec.language.logprobs import DENSE_LOGITS, TokenLogprobs, head_nll
+from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.scoring import score_rows
 from rlmec.language.selfcheck import has_dropout, sharing_obstacle
 from rlmec.language.tokenizers import tokenizer_digest
@@ -169,7 +170,7 @@ def test_shared_prefixes_chosen_logprobs_and_decoding_hold(kind, tmp_path):
     _, folder, _ = directories(tmp_path, kind)
     net = load_network(folder)
     scorer, rows = TokenLogprobs(net), rows_with_a_common_start()
-    assert scorer.plain_head
+    assert scorer.form is not None
     assert sharing_obstacle(scorer, training=True) is None
     with torch.no_grad():
         packed = scorer(collate([merge("both", rows, join=False)], 0, 1.0, 1.0))
