@@ -151,7 +151,11 @@ class EditWeights:
 
 @dataclass(frozen=True)
 class PolicySettings(FitSettings):
-    """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions."""
+    """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions.
+
+    `score_corrections` computes the start's log-probs of corrections (for DPO on them);
+    `teacher_corrections_only` leaves out those that the GRM made.
+    """
 
     objective: dict[str, Any] = field(default_factory=dict)
     reward: dict[str, Any] = field(default_factory=dict)
@@ -161,6 +165,8 @@ class PolicySettings(FitSettings):
     max_right_per_problem: int | None = None
     max_completion_length: int = 512
     ratio_tolerance: float | None = None
+    score_corrections: bool = False
+    teacher_corrections_only: bool = False
 
 
 @dataclass(frozen=True)

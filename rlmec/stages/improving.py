@@ -19,6 +19,7 @@ from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import accuracy_judge
+from rlmec.stages.referencing import correction_logprobs
 from rlmec.stages.rewarding import ScoreStage
 from rlmec.stages.sampling import (
     SampleStage,
@@ -63,6 +64,8 @@ class PolicyStage(Stage):
             )
         model = start_model(run, parents)
         data = joined_data(run, model, node, parents)
+        if node.score_corrections:
+            data.start_logprobs = correction_logprobs(run, self.title, model, data, work)
         network = model.network()
         share_prefixes(run, self.title, network, data)
         data.plan_for(run.ranks.world, run.ranks.rank)
@@ -113,7 +116,8 @@ def joined_data(
     attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
     tried = {attempt.problem_id for attempt in attempts}
     corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-    corrections += read_table(parents["score"].file("corrections.parquet"), Correction)
+    if not node.teacher_corrections_only:
+        corrections += read_table(parents["score"].file("corrections.parquet"), Correction)
     return SolutionPairDataModule(
         model.prompts,
         [p for p in run.task.problems("train") if p.id in tried],
