@@ -77,9 +77,14 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class WarmupSettings(FitSettings):
-    """Plain likelihood on reference solutions; stops early at `target_accuracy` on dev problems."""
+    """Plain likelihood on reference solutions; stops early at `target_accuracy` on dev problems.
+
+    `task` are changes to the task node for the warm-up alone: other references, or easier problems,
+    than those that the policy is then trained on.
+    """
 
     target_accuracy: float | None = None
+    task: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

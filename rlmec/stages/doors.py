@@ -21,7 +21,7 @@ from rlmec.stages.chain import Run, Stage, make
 from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage, ScoreStage
-from rlmec.stages.sampling import SampleStage, TeachStage, WarmupStage
+from rlmec.stages.sampling import SampleStage, TeachStage, WarmupStage, warmup_task
 
 DOORS: dict[str, Callable[[Run], Stage]] = {
     "warmup": WarmupStage,
@@ -75,7 +75,7 @@ def check_inputs(run: Run) -> None:
         splits.append(s.evaluate.split)
     problems = {split: run.task.problems(split) for split in splits}
     if "grm" in until and s.grm.model is not None:
-        start = models.start_tokenizer(s, problems["train"])
+        start = models.start_tokenizer(s, warmup_task(run).problems("train"))
         found = models.LanguageModel(s.grm.model, s).codec.digest
         require_same_tokenizer(models.codec(start).digest, found, f"grm.model ({s.grm.model})")
 
