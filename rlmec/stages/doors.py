@@ -73,7 +73,8 @@ def check_inputs(run: Run) -> None:
         splits.append("dev")
     if "evaluate" in until:
         splits.append(s.evaluate.split)
-    problems = {split: run.task.problems(split) for split in splits}
+    for split in splits:
+        run.task.problems(split)  # raises where it is empty
     if "grm" in until and s.grm.model is not None:
         start = models.start_tokenizer(s, warmup_task(run).problems("train"))
         found = models.LanguageModel(s.grm.model, s).codec.digest

@@ -421,7 +421,7 @@ def test_a_share_of_the_problems_has_a_reference():
     assert not [
         p for p in ArithmeticTask(train=50, reference_share=0.0).problems("train") if p.solution
     ]
-    with pytest.raises(ValueError, match="reference_share 1.5 is not within 0 to 1"):
+    with pytest.raises(ValueError, match=r"reference_share 1\.5 is not within 0 to 1"):
         ArithmeticTask(reference_share=1.5)
 
 
