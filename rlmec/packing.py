@@ -38,8 +38,15 @@ def merge(id: str, rows: Sequence[Row], *, join: bool = True) -> Row:
     }
     if join:
         fields = _joined(fields)
-    sizes = {n: sum(getattr(r, n) for r in rows) for n in ("tokens", "attempt_tokens")}
-    return Row(id, input_ids, segments=segments, **sizes, **fields)
+    return Row(
+        id,
+        input_ids,
+        segments=segments,
+        tokens=sum(r.tokens for r in rows),
+        attempt_tokens=sum(r.attempt_tokens for r in rows),
+        whole=any(r.whole for r in rows),
+        **fields,
+    )
 
 
 def trim(row: Row) -> Row:
