@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rlmec.row import CREDIT, Row
+from rlmec.row import CREDIT, NO_SIZES, Row, StepSizes
 
 __all__ = ["Row", "StepPlan", "collate", "like_lengths", "pad_left", "step_normalizers"]
 
@@ -43,13 +43,15 @@ def collate(
     policy_normalizer: float,
     imitation_normalizer: float,
     index: int = 0,
+    sizes: StepSizes = NO_SIZES,
 ) -> dict[str, torch.Tensor]:
     """One micro-batch, padded on the right; B rows, T the longest, N scored tokens, rows in order.
 
     `input_ids`, `attention_mask` (1 = real), `position_ids` int64 [B, T]; `sources` (flat places
-    b * T + t), `targets` int64 [N]; `token_rewards`, `old_logprobs`, `weights` float32 [N]; 0-d
-    `policy_normalizer`, `imitation_normalizer` float32 and `index` int64, the optimizer step. Where
-    a row is a tree also `segments` int64 [B, T] and `ancestors` bool [B, S, S], True at (s, a)
+    b * T + t), `targets`, `row_ids` (b) int64 [N]; `token_rewards`, `old_logprobs`, `weights`
+    float32 [N]; 0-d `policy_normalizer`, `imitation_normalizer`, and of `sizes`
+    `attempt_normalizer`, `row_normalizer`, float32, and `index` int64, the optimizer step. Where a
+    row is a tree also `segments` int64 [B, T] and `ancestors` bool [B, S, S], True at (s, a)
     where a is s or above it; the last segment is that of padding and has no ancestor.
 
     No rows give a filler of two pad tokens that are attended to and none scored, so that a forward
@@ -59,13 +61,13 @@ def collate(
         raise ValueError(f"pad_id {pad_id} is not a token of any vocabulary")
     height = max(len(rows), 1)
     width = max((len(row.input_ids) for row in rows), default=2)
+    counts = {"policy": policy_normalizer, "imitation": imitation_normalizer, **sizes._asdict()}
     batch = {
         "input_ids": torch.full((height, width), pad_id, dtype=torch.int64),  # [B, T]
         "attention_mask": torch.zeros(height, width, dtype=torch.int64),  # [B, T]
         "position_ids": torch.zeros(height, width, dtype=torch.int64),  # [B, T]
         **_scored(rows, width),
-        "policy_normalizer": torch.tensor(policy_normalizer, dtype=torch.float32),  # []
-        "imitation_normalizer": torch.tensor(imitation_normalizer, dtype=torch.float32),  # []
+        **{f"{n}_normalizer": torch.tensor(v, dtype=torch.float32) for n, v in counts.items()},
         "index": torch.tensor(index, dtype=torch.int64),  # []
     }
     if not rows:
@@ -84,7 +86,9 @@ def _scored(rows: Sequence[Row], width: int) -> dict[str, torch.Tensor]:
     """Scored tokens of all rows, [N] each."""
     none = np.zeros(0)
     sources = [row.sources + at * width for at, row in enumerate(rows)]
-    out = {"sources": np.concatenate([none, *sources]).astype(np.int64)}
+    row_ids = [np.full(row.targets.size, at) for at, row in enumerate(rows)]
+    places = {"sources": sources, "row_ids": row_ids}
+    out = {name: np.concatenate([none, *of]).astype(np.int64) for name, of in places.items()}
     for name, kind in {"targets": np.int64, **dict.fromkeys(CREDIT, np.float32)}.items():
         out[name] = np.concatenate([none, *(getattr(row, name) for row in rows)]).astype(kind)
     return {name: torch.from_numpy(values) for name, values in out.items()}

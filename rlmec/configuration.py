@@ -155,6 +155,10 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigurationError(f"{key} needs a _target_: {node!r} has none")
     settings = Binder((*ALLOWED, *allow), config_dirs).cast(RunSettings, tree, "")
+    if settings.warmup.task:
+        if "_target_" in settings.warmup.task:
+            raise ConfigurationError("warmup.task changes the task's settings, not its _target_")
+        Binder(("",)).walk({**settings.task, **settings.warmup.task}, "warmup.task")
     for name, changes in (settings.report.compare or {}).items():
         rebind(settings.policy, changes, f"report.compare.{name}")
     return settings

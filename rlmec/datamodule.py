@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rlmec.alignment import edit_script, edit_weights
+from rlmec.alignment import EditScript, edit_script, edit_weights
 from rlmec.batching import Row, StepPlan, collate, like_lengths, step_normalizers
 from rlmec.packing import flat_rows
 from rlmec.prompts import Prompts
@@ -32,6 +32,8 @@ from rlmec.records import (
     by_id,
     require_same_tokenizer,
 )
+from rlmec.rewards import asked
+from rlmec.row import step_sizes
 
 RewardRule = Callable[..., np.ndarray]
 
@@ -57,7 +59,8 @@ class SolutionPairDataModule(L.LightningDataModule):
     """Joins attempts with corrections and serves the rows that `rows` makes of them.
 
     `rows` and `val_rows` map this object to training and validation rows. `reward` is a reward rule
-    (grm_logprobs, is_right, removed) -> token rewards; without one all rewards are zero. Records
+    (grm_logprobs, is_right, removed) -> token rewards, which is given `old_logprobs` and
+    `first_edit` where it has parameters of these names; without one all rewards are zero. Records
     made with another tokenizer than the prompts' are refused.
     """
 
@@ -94,6 +97,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         self._keep_uncorrected, self._max_right = keep_uncorrected, max_right_per_problem
         self._pairs: list[Pair] | None = None
         self._val: list[Row] | None = None  # this rank's share of the validation rows
+        self.start_logprobs: dict[str, list[float]] = {}  # of corrections, by their attempt's id
         self.shares_prefixes = True  # False: rows that branch are taken apart (see plan_for)
         self.position = 0  # micro-batches handed out on this rank
 
@@ -136,7 +140,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         else:
             target = correction.completion_ids if correction else []
         script = edit_script(attempt.completion_ids, target or attempt.completion_ids)
-        rewards, old = self._credit(attempt, script.removed)
+        rewards, old = self._credit(attempt, script)
         edited, kept = self._weights
         weights = edit_weights(script, edited_weight=edited, kept_weight=kept)
         if attempt.is_right:  # the authors weigh a right attempt's own tokens as kept ones
@@ -150,7 +154,7 @@ class SolutionPairDataModule(L.LightningDataModule):
             corrected_by=correction.source if correction else "",
         )
 
-    def _credit(self, attempt: Attempt, removed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _credit(self, attempt: Attempt, script: EditScript) -> tuple[np.ndarray, np.ndarray]:
         """Token rewards and old log-probs of an attempt, both float32 [n]."""
         zeros = np.zeros(len(attempt.completion_ids), dtype=np.float32)  # [n]
         if self._reward is None:
@@ -164,8 +168,9 @@ class SolutionPairDataModule(L.LightningDataModule):
                 f"its score {len(score.grm_logprobs)}"
             )
         grm = np.asarray(score.grm_logprobs, dtype=np.float32)  # [n]
-        rewards = self._reward(grm, attempt.is_right, removed)
-        return rewards, np.asarray(score.old_logprobs, dtype=np.float32)
+        old = np.asarray(score.old_logprobs, dtype=np.float32)  # [n]
+        more = asked(self._reward, old_logprobs=old, first_edit=script.first_edit)
+        return self._reward(grm, attempt.is_right, script.removed, **more), old
 
     def plan_for(self, world_size: int, rank: int) -> StepPlan:
         """Builds rows and plan for this many ranks; rows over `max_length` are dropped, counted.
@@ -236,7 +241,7 @@ class PlannedBatches(Dataset):
 
     def __init__(self, rows: Sequence[Row], plan: StepPlan, rank: int, pad_id: int) -> None:
         self.rows, self.plan, self.rank, self.pad_id = rows, plan, rank, pad_id
-        self._counted = (-1, (1.0, 1.0))  # the last step asked for and its normalizers
+        self._counted: tuple[int, Any] = (-1, None)  # the last step asked for, what it divides by
 
     def __len__(self) -> int:
         return self.plan.steps * self.plan.accumulate
@@ -245,10 +250,10 @@ class PlannedBatches(Dataset):
         step, index = divmod(at, self.plan.accumulate)
         if self._counted[0] != step:
             rows = [self.rows[i] for i in self.plan.rows(step)]
-            self._counted = (step, step_normalizers(rows))
-        policy, imitation = self._counted[1]
+            self._counted = (step, (step_normalizers(rows), step_sizes(rows)))
+        (policy, imitation), sizes = self._counted[1]
         mine = [self.rows[i] for i in self.plan.micro_batch(step, self.rank, index)]
-        return collate(mine, self.pad_id, policy, imitation, step)
+        return collate(mine, self.pad_id, policy, imitation, step, sizes)
 
 
 class PlanLoader(DataLoader):

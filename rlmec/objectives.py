@@ -2,8 +2,9 @@
 
 In: `TokenBatch`, per-token tensors of one micro-batch. Out: `ObjectiveSums`, the sums S_RL and S_IR
 over the micro-batch. Nothing here divides by a count: the caller divides by the counts of the whole
-optimizer step, so that the loss does not depend on how a step was cut. An objective is a function
-chosen in the configuration (`_target_` with `_partial_: true`), its settings flat keywords.
+optimizer step, so that the loss does not depend on how a step was cut; an objective only names the
+count. It is a function chosen in the configuration (`_target_` with `_partial_: true`), its
+settings flat keywords. Which rows an objective wants is said in docs/objectives.md.
 
 A token with reward 0, or outside the mask, is left out of the reinforcement term before anything is
 exponentiated: junk in its `old_logprobs` or `logprobs` reaches neither the loss nor a gradient. The
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 MAX_LOG_RATIO = 20.0
 """|log rho| is capped here (rho = 4.9e8), far outside any clip range; no gradient beyond."""
@@ -29,7 +31,8 @@ MAX_LOG_RATIO = 20.0
 class TokenBatch:
     """What an objective sees of a micro-batch: tensors of one shape, flat or [B, T].
 
-    `logprobs` (with gradient) and `old_logprobs` in nats; `mask` bool, True on completion tokens.
+    `logprobs` (with gradient) and `old_logprobs` in nats; `mask` bool, True on completion tokens;
+    `row_ids` int64, the row of each token: tokens of one row are always in one micro-batch.
     Different shapes raise ValueError.
     """
 
@@ -38,9 +41,13 @@ class TokenBatch:
     token_rewards: Tensor
     weights: Tensor
     mask: Tensor
+    row_ids: Tensor | None = None
 
     def __post_init__(self) -> None:
-        shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self)}
+        given = {
+            f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None
+        }
+        shapes = {name: tuple(value.shape) for name, value in given.items()}
         if len(set(shapes.values())) > 1:
             shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ValueError(f"tensors of one batch differ in shape: {shown}")
@@ -52,15 +59,18 @@ class TokenBatch:
 class ObjectiveSums:
     """S_RL (`policy`, times its coefficient) and S_IR (`imitation`, not yet times its own), 0-d.
 
-    The loss of an optimizer step is S_RL / N_R + imitation_coef * S_IR / N_w over all its
-    micro-batches. `metrics` are detached 0-d tensors: names that end in `_max` are reduced by the
-    maximum (0 where there is no token), all others are added up.
+    The loss of an optimizer step is S_RL / N + imitation_coef * S_IR / N_w over all its
+    micro-batches. `divide_by` names N: `policy` is N_R, the step's tokens with a reward, `attempt`
+    all completion tokens of its attempts, `row` its rows with a reward. `metrics` are detached 0-d
+    tensors: names that end in `_max` are reduced by the maximum (0 where there is no token), all
+    others are added up.
     """
 
     policy: Tensor
     imitation: Tensor
     imitation_coef: float
     metrics: dict[str, Tensor] = field(repr=False)
+    divide_by: str = "policy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +78,7 @@ class _Rewarded:
     """The reinforcement term's view: tokens outside it have log-prob 0, ratio 1 and reward 0."""
 
     logprobs: Tensor
+    old_logprobs: Tensor
     log_ratio: Tensor
     ratio: Tensor
     rewards: Tensor
@@ -89,17 +100,20 @@ def rlmec_authors(
     epsilon: float = 0.3,
     imitation_coef: float = 1.0,
     policy_coef: float = 1.0,
+    kl_coef: float = 0.0,
+    per_attempt_token: bool = False,
 ) -> ObjectiveSums:
     """S_RL = -sum_j stopgrad[min(rho_j R_j, clip(rho_j, 1-eps, 1+eps) R_j)] log pi_j.
 
     The weight is a constant to the gradient, so a clipped token goes on moving and a punished one
-    is pushed down without bound. rho = pi / pi_0. Source: "authors' form" of method.md, step 7.
+    is pushed down without bound. rho = pi / pi_0. `kl_coef` and `per_attempt_token` as in
+    `rlmec_clipped`. Source: "authors' form" of method.md, step 7.
     """
     seen = _rewarded(tokens)
-    low, high = _clip_range(epsilon, None)
-    weight = _surrogate(seen, low, high).detach()
-    policy = -policy_coef * (weight * seen.logprobs).sum()
-    return _with_imitation(tokens, seen, policy, imitation_coef, low, high)
+    clip = _clip_range(epsilon, None)
+    weight = _surrogate(seen, clip).detach()
+    policy = -policy_coef * (weight * seen.logprobs).sum() + kl_coef * kl_to_start(seen)
+    return _with_imitation(tokens, seen, policy, imitation_coef, clip, per_attempt_token)
 
 
 def rlmec_clipped(
@@ -109,16 +123,62 @@ def rlmec_clipped(
     epsilon_high: float | None = None,
     imitation_coef: float = 1.0,
     policy_coef: float = 1.0,
+    kl_coef: float = 0.0,
+    per_attempt_token: bool = False,
 ) -> ObjectiveSums:
     """PPO's clipped surrogate: S_RL = -sum_j min(rho_j R_j, clip(rho_j, 1-eps, 1+eps_high) R_j).
 
     Differentiated through rho: a token past the bound its reward pushes it to has no gradient.
-    `epsilon_high` is `epsilon` where not given. Source: "clipped surrogate" of method.md, step 7.
+    `epsilon_high` is `epsilon` where not given. `kl_coef` adds that times `kl_to_start`. With
+    `per_attempt_token` S_RL is divided by all completion tokens of the attempts instead of N_R, so
+    that few penalties do not weigh as much as all positive rewards would. Source: "clipped
+    surrogate" of method.md, step 7.
     """
     seen = _rewarded(tokens)
-    low, high = _clip_range(epsilon, epsilon_high)
-    policy = -policy_coef * _surrogate(seen, low, high).sum()
-    return _with_imitation(tokens, seen, policy, imitation_coef, low, high)
+    clip = _clip_range(epsilon, epsilon_high)
+    policy = -policy_coef * _surrogate(seen, clip).sum() + kl_coef * kl_to_start(seen)
+    return _with_imitation(tokens, seen, policy, imitation_coef, clip, per_attempt_token)
+
+
+def sequence_ppo(
+    tokens: TokenBatch, *, epsilon: float = 0.2, kl_coef: float = 0.0
+) -> ObjectiveSums:
+    """PPO with one advantage A for all tokens of an attempt, the rows' token reward:
+    S_RL = -sum_j min(rho_j A, clip(rho_j, 1-eps, 1+eps) A), divided by all attempts' tokens.
+
+    No critic and no imitation. Source: eq. 7 of Schulman et al., arXiv 1707.06347, on the stored
+    samples; the mean over all tokens of a step as in DAPO, arXiv 2503.14476, eq. 12.
+    """
+    seen = _rewarded(tokens)
+    clip = _clip_range(epsilon, None)
+    policy = -_surrogate(seen, clip).sum() + kl_coef * kl_to_start(seen)
+    return _with_imitation(tokens, seen, policy, 0.0, clip, True)
+
+
+def dpo(tokens: TokenBatch, *, beta: float = 0.1) -> ObjectiveSums:
+    """Direct preference optimisation: S_RL = -sum_i log sigmoid(beta m_i) over rows i, divided by
+    the number of rows; m_i = sum_j R_j (log pi_j - log pi_0j) over the tokens of row i.
+
+    The rows hold a preferred sequence (R = 1 on its tokens) and a rejected one (R = -1); tokens
+    that both begin with cancel and have R = 0. Raises ValueError for beta <= 0, or a batch that
+    does not say which row a token is in. Source: eq. 7 of Rafailov et al., arXiv 2305.18290.
+    """
+    if beta <= 0:
+        raise ValueError(f"beta is {beta}, more than 0 is needed")
+    if tokens.row_ids is None:
+        raise ValueError("dpo compares the sequences of a row: row_ids are needed")
+    seen = _rewarded(tokens)
+    chosen = seen.is_rewarded
+    terms = (seen.rewards * (seen.logprobs - seen.old_logprobs))[chosen]  # [n]
+    rows, place = tokens.row_ids[chosen].unique(return_inverse=True)  # [rows], [n]
+    margins = beta * terms.new_zeros(len(rows)).index_add(0, place, terms)  # [rows]
+    metrics = {
+        "preference_count": chosen.new_tensor(len(rows), dtype=torch.int64),
+        "margin_sum": margins.detach().sum(),
+        "preferred_count": (margins.detach() > 0).sum(),
+    }
+    policy = -F.logsigmoid(margins).sum()
+    return ObjectiveSums(policy, policy.new_zeros(()), 0.0, metrics, "row")
 
 
 def _clip_range(epsilon: float, epsilon_high: float | None) -> tuple[float, float]:
@@ -136,7 +196,7 @@ def _rewarded(tokens: TokenBatch) -> _Rewarded:
     old = _select(is_rewarded, tokens.old_logprobs).detach()
     rewards = _select(is_rewarded, tokens.token_rewards).detach()
     log_ratio = (logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)  # like logprobs
-    return _Rewarded(logprobs, log_ratio, log_ratio.exp(), rewards, is_rewarded)
+    return _Rewarded(logprobs, old, log_ratio, log_ratio.exp(), rewards, is_rewarded)
 
 
 def _select(chosen: Tensor, values: Tensor) -> Tensor:
@@ -145,9 +205,18 @@ def _select(chosen: Tensor, values: Tensor) -> Tensor:
     return torch.where(chosen, wide, torch.zeros_like(wide))
 
 
-def _surrogate(seen: _Rewarded, low: float, high: float) -> Tensor:
-    clipped = seen.ratio.clamp(low, high)
+def _surrogate(seen: _Rewarded, clip: tuple[float, float]) -> Tensor:
+    clipped = seen.ratio.clamp(*clip)
     return torch.minimum(seen.ratio * seen.rewards, clipped * seen.rewards)  # like logprobs
+
+
+def kl_to_start(seen: _Rewarded) -> Tensor:
+    """Sum over rewarded tokens of (rho - 1) - log rho, never below 0; its gradient is rho - 1.
+
+    For tokens drawn from pi_0 an unbiased estimate of KL(pi_0 || pi) a token, with less variance
+    than -log rho. Source: the estimator k3 of Schulman, "Approximating KL divergence" (2020).
+    """
+    return (torch.expm1(seen.log_ratio) - seen.log_ratio).sum()
 
 
 def _imitation(tokens: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -166,12 +235,13 @@ def _with_imitation(
     seen: _Rewarded,
     policy: Tensor,
     imitation_coef: float,
-    low: float,
-    high: float,
+    clip: tuple[float, float],
+    per_attempt_token: bool,
 ) -> ObjectiveSums:
     imitation, metrics = _imitation(tokens)
-    metrics.update(_ratio_metrics(seen, low, high))
-    return ObjectiveSums(policy, imitation, imitation_coef, metrics)
+    metrics.update(_ratio_metrics(seen, *clip))
+    divide_by = "attempt" if per_attempt_token else "policy"
+    return ObjectiveSums(policy, imitation, imitation_coef, metrics, divide_by)
 
 
 def _ratio_metrics(seen: _Rewarded, low: float, high: float) -> dict[str, Tensor]:

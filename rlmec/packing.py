@@ -38,7 +38,15 @@ def merge(id: str, rows: Sequence[Row], *, join: bool = True) -> Row:
     }
     if join:
         fields = _joined(fields)
-    return Row(id, input_ids, segments=segments, tokens=sum(r.tokens for r in rows), **fields)
+    return Row(
+        id,
+        input_ids,
+        segments=segments,
+        tokens=sum(r.tokens for r in rows),
+        attempt_tokens=sum(r.attempt_tokens for r in rows),
+        whole=any(r.whole for r in rows),
+        **fields,
+    )
 
 
 def trim(row: Row) -> Row:
@@ -69,9 +77,15 @@ def trim(row: Row) -> Row:
 
 def flat_rows(row: Row) -> list[Row]:
     """Flat rows with the same loss as a tree: one a leaf, each scored token in the first that has
-    its source. A flat row is given back as it is; a leaf that nothing is scored in is left out."""
+    its source. A flat row is given back as it is; a leaf that nothing is scored in is left out. A
+    row whose sequences are compared with one another raises ValueError."""
     if row.is_flat:
         return [row]
+    if row.whole:
+        raise ValueError(
+            f"row {row.id!r} compares its sequences with one another, so they cannot be rows of "
+            "their own: this objective needs a network that attends along branches"
+        )
     parents = {segment.parent for segment in row.segments}
     leaves = [at for at in range(len(row.segments)) if at not in parents]
     where = row.segment_ids[row.sources]  # [n]
@@ -90,7 +104,10 @@ def flat_rows(row: Row) -> list[Row]:
             Row(f"{row.id}/{len(found)}", path, place[row.sources[mine]], **fields, tokens=1)
         )
     share, rest = divmod(row.tokens, max(len(found), 1))
-    return [replace(r, tokens=max(share + (i < rest), 1)) for i, r in enumerate(found)]
+    return [
+        replace(r, tokens=max(share + (i < rest), 1), attempt_tokens=0 if i else row.attempt_tokens)
+        for i, r in enumerate(found)
+    ]
 
 
 def _tree(

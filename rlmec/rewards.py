@@ -9,6 +9,11 @@ flat keywords) and called as `rule(grm_logprobs, is_right, removed) -> float32 [
 - `removed` bool [n]: True where the attempt's correction removes the token; all False for right
   attempts.
 
+A rule that has a parameter `old_logprobs` (float [n], the attempt's log-probs under the policy that
+is trained, before training) or `first_edit` (the attempt's token at which its correction first
+differs, n where it only appends, None for right and for uncorrected attempts) is given it by that
+name. `good_prefix` and `bounded_penalty` change what another rule, their setting `rule`, gives.
+
 A reward of exactly 0 takes the token out of the reinforcement term. Rules read raw values, so that
 changing one scores nothing anew. Departs from the paper in nothing by default; pivot and bounds are
 settings.
@@ -16,7 +21,13 @@ settings.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+
+Rule = Callable[..., np.ndarray]
 
 ROUNDING = 1e-4
 """Log-probs up to this far above 0 are rounding of a log-softmax in float32, and count as 0."""
@@ -42,11 +53,21 @@ def clipped_probability(
     low, high = (right_low, right_high) if is_right else (wrong_low, wrong_high)
     if low > high:
         raise ValueError(f"the lower bound {low} of a reward is above the upper bound {high}")
-    if np.isnan(logprobs).any() or (logprobs > ROUNDING).any():
-        at = int(np.flatnonzero(np.isnan(logprobs) | (logprobs > ROUNDING))[0])
-        raise ValueError(f"token {at} has the log-probability {logprobs[at]}: not in [-inf, 0]")
-    probability = np.exp(np.minimum(logprobs, 0.0))  # [n]
-    return np.clip(probability - pivot, low, high).astype(np.float32)  # [n]
+    return np.clip(_probability(logprobs) - pivot, low, high).astype(np.float32)  # [n]
+
+
+def continuous_probability(
+    grm_logprobs: np.ndarray, is_right: bool, removed: np.ndarray, *, scale: float = 0.5
+) -> np.ndarray:
+    """R_j = scale (2 p_j - 1), between -scale and scale, whatever the verdict. Float32 [n].
+
+    NaN, positive log-probs and a negative scale raise ValueError. Source: the continuous reward
+    2D - 1 of TLCR, arXiv 2407.16574, with the GRM's probability for the discriminator's D.
+    """
+    if scale < 0:
+        raise ValueError(f"scale {scale} is a size: not below 0")
+    logprobs, _ = _checked(grm_logprobs, is_right, removed)
+    return (scale * (2.0 * _probability(logprobs) - 1.0)).astype(np.float32)  # [n]
 
 
 def edit_labels(
@@ -72,9 +93,98 @@ def edit_labels(
     return np.where(mask, -penalty, 0.0).astype(np.float32)  # [n]
 
 
+def verdict(
+    grm_logprobs: np.ndarray,
+    is_right: bool,
+    removed: np.ndarray,
+    *,
+    right: float = 0.5,
+    wrong: float = -0.1,
+) -> np.ndarray:
+    """One reward on all tokens of an attempt, by its verdict: a sequence reward. Float32 [n].
+
+    Defaults are the largest rewards of `clipped_probability`.
+    """
+    _, mask = _checked(grm_logprobs, is_right, removed)
+    return np.full(len(mask), right if is_right else wrong, dtype=np.float32)  # [n]
+
+
 def no_reward(grm_logprobs: np.ndarray, is_right: bool, removed: np.ndarray) -> np.ndarray:
     """All zero, float32 [n]: imitation alone."""
     return np.zeros(len(removed), dtype=np.float32)
+
+
+def good_prefix(
+    grm_logprobs: np.ndarray,
+    is_right: bool,
+    removed: np.ndarray,
+    first_edit: int | None,
+    old_logprobs: np.ndarray | None = None,
+    *,
+    rule: Rule,
+    reward: float = 0.1,
+) -> np.ndarray:
+    """As `rule`, with `reward` on the tokens of a wrong attempt before its first edit. Float32 [n].
+
+    `rule` has the say from the first edit on, in right attempts and in uncorrected ones. A negative
+    reward raises ValueError. Source: the good prefix of VPPO, arXiv 2601.18984, with the first
+    difference from the correction for the first error.
+    """
+    if reward < 0:
+        raise ValueError(f"reward {reward} is a size: not below 0")
+    own = _call(rule, grm_logprobs, is_right, removed, first_edit, old_logprobs)  # [n]
+    if is_right or first_edit is None:
+        return own
+    return np.where(np.arange(len(own)) < first_edit, reward, own).astype(np.float32)  # [n]
+
+
+def bounded_penalty(
+    grm_logprobs: np.ndarray,
+    is_right: bool,
+    removed: np.ndarray,
+    old_logprobs: np.ndarray,
+    first_edit: int | None = None,
+    *,
+    rule: Rule,
+    bound: float = 1.0,
+) -> np.ndarray:
+    """As `rule`, but no penalty of token j is larger than `bound` times its own probability under
+    the policy before training: R_j = max(R_j, -bound p_0j). Float32 [n].
+
+    What the policy hardly ever says is hardly pushed down: bound p_0j grad log p_j is at the start
+    `bound` times the gradient of the probability itself. Rewards above 0 stay. A negative bound
+    raises ValueError.
+    """
+    if bound < 0:
+        raise ValueError(f"bound {bound} is a size: not below 0")
+    own = _call(rule, grm_logprobs, is_right, removed, first_edit, old_logprobs)  # [n]
+    most = bound * _probability(np.asarray(old_logprobs, dtype=np.float64))  # [n]
+    return np.maximum(own, -most).astype(np.float32)  # [n]
+
+
+def asked(rule: Rule, **offered: Any) -> dict[str, Any]:
+    """Of what is offered, that which the rule has a parameter for."""
+    wanted = inspect.signature(rule).parameters
+    return {name: value for name, value in offered.items() if name in wanted}
+
+
+def _call(
+    rule: Rule,
+    grm_logprobs: np.ndarray,
+    is_right: bool,
+    removed: np.ndarray,
+    first_edit: int | None,
+    old_logprobs: np.ndarray | None,
+) -> np.ndarray:
+    more = asked(rule, first_edit=first_edit, old_logprobs=old_logprobs)
+    return rule(grm_logprobs, is_right, removed, **more)
+
+
+def _probability(logprobs: np.ndarray) -> np.ndarray:
+    if np.isnan(logprobs).any() or (logprobs > ROUNDING).any():
+        at = int(np.flatnonzero(np.isnan(logprobs) | (logprobs > ROUNDING))[0])
+        raise ValueError(f"token {at} has the log-probability {logprobs[at]}: not in [-inf, 0]")
+    return np.exp(np.minimum(logprobs, 0.0))  # [n]
 
 
 def _checked(

@@ -8,6 +8,7 @@ ids. No padding, no model, no disk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -33,7 +34,10 @@ class Row:
     in `input_ids`; it need not stand in the row itself. `token_rewards` and `old_logprobs` (nats)
     drive the reinforcement term, `weights` (0 or more) imitation. `segments` cover the row in
     order, parents before children; none given means one. `tokens` is what the row counts for in a
-    step (default: its ids); a tree counts for the sequences that it stands for.
+    step (default: its ids); a tree counts for the sequences that it stands for. `attempt_tokens`
+    are the completion tokens of the policy's own attempts that it stands for, with credit or
+    without (default: its scored tokens). A `whole` row compares its sequences with one another, so
+    it is never taken apart.
 
     Arrays become int64 and float32 [n]. Unequal lengths, a source outside the row, segments that
     are no tree, rewards or weights that are not finite, or an old log-prob that is not where there
@@ -49,6 +53,8 @@ class Row:
     weights: np.ndarray = field(repr=False)
     segments: tuple[Segment, ...] = ()
     tokens: int = 0
+    attempt_tokens: int = -1
+    whole: bool = False
 
     def __post_init__(self) -> None:
         whole = (Segment(0, len(self.input_ids), -1),)
@@ -59,6 +65,8 @@ class Row:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))  # [n]
         for name in CREDIT:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float32))  # [n]
+        if self.attempt_tokens < 0:
+            object.__setattr__(self, "attempt_tokens", self.sources.size)
         for name in ("targets", *CREDIT):
             shape = getattr(self, name).shape
             if shape != (self.sources.size,):
@@ -166,3 +174,20 @@ class Row:
             if parent >= 0:
                 found[at] |= found[parent]
         return found
+
+
+class StepSizes(NamedTuple):
+    """Other counts of an optimizer step that its policy term may be divided by, at least 1 each."""
+
+    attempt: float  # completion tokens of attempts, with credit or without
+    row: float  # rows with a reward
+
+
+NO_SIZES = StepSizes(1.0, 1.0)
+
+
+def step_sizes(rows_of_step: Sequence[Row]) -> StepSizes:
+    """Counts over all rows of a step, every micro-batch and rank: see `StepSizes`."""
+    attempt = sum(row.attempt_tokens for row in rows_of_step)
+    rewarded = sum(bool(row.token_rewards.any()) for row in rows_of_step)
+    return StepSizes(float(max(attempt, 1)), float(max(rewarded, 1)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -108,7 +109,9 @@ def _rows_of(pair: Pair) -> list[Row]:
     elif pair.target_ids and pair.edit_weights.any():
         zeros = np.zeros(len(pair.target_ids), dtype=np.float32)
         name, ids = f"{pair.attempt.id}/corrected", [*prompt, *pair.target_ids]
-        rows.append(Row.flat(name, ids, len(prompt), zeros, zeros, pair.edit_weights))
+        row = Row.flat(name, ids, len(prompt), zeros, zeros, pair.edit_weights)
+        own = 0 if pair.token_rewards.any() else len(attempt)  # else the attempt's row counts them
+        rows.append(replace(row, attempt_tokens=own))
     if weights.any() or pair.token_rewards.any():
         ids, old = [*prompt, *attempt], pair.old_logprobs
         rows.append(Row.flat(pair.attempt.id, ids, len(prompt), pair.token_rewards, old, weights))

@@ -63,9 +63,14 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class WarmupSettings(FitSettings):
-    """Plain likelihood on reference solutions; stops early at `target_accuracy` on dev problems."""
+    """Plain likelihood on reference solutions; stops early at `target_accuracy` on dev problems.
+
+    `task` are changes to the task node for the warm-up alone: other references, or easier problems,
+    than those that the policy is then trained on.
+    """
 
     target_accuracy: float | None = None
+    task: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,11 @@ class EditWeights:
 
 @dataclass(frozen=True)
 class PolicySettings(FitSettings):
-    """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions."""
+    """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions.
+
+    `score_corrections` computes the start's log-probs of corrections (for DPO on them);
+    `teacher_corrections_only` leaves out those that the GRM made.
+    """
 
     objective: dict[str, Any] = field(default_factory=dict)
     reward: dict[str, Any] = field(default_factory=dict)
@@ -160,6 +169,8 @@ class PolicySettings(FitSettings):
     max_right_per_problem: int | None = None
     max_completion_length: int = 512
     ratio_tolerance: float | None = None
+    score_corrections: bool = False
+    teacher_corrections_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rlmec.batching import (
     pad_left,
     step_normalizers,
 )
-from rlmec.row import Segment
+from rlmec.row import Segment, StepSizes
 
 FIXED = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -58,9 +58,10 @@ def test_collate_by_hand():
 
 TYPES = {
     **dict.fromkeys(["input_ids", "attention_mask", "position_ids"], torch.int64),
-    **dict.fromkeys(["sources", "targets", "index"], torch.int64),
+    **dict.fromkeys(["sources", "targets", "row_ids", "index"], torch.int64),
     **dict.fromkeys(["token_rewards", "old_logprobs", "weights"], torch.float32),
     **dict.fromkeys(["policy_normalizer", "imitation_normalizer"], torch.float32),
+    **dict.fromkeys(["attempt_normalizer", "row_normalizer"], torch.float32),
 }
 
 
@@ -69,7 +70,10 @@ def test_collate_of_a_tree_by_hand():
     arrays = [np.array([1.0, 0.0]), np.array([-1.0, 0.0]), np.array([0.0, 1.0])]
     segments = (Segment(0, 2, -1), Segment(2, 4, 0), Segment(4, 5, 0))
     tree = Row("t", [1, 2, 3, 4, 5], np.array([1, 4]), np.array([3, 6]), *arrays, segments)
-    made = collate([tree, Row.likelihood("f", [7, 8, 9], 1)], 0, 1.0, 1.0)
+    sizes = StepSizes(30.0, 4.0)
+    made = collate([tree, Row.likelihood("f", [7, 8, 9], 1)], 0, 1.0, 1.0, sizes=sizes)
+    assert made["row_ids"].tolist() == [0, 0, 1, 1]
+    assert [made[f"{n}_normalizer"].item() for n in ("attempt", "row")] == [30.0, 4.0]
     assert made["position_ids"].tolist() == [[0, 1, 2, 3, 2], [0, 1, 2, 0, 0]]
     assert made["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
     assert made["segments"].tolist() == [[0, 0, 1, 1, 2], [0, 0, 0, 3, 3]]

@@ -278,6 +278,14 @@ def test_a_comparison_is_bound_as_changes_of_the_policy_node():
     assert other.edit_weights == policy.edit_weights
 
 
+def test_changes_of_the_task_for_the_warm_up_are_bound_as_the_task():
+    assert checked(**{"warmup.task": {"max_steps": 2}}).warmup.task == {"max_steps": 2}
+    message = refusal(**{"warmup.task": {"max_stepz": 2}})
+    assert "the nearest is 'warmup.task.max_steps'" in message
+    message = refusal(**{"warmup.task": {"_target_": "rlmec.tasks.arithmetic.ArithmeticTask"}})
+    assert "not its _target_" in message
+
+
 def test_a_missing_value_is_named():
     plain = tree()
     del plain["prompt"]["locate"]

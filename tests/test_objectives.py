@@ -13,16 +13,21 @@ from rlmec.batching import Row, StepPlan, collate, step_normalizers
 from rlmec.objectives import (
     ObjectiveSums,
     TokenBatch,
+    dpo,
     rlmec_authors,
     rlmec_clipped,
+    sequence_ppo,
     weighted_likelihood,
 )
+from rlmec.row import step_sizes
 
 RLMEC = [rlmec_authors, rlmec_clipped]
 ALL = [weighted_likelihood, *RLMEC]
 
 
-def batch(logprobs, old, rewards, weights=None, mask=None, dtype=torch.float64) -> TokenBatch:
+def batch(
+    logprobs, old, rewards, weights=None, mask=None, dtype=torch.float64, row_ids=None
+) -> TokenBatch:
     lp = torch.as_tensor(logprobs, dtype=dtype)
     lp = lp.clone().requires_grad_()
     return TokenBatch(
@@ -31,6 +36,7 @@ def batch(logprobs, old, rewards, weights=None, mask=None, dtype=torch.float64) 
         torch.as_tensor(rewards, dtype=dtype),
         torch.zeros_like(lp) if weights is None else torch.as_tensor(weights, dtype=dtype),
         torch.ones_like(lp, dtype=torch.bool) if mask is None else torch.as_tensor(mask),
+        None if row_ids is None else torch.as_tensor(row_ids),
     )
 
 
@@ -244,6 +250,105 @@ def test_a_batch_of_unlike_shapes_is_refused():
         batch(PI, OLD, REWARDS, mask=[1, 1, 1])
 
 
+# --- the penalty for leaving the start ---
+
+
+@pytest.mark.parametrize("objective", [*RLMEC, sequence_ppo])
+def test_kl_to_the_start_by_hand(objective):
+    """(2 - 1 - ln 2) + (0.8 - 1 - ln 0.8) + (0.5 - 1 - ln 0.5) = 0.523144 (see the metrics), and
+    d/d log pi = rho - 1: 1, -0.2, -0.5."""
+    tokens = batch(PI, OLD, REWARDS)
+    off, on = objective(tokens), objective(tokens, kl_coef=0.1)
+    assert (on.policy - off.policy).item() == pytest.approx(0.0523144, abs=1e-6)
+    found = gradient(objective, tokens, kl_coef=0.1) - gradient(objective, tokens)
+    assert found.tolist() == pytest.approx([0.1, -0.02, -0.05])
+
+
+@pytest.mark.parametrize("objective", RLMEC)
+def test_a_term_names_the_count_it_is_divided_by(objective):
+    tokens = batch(PI, OLD, REWARDS)
+    assert objective(tokens).divide_by == "policy"
+    assert objective(tokens, per_attempt_token=True).divide_by == "attempt"
+    assert objective(tokens, per_attempt_token=True).policy.item() == objective(tokens).policy
+
+
+# --- sequence rewards ---
+
+
+def test_sequence_ppo_by_hand():
+    """Advantage 1 for the three tokens of an attempt, -1 for the first token of another with
+    rho 2; range [0.8, 1.2]. min(rho A, clip(rho) A): 1.2 (clipped), 0.8, 0.5 and -2.
+    S = -(1.2 + 0.8 + 0.5 - 2) = -0.5; d/d log pi = -rho A where not clipped: 0, -0.8, -0.5, 2."""
+    tokens = batch([*PI, PI[0]], [*OLD, OLD[0]], [1.0, 1.0, 1.0, -1.0], weights=[1.0] * 4)
+    sums = sequence_ppo(tokens, epsilon=0.2)
+    assert sums.policy.item() == pytest.approx(-0.5, abs=1e-12)
+    assert (sums.divide_by, sums.imitation_coef) == ("attempt", 0.0)
+    assert gradient(sequence_ppo, tokens).tolist() == pytest.approx([0, -0.8, -0.5, 2], abs=1e-12)
+
+
+# --- preferences ---
+
+# Row 0 prefers tokens 1 and 2 to token 3: log rho = ln 2, ln 0.8, ln 0.5, so
+#   m = ln 2 + ln 0.8 - ln 0.5 = ln 3.2 = 1.1631508.
+# Row 4 prefers nothing to a token with rho 2: m = -ln 2 = -0.6931472.
+PAIRS = ([*PI, PI[0]], [*OLD, OLD[0]], [1.0, 1.0, -1.0, -1.0])
+
+
+def test_dpo_by_hand():
+    """beta 0.5: margins 0.5815754 and -0.3465736 (sigmoid 0.6414299 and 0.4142136).
+    S = -ln 0.6414299 - ln 0.4142136 = 0.4440554 + 0.8813736 = 1.3254291.
+    dS/d log pi_j = -beta (1 - sigmoid) R_j: of row 0 0.5 * 0.3585701 = 0.1792850, of row 4
+    0.5 * 0.5857864 = 0.2928932."""
+    tokens = batch(*PAIRS, row_ids=[0, 0, 0, 4])
+    sums = dpo(tokens, beta=0.5)
+    assert sums.policy.item() == pytest.approx(1.3254291, abs=1e-6)
+    assert (sums.imitation.item(), sums.divide_by) == (0.0, "row")
+    expected = [-0.1792850, -0.1792850, 0.1792850, 0.2928932]
+    assert gradient(dpo, tokens, beta=0.5).tolist() == pytest.approx(expected, abs=1e-6)
+    metrics = {name: value.item() for name, value in sums.metrics.items()}
+    # 0.5815754 - 0.3465736 = 0.2350018
+    wanted = {"preference_count": 2, "margin_sum": 0.2350018, "preferred_count": 1}
+    assert metrics == pytest.approx(wanted, abs=1e-6)
+
+
+def test_dpo_by_finite_differences():
+    tokens, step = batch(*PAIRS, row_ids=[0, 0, 0, 4]), 1e-6
+    found = gradient(dpo, tokens)
+    for j in range(4):
+        moved = [torch.tensor(PAIRS[0], dtype=torch.float64) for _ in range(2)]
+        moved[0][j] += step
+        moved[1][j] -= step
+        up, down = (dpo(batch(m, *PAIRS[1:], row_ids=[0, 0, 0, 4])).policy.item() for m in moved)
+        assert found[j].item() == pytest.approx((up - down) / (2 * step), abs=1e-7)
+
+
+def test_dpo_at_the_start_is_log_two_a_row_and_adds_up_over_rows():
+    tokens = batch(PAIRS[1], PAIRS[1], PAIRS[2], row_ids=[0, 0, 0, 4])
+    assert dpo(tokens).policy.item() == pytest.approx(2 * math.log(2))
+    one = batch(*(x[:3] for x in PAIRS), row_ids=[7, 7, 7])
+    other = batch(*(x[3:] for x in PAIRS), row_ids=[0])
+    whole = dpo(batch(*PAIRS, row_ids=[0, 0, 0, 4])).policy.item()
+    assert dpo(one).policy.item() + dpo(other).policy.item() == pytest.approx(whole)
+
+
+def test_dpo_leaves_out_tokens_without_a_sign_whatever_they_hold():
+    nan = float("nan")
+    tokens = batch([*PAIRS[0], nan], [*PAIRS[1], nan], [*PAIRS[2], 0.0], row_ids=[0, 0, 0, 4, 9])
+    bare = dpo(batch(*PAIRS, row_ids=[0, 0, 0, 4]))
+    assert dpo(tokens).policy.item() == bare.policy.item()
+    assert dpo(tokens).metrics["preference_count"].item() == 2
+    assert gradient(dpo, tokens)[4].item() == 0.0
+    empty = batch([], [], [], row_ids=torch.zeros(0, dtype=torch.int64))
+    assert dpo(empty).policy.item() == 0.0
+
+
+def test_dpo_refuses_what_it_cannot_use():
+    with pytest.raises(ValueError, match="row_ids are needed"):
+        dpo(batch(*PAIRS))
+    with pytest.raises(ValueError, match="beta is 0"):
+        dpo(batch(*PAIRS, row_ids=[0] * 4), beta=0)
+
+
 def random_rows(count: int, seed: int) -> list[Row]:
     rng = np.random.default_rng(seed)
     rows = []
@@ -269,7 +374,7 @@ class Toy(torch.nn.Module):
         ids = batch["input_ids"].flatten()[batch["sources"]]  # [N]
         scores = (self.table[ids] @ self.head).log_softmax(-1)  # [N, V]
         logprobs = scores.gather(-1, batch["targets"][:, None])[:, 0]  # [N]
-        credit = {k: batch[k] for k in ("old_logprobs", "token_rewards", "weights")}
+        credit = {k: batch[k] for k in ("old_logprobs", "token_rewards", "weights", "row_ids")}
         return TokenBatch(logprobs, **credit, mask=torch.ones_like(logprobs, dtype=torch.bool))
 
 
@@ -279,15 +384,16 @@ def step_gradients(objective, rows, world: int, accumulate: int) -> list[torch.T
     plan = StepPlan(lengths, 120, epochs=2, seed=2, world_size=world, accumulate=accumulate)
     out = []
     for step in range(plan.steps):
-        normalizers = step_normalizers([rows[i] for i in plan.rows(step)])
+        mine = [rows[i] for i in plan.rows(step)]
+        normalizers, sizes = step_normalizers(mine), step_sizes(mine)
         model, total = Toy(), None
         for rank in range(world):
             model.zero_grad()
             for index in range(accumulate):
                 picked = [rows[i] for i in plan.micro_batch(step, rank, index)]
-                batch = collate(picked, 0, *normalizers, index=step)
+                batch = collate(picked, 0, *normalizers, index=step, sizes=sizes)
                 sums = objective(model(batch))
-                scaled = sums.policy / batch["policy_normalizer"].double()
+                scaled = sums.policy / batch[f"{sums.divide_by}_normalizer"].double()
                 scaled = (
                     scaled
                     + sums.imitation_coef * sums.imitation / batch["imitation_normalizer"].double()
@@ -301,7 +407,11 @@ def step_gradients(objective, rows, world: int, accumulate: int) -> list[torch.T
     return out
 
 
-@pytest.mark.parametrize("objective", [rlmec_authors, rlmec_clipped])
+def penalised(tokens):
+    return rlmec_clipped(tokens, kl_coef=0.1, per_attempt_token=True)
+
+
+@pytest.mark.parametrize("objective", [rlmec_authors, rlmec_clipped, penalised, sequence_ppo, dpo])
 def test_gradients_do_not_depend_on_ranks_and_accumulation(objective):
     rows = random_rows(17, seed=4)
     expected = step_gradients(objective, rows, world=1, accumulate=1)

@@ -1,6 +1,7 @@
 """What both LightningModules share: a loss normalised by the counts of its whole optimizer step.
 
-In: batches of `batching.collate`. Out: the loss A * W * (S_RL / N_R + coef * S_IR / N_w), where
+In: batches of `batching.collate`. Out: the loss A * W * (S_RL / N_R + coef * S_IR / N_w), where an
+objective may name another count of the step than N_R, and
 Lightning divides by A (micro-batches of a step) and the strategy by W (ranks), so that the gradient
 is that of the whole step however it was cut. Metrics are summed over a step and logged every
 `log_every_n_steps`.
@@ -150,6 +151,7 @@ class CompletionModule(L.LightningModule):
             batch["token_rewards"],
             batch["weights"],
             torch.ones_like(logprobs, dtype=torch.bool),
+            batch["row_ids"],
         )
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
@@ -231,7 +233,7 @@ def normalized(
     sums: ObjectiveSums, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A micro-batch's share of its step's policy term, imitation term and loss, all 0-d."""
-    policy = sums.policy / batch["policy_normalizer"]
+    policy = sums.policy / batch[f"{sums.divide_by}_normalizer"]
     imitation = sums.imitation / batch["imitation_normalizer"]
     return policy, imitation, policy + sums.imitation_coef * imitation
 

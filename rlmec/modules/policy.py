@@ -68,6 +68,12 @@ class PolicyModule(CompletionModule):
                 "approx_kl": sums["approx_kl_sum"] / count,
                 "rewards/token/mean": sums["reward_sum"] / count,
             }
+        if pairs := sums.get("preference_count", 0.0):
+            out |= {
+                "policy_loss": sums["policy_loss"],
+                "dpo/margin": sums["margin_sum"] / pairs,
+                "dpo/accuracy": sums["preferred_count"] / pairs,
+            }
         return out
 
     def predict_step(self, batch: Sealed, batch_idx: int) -> Any:

@@ -32,7 +32,7 @@ from rlmec.stages.improving import PolicyStage
 from rlmec.stages.memory import plan_memory
 from rlmec.stages.reporting import ReportStage
 from rlmec.stages.rewarding import GrmStage
-from rlmec.stages.sampling import SampleStage, WarmupStage
+from rlmec.stages.sampling import SampleStage, WarmupStage, warmup_task
 from rlmec.stages.scoring import ScoreStage
 from rlmec.stages.teaching import TeachStage, check_teacher
 
@@ -117,14 +117,15 @@ def check_inputs(run: Run) -> None:
         splits.append("dev")
     if "evaluate" in until:
         splits.append(s.evaluate.split)
-    problems = {split: run.task.problems(split) for split in splits}
+    for split in splits:
+        run.task.problems(split)  # raises where it is empty
     if "teach" in until:
         check_teacher(run)
     if "evaluate" in until:
         for name in (None, *judged_tasks(run)):
             examples_before(run, name, judged_problems(run, name, trained=True)[0])
     if "grm" in until and s.grm.model is not None:
-        start = models.start_tokenizer(s, problems["train"])
+        start = models.start_tokenizer(s, warmup_task(run).problems("train"))
         found = models.LanguageModel(s.grm.model, s).codec.digest
         require_same_tokenizer(models.codec(start).digest, found, f"grm.model ({s.grm.model})")
 

@@ -15,6 +15,7 @@ from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Run, Settings, Stage
 from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import accuracy_judge
+from rlmec.stages.referencing import correction_logprobs
 from rlmec.stages.sampling import (
     SampleStage,
     dev_problems,
@@ -59,6 +60,8 @@ class PolicyStage(Stage):
             )
         model = start_model(run, parents)
         data = joined_data(run, model, node, parents)
+        if node.score_corrections:
+            data.start_logprobs = correction_logprobs(run, self.title, model, data, work)
         network = model.trainable(run.settings.model.lora, node.seed)
         share_prefixes(run, self.title, network, data)
         data.plan_for(run.ranks.world, run.ranks.rank)
@@ -113,7 +116,8 @@ def joined_data(
     attempts = _scored(sampled, scores, parents["score"].metrics["score/too_long"])
     tried = {attempt.problem_id for attempt in attempts}
     corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-    corrections += read_table(parents["score"].file("corrections.parquet"), Correction)
+    if not node.teacher_corrections_only:
+        corrections += read_table(parents["score"].file("corrections.parquet"), Correction)
     data = SolutionPairDataModule(
         model.prompts,
         [p for p in run.task.problems("train") if p.id in tried],

@@ -24,6 +24,7 @@ from rlmec.stages.chain import Outcome, Run, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
 from rlmec.stages.judging import accuracy_judge, attempt_of
 from rlmec.tables import PartFolder
+from rlmec.tasks.base import Task
 from rlmec.tasks.imports import import_solutions
 
 __all__ = ["SampleStage", "WarmupStage", "start_model", "start_of"]
@@ -48,6 +49,12 @@ def dev_problems(run: Run, count: int) -> list[Problem]:
     return run.task.problems("dev")[:count] if count else []
 
 
+def warmup_task(run: Run) -> Task:
+    """The task of the warm-up: the run's, with the changes in `warmup.task`."""
+    changes = run.settings.warmup.task
+    return run.task if not changes else build(run.settings.task | changes)
+
+
 class WarmupStage(Stage):
     """Plain likelihood on reference solutions, from random weights to a first policy."""
 
@@ -59,7 +66,8 @@ class WarmupStage(Stage):
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run, settings = self.run, self.run.settings.warmup
-        problems = run.task.problems("train")
+        task = warmup_task(run)
+        problems = task.problems("train")
         tokenizer = models.fresh_tokenizer(run.settings, problems)
         prompts = models.Prompts(models.templates(run.settings), models.codec(tokenizer))
         network = models.fresh_network(run.settings, tokenizer)
@@ -67,12 +75,12 @@ class WarmupStage(Stage):
         data = SolutionPairDataModule(prompts, problems, reference_rows, plan)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = policy_module(run, network, prompts.codec, settings, data, weighted_likelihood)
-        dev = dev_problems(run, settings.val_problems)
+        dev = task.problems("dev")[: settings.val_problems] if settings.val_problems else []
         asked, length = [prompts.policy(p) for p in dev], run.settings.sample.max_completion_length
         models.fitting_prompts(network, asked, length, self.title)
         validation = Validation(
             asked,
-            accuracy_judge(run.task, prompts.codec, dev),
+            accuracy_judge(task, prompts.codec, dev),
             every_steps=settings.val_every_steps,
             max_completion_length=length,
             best=best_weights(work),

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 from rlmec.records import Problem, Verdict
 from rlmec.tasks import answers, mending
@@ -21,6 +23,7 @@ from rlmec.tasks.base import SPLITS
 from rlmec.tasks.phrasings import (
     DAYS,
     ENDINGS,
+    EQUATION,
     EVENTS,
     ITEMS,
     MOST_PHRASINGS,
@@ -44,9 +47,13 @@ class ArithmeticTask:
     `train`, `dev`, `test` are numbers of problems; `phrasings` (1 to 6) is how many wordings a step
     has in questions and solutions. Numbers have `digits` digits (of those with one digit, 0 and 1
     are left out); `max_operand` is the largest that is added or subtracted. `operations` are some
-    of add, subtract, multiply (by 2 or 3), divide (in half). Raises ValueError for settings out of
-    range, naming them, and from `problems` for an unknown split or where the settings allow fewer
-    distinct questions than asked for.
+    of add, subtract, multiply (by 2 or 3), divide (in half).
+
+    `references` is the style of reference solutions: "steps", one line a step, or "terse", one line
+    of bare equations. `reference_share` of the problems (by a hash) have one, the others an answer
+    only. The oracle knows the steps of every problem. Raises ValueError for settings out of range,
+    naming them, and from `problems` for an unknown split or where the settings allow fewer distinct
+    questions than asked for.
     """
 
     name = "arithmetic"
@@ -63,6 +70,8 @@ class ArithmeticTask:
         max_operand: int = 20,
         phrasings: int = 5,
         operations: Sequence[str] = ("add", "subtract", "multiply"),
+        references: Literal["steps", "terse"] = "steps",
+        reference_share: float = 1.0,
     ) -> None:
         self.seed = seed
         self.sizes = {"train": train, "dev": dev, "test": test}
@@ -71,6 +80,8 @@ class ArithmeticTask:
         self.max_operand = max_operand
         listed = operations.split(",") if isinstance(operations, str) else operations
         self.operations = tuple(operation.strip() for operation in listed)
+        self.references, self.reference_share = references, reference_share
+        self._steps: dict[str, str] = {}  # in steps, of problems that show another one or none
         self._check()
 
     @property
@@ -94,6 +105,10 @@ class ArithmeticTask:
         if unknown or not self.operations:
             raise ValueError(
                 f"arithmetic: operations {list(self.operations)} must be some of {list(SYMBOLS)}"
+            )
+        if not 0 <= self.reference_share <= 1:
+            raise ValueError(
+                f"arithmetic: reference_share {self.reference_share} is not within 0 to 1"
             )
         smallest = self._range[0]
         if self.max_operand < smallest and {"add", "subtract"} & set(self.operations):
@@ -131,7 +146,18 @@ class ArithmeticTask:
                 solution=solution,
                 kind=f"{len(story.steps)} step{'s' if len(story.steps) > 1 else ''}",
             )
-        return list(found.values())
+        return [self._shown(problem) for problem in found.values()]
+
+    def _shown(self, problem: Problem) -> Problem:
+        """The problem with the reference solution that it is to have."""
+        steps, shown = problem.solution or "", problem
+        if int(_digest(f"reference/{problem.id}")[:8], 16) >= self.reference_share * 16**8:
+            shown = replace(problem, solution=None)
+        elif self.references == "terse":
+            shown = replace(problem, solution=terse(steps))
+        if shown is not problem:
+            self._steps[problem.id] = steps
+        return shown
 
     def final_answer(self, text: str) -> str | None:
         """The text after the last "The answer is", or None without one."""
@@ -158,7 +184,11 @@ class ArithmeticTask:
         return mending.kind_of_error(self._mend(problem, text))
 
     def _mend(self, problem: Problem, text: str) -> list[mending.Edit]:
-        return mending.mend(problem, text, self.phrasings)
+        if not self._steps and (self.references != "steps" or self.reference_share < 1):
+            for split in (split for split in SPLITS if self.sizes[split]):
+                self.problems(split)
+        steps = self._steps.get(problem.id, problem.solution)
+        return mending.mend(replace(problem, solution=steps), text, self.phrasings)
 
     def _story(self, rng: random.Random) -> Story:
         name, item = rng.choice(NAMES), rng.choice(ITEMS)
@@ -213,6 +243,12 @@ class ArithmeticTask:
             for step in story.steps
         ]
         return "\n".join([*lines, answer_line(story.answer)])
+
+
+def terse(solution: str) -> str:
+    """A solution in steps as one line of its equations, then the answer line."""
+    equations = (match.group() for match in EQUATION.finditer(solution))
+    return "; ".join(equations) + "\n" + solution.split("\n")[-1]
 
 
 def _apply(number: int, operation: str, operand: int) -> int:

@@ -13,8 +13,12 @@ from small_fits import SGD, credited_rows, data_of, fitted, module_of, run_of, w
 from small_models import network
 from transformers import get_cosine_schedule_with_warmup
 
+from rlmec.language.logprobs import TokenLogprobs
+from rlmec.language.scoring import score_rows
 from rlmec.modules.reward_model import RewardModelModule
-from rlmec.objectives import rlmec_authors, rlmec_clipped, weighted_likelihood
+from rlmec.objectives import dpo, rlmec_authors, rlmec_clipped, sequence_ppo, weighted_likelihood
+from rlmec.packing import merge, trim
+from rlmec.row import Row
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 EPSILON = 0.3
@@ -95,6 +99,108 @@ def test_without_any_reward_the_imitation_term_goes_on(rows, tmp_path):
     one, other = (weights_of(module) for module in made)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one["lm_head.weight"], network(seed=1).lm_head.weight)
+
+
+# --- objectives that divide by another count ---
+
+
+def sequence_logprob(net, row):
+    """log pi of a flat row's completion tokens, from plain logits."""
+    ids = torch.tensor(row.input_ids)
+    all_ = net(ids[None]).logits[0].log_softmax(-1)  # [T, V]
+    return all_[row.prompt_length - 1 : -1].gather(1, ids[row.prompt_length :, None])[:, 0]
+
+
+def preferences(net, count=12, seed=3):
+    """Rows of two sequences with a common prompt and first token, and the pairs they come from."""
+    draw = np.random.default_rng(seed)
+    rows, pairs = [], []
+    for i in range(count):
+        head = draw.integers(2, 200, draw.integers(2, 6)).tolist()
+        tails = [
+            [7, first, *draw.integers(2, 200, draw.integers(1, 9)).tolist()] for first in (8, 9)
+        ]
+        flat = [Row.likelihood(f"{i}", [*head, *tail], len(head)) for tail in tails]
+        old = score_rows(TokenLogprobs(net), flat, 0)
+        signed = [
+            replace(
+                row,
+                token_rewards=np.array([0, *[sign] * (len(o) - 1)]),
+                old_logprobs=np.array(o),
+                weights=0 * row.weights,
+            )
+            for row, o, sign in zip(flat, old, (1.0, -1.0), strict=True)
+        ]
+        rows.append(replace(trim(merge(f"{i}", signed)), whole=True))
+        pairs.append(flat)
+    return rows, pairs
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_dpo_on_trees_is_dpo_on_whole_sequences(accumulate, tmp_path):
+    """The formula over whole completions, their common tokens included, as a plain loop."""
+    rows, pairs = preferences(network(seed=1))
+    data = data_of(rows, accumulate=accumulate)
+    module, _ = fitted(
+        tmp_path,
+        network(seed=1),
+        data,
+        objective=partial(dpo, beta=0.3),
+        ratio_tolerance=1e-4,
+        run=run_of(logs=tmp_path / "logs"),
+    )
+    plain, start = network(seed=1), network(seed=1)
+    optimizer, losses = torch.optim.SGD(plain.parameters(), 0.5), []
+    for step in range(data.plan.steps):
+        mine = [pairs[i] for i in data.plan.rows(step)]
+        assert len(mine) >= 3
+        margins = []
+        for preferred, rejected in mine:
+            gains = [
+                (sequence_logprob(plain, row) - sequence_logprob(start, row).detach()).sum()
+                for row in (preferred, rejected)
+            ]
+            margins.append(0.3 * (gains[0] - gains[1]))
+        loss = -torch.nn.functional.logsigmoid(torch.stack(margins)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    found = module.trainer.callback_metrics
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert float(found["train/policy_loss"]) == pytest.approx(losses[-1], 1e-4)
+    share = sum(float(m.detach()) > 0 for m in margins) / len(margins)
+    assert float(found["train/dpo/accuracy"]) == pytest.approx(share)
+    mean = float(torch.stack(margins).mean().detach())
+    assert float(found["train/dpo/margin"]) == pytest.approx(mean, rel=1e-3)
+    for name, value in plain.named_parameters():
+        torch.testing.assert_close(weights_of(module)[name], value.detach(), rtol=0, atol=2e-6)
+    table = DOCS.read_text().split("## Preferences")[1].split("\n## ")[0]
+    documented = set(re.findall(r"`(train/[\w/]+)`", table))
+    assert documented == {"train/dpo/margin", "train/dpo/accuracy"}
+    always = {"loss", "policy_loss", "imitation_loss", "tokens", "padding_share"}
+    always |= {"learning_rate", "tokens_per_second"}
+    assert set(logged(tmp_path / "logs")) == documented | {f"train/{name}" for name in always}
+
+
+@pytest.mark.parametrize(
+    "objective", [sequence_ppo, partial(rlmec_clipped, kl_coef=0.2, per_attempt_token=True)]
+)
+def test_a_loss_over_all_attempt_tokens_does_not_depend_on_the_cut(objective, rows, tmp_path):
+    made = [
+        fitted(tmp_path / f"{a}", network(seed=1), data_of(rows, accumulate=a), objective=objective)
+        for a in (1, 3)
+    ]
+    one, other = (weights_of(module) for module, _ in made)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-6)
+    data = data_of(rows, steps=1)
+    module, _ = fitted(tmp_path / "first", network(seed=1), data, objective=objective)
+    mine = [rows[i] for i in data.plan.rows(0)]
+    total = sum(float(row.token_rewards.sum()) for row in mine)
+    count = sum(row.weights.size for row in mine)
+    found = float(module.trainer.callback_metrics["train/policy_loss"])
+    assert found == pytest.approx(-total / count, abs=1e-5)
 
 
 # --- the ratio at step 0 ---

@@ -396,3 +396,45 @@ def test_impossible_requests_are_refused():
 def test_a_problem_of_another_task_is_refused_by_name():
     with pytest.raises(ValueError, match="'alien'"):
         TASK.oracle(Problem("alien", "What is 2 + 2?", "4", "2 + 2 = 4\n#### 4"), "4")
+
+
+# --- references of another style, or none ---
+
+
+def test_terse_references_state_the_same_equations():
+    task = ArithmeticTask(train=200, references="terse", phrasings=6, operations=list(SYMBOLS))
+    for problem, plain in zip(task.problems("train"), PROBLEMS, strict=True):
+        assert (problem.id, problem.question) == (plain.id, plain.question)
+        stated = [match.group() for match in EQUATION.finditer(plain.solution)]
+        assert problem.solution == "; ".join(stated) + f"\nThe answer is {plain.answer}."
+        assert task.judge(problem.solution, problem) == "right"
+
+
+def test_a_share_of_the_problems_has_a_reference():
+    """A tenth of 2000 within four standard deviations; which one does not depend on the seed's
+    other choices."""
+    task = ArithmeticTask(train=2000, reference_share=0.1)
+    shown = [p for p in task.problems("train") if p.solution is not None]
+    assert abs(len(shown) - 200) < 4 * (2000 * 0.1 * 0.9) ** 0.5
+    full = {p.id: p.solution for p in ArithmeticTask(train=2000).problems("train")}
+    assert all(full[p.id] == p.solution for p in shown)
+    assert not [
+        p for p in ArithmeticTask(train=50, reference_share=0.0).problems("train") if p.solution
+    ]
+    with pytest.raises(ValueError, match=r"reference_share 1\.5 is not within 0 to 1"):
+        ArithmeticTask(reference_share=1.5)
+
+
+@pytest.mark.parametrize("change", [{"references": "terse"}, {"reference_share": 0.0}])
+def test_the_oracle_knows_the_steps_whatever_the_reference(change):
+    """It mends an attempt as with references in steps; also in a process that has not asked for
+    the problems yet."""
+    sizes = {"train": 30, "dev": 5, "test": 5, "phrasings": 6, "operations": list(SYMBOLS)}
+    plain, changed = ArithmeticTask(**sizes), ArithmeticTask(**sizes, **change)
+    problems = changed.problems("train")
+    for task in (changed, ArithmeticTask(**sizes, **change)):
+        for full, problem in zip(plain.problems("train"), problems, strict=True):
+            wrong = full.solution.replace(f"= {full.answer}", "= 1").replace("+", "-")
+            assert task.oracle(problem, wrong) == plain.oracle(full, wrong)
+            assert task.first_wrong_line(problem, wrong) == plain.first_wrong_line(full, wrong)
+            assert task.oracle(problem, full.solution) == full.solution

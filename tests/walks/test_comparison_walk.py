@@ -1,0 +1,48 @@
+"""Methods on one finished chain: what lies upstream is shared, a comparison goes on and repeats."""
+
+import csv
+import json
+
+import pytest
+from walking import ROOT, done_well, finals, run
+
+pytestmark = pytest.mark.slow
+METHODS = ("rlmec", "rft", "dpo_corrections", "dpo_attempts", "sequence_ppo", "teacher_only")
+
+
+def test_every_kind_of_method_trains_on_one_set_of_scores(copied):
+    """The start's log-probs of corrections pass the check of the ratio at step 0. Without the GRM's
+    corrections as many more attempts are dropped as it corrected."""
+    store = copied()
+    before = {stage: len(found) for stage, found in finals(store).items()}
+    done = done_well(
+        run(store, "-m", f"method={','.join(METHODS)}", "stage=policy", "policy.steps=6")
+    )
+    assert [done.made(job) for job in range(len(METHODS))] == [["policy"]] * len(METHODS)
+    after = {stage: len(found) for stage, found in finals(store).items()}
+    assert after == before | {"policy": before["policy"] + len(METHODS)}
+    figures = {name: done.metrics("policy", job) for job, name in enumerate(METHODS)}
+    assert not (done.artifact("policy", METHODS.index("dpo_corrections")) / "parts").exists()
+    assert figures["dpo_corrections"]["policy/rewards/negative"] > 0
+    assert figures["rft"]["policy/rewards/negative"] == 0
+    dropped = [figures[name]["policy/dropped/uncorrected"] for name in ("rlmec", "teacher_only")]
+    assert dropped[1] - dropped[0] == done.metrics("score")["score/accepted"]
+
+
+def test_a_comparison_makes_its_table_and_repeats_nothing(copied):
+    store = copied()
+    folder = store / "comparison"
+    line = [str(folder), "--methods", "rlmec,rft", "--rates", "0.001,0.002", "--seeds", "11,12"]
+    line.append("policy.steps=6")
+    done_well(run(store, *line, program=ROOT / "compare.py"))
+    before = {stage: len(found) for stage, found in finals(store).items()}
+    rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows] == ["rlmec", "rft"]
+    assert {row["seeds"] for row in rows} == {"2"}
+    assert {row["problems"] for row in rows} == {"48"}
+    rates = json.loads((folder / "rates.json").read_text())
+    assert {row["method"]: float(row["rate"]) for row in rows} == rates
+    table = (folder / "comparison.csv").read_bytes()
+    done_well(run(store, *line, program=ROOT / "compare.py"))
+    assert {stage: len(found) for stage, found in finals(store).items()} == before
+    assert (folder / "comparison.csv").read_bytes() == table
