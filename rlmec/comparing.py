@@ -2,7 +2,7 @@
 
 In: folders below which sweeps left `summary.json`, each job with `method=`, `policy.optimizer.lr=`
 and `policy.seed=` among its overrides. Out: the learning rate that is best on dev for each method,
-and the table over fresh seeds on test. `compare.py` runs the sweeps. Nothing is trained here.
+and the table over fresh seeds on test. `benchmarks/compare.py` runs the sweeps. Nothing is trained here.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def test_a_comparison_makes_its_table_and_repeats_nothing(copied):
     folder = store / "comparison"
     line = [str(folder), "--methods", "rlmec,rft", "--rates", "0.001,0.002", "--seeds", "11,12"]
     line.append("policy.steps=6")
-    done_well(run(store, *line, program=ROOT / "compare.py"))
+    done_well(run(store, *line, program=ROOT / "benchmarks" / "compare.py"))
     before = {stage: len(found) for stage, found in finals(store).items()}
     rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["rlmec", "rft"]
@@ -43,6 +43,6 @@ def test_a_comparison_makes_its_table_and_repeats_nothing(copied):
     rates = json.loads((folder / "rates.json").read_text())
     assert {row["method"]: float(row["rate"]) for row in rows} == rates
     table = (folder / "comparison.csv").read_bytes()
-    done_well(run(store, *line, program=ROOT / "compare.py"))
+    done_well(run(store, *line, program=ROOT / "benchmarks" / "compare.py"))
     assert {stage: len(found) for stage, found in finals(store).items()} == before
     assert (folder / "comparison.csv").read_bytes() == table

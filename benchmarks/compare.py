@@ -1,6 +1,6 @@
 """Compares methods: tunes each on dev, trains it anew with fresh seeds, judges it on test.
 
-python compare.py FOLDER [--methods a,b] [--rates x,y] [--seeds 11,12] [settings of train.py ...]
+python -m benchmarks.compare FOLDER [--methods a,b] [--rates x,y] [--seeds 11,12] [settings of train.py ...]
 
 Sweeps leave their jobs below FOLDER; artifacts are shared, so a run that was cut off goes on. What
 comes out: rates.json, comparison.csv, comparison.md, comparison.png.
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TRAIN = Path(__file__).resolve().parent / "train.py"
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
