@@ -58,6 +58,8 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     artifact = make(DOORS[settings.stage](run))
     if settings.stage == "report":
         run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
+        run.say(f"report: {artifact.file('index.html')}")
+        run.say(f"token rewards: {artifact.file('tokens.html')}")
     return _closing(run)
 
 

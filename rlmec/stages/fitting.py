@@ -10,7 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rlmec.callbacks import FiniteLoss, Progress, Validation
+from rlmec.artifacts import atomic_write_json
+from rlmec.callbacks import FiniteLoss, Progress, TrainingCurve, Validation
 from rlmec.checkpointing import (
     AtomicCheckpointIO,
     BestWeights,
@@ -28,6 +29,7 @@ from rlmec.language.selfcheck import sharing_obstacle
 from rlmec.modules.completion import CompletionModule
 from rlmec.settings import FitSettings, TrainerSettings
 from rlmec.stages.chain import Run
+from rlmec.stages.diagnosing import CURVE
 
 __all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
 
@@ -87,7 +89,9 @@ def fit(
     folder, callbacks = work / "checkpoints", run.settings.callbacks
     best = validation.best if validation else None
     chosen = run.ranks.share(lambda: _resume_from(run, title, folder))
+    curve = TrainingCurve()
     parts: list[Callback | None] = [
+        curve,
         RandomStates(),
         FiniteLoss(),  # before validation, which would offer broken weights as the best
         validation,
@@ -119,6 +123,7 @@ def fit(
     trainer.fit(module, datamodule=data, ckpt_path=chosen)
     history = validation.history if validation else []
     _check_finished(title, trainer, data, validation)
+    run.ranks.share(lambda: atomic_write_json(work / CURVE, curve.rows))
     if best is not None and best.step is not None:
         state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])

@@ -6,19 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rlmec.alignment import edit_script
 from rlmec.artifacts import Artifact, atomic_write_json, atomic_write_text
 from rlmec.binding import ConfigurationError
 from rlmec.configuration import rebind
-from rlmec.credit import CreditItem, credit_quality
 from rlmec.evaluation import paired_difference
-from rlmec.records import Attempt, Correction, Pair
+from rlmec.records import Attempt, Correction
 from rlmec.report.figures import accuracy_figure
 from rlmec.report.table import Line, markdown
-from rlmec.stages.chain import Outcome, Run, Settings, Stage
-from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage, joined_data
-from rlmec.stages.rewarding import ScoreStage
-from rlmec.stages.sampling import SampleStage, TeachStage, is_taught, start_model, start_of
+from rlmec.stages.chain import Outcome, Run, Stage
+from rlmec.stages.crediting import scored_attempts
+from rlmec.stages.improving import EvaluateStage, JudgedModel, PolicyStage
+from rlmec.stages.picturing import pictures
+from rlmec.stages.rewarding import GrmStage, ScoreStage
+from rlmec.stages.sampling import SampleStage, TeachStage, start_of
 from rlmec.tables import read_table
 
 __all__ = ["ReportStage", "policy_variants"]
@@ -41,7 +41,7 @@ class ReportStage(Stage):
     """The table of start, compared policies and RLMEC on the same problems, with credit quality."""
 
     name = "report"
-    version = 1
+    version = 2  # pages and figures
 
     def judged(self) -> dict[str, EvaluateStage]:
         """Evaluations by the name of what is judged, the policy last."""
@@ -54,6 +54,7 @@ class ReportStage(Stage):
     def parents(self) -> dict[str, Stage]:
         run = self.run
         own = {"sample": SampleStage(run), "teach": TeachStage(run), "score": ScoreStage(run)}
+        own["grm"] = GrmStage(run)
         policies = {f"policy/{name}": s for name, s in policy_variants(run).items()}
         policies[f"policy/{MAIN}"] = PolicyStage(run)
         judged = {f"evaluate/{name}": stage for name, stage in self.judged().items()}
@@ -67,7 +68,8 @@ class ReportStage(Stage):
 
     def _report(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         lines = [self._line(name, parents) for name in self.judged()]
-        credit = self._credit(parents)
+        scored = scored_attempts(self.run, parents)
+        credit = scored.metrics()
         notes = self._notes(parents)
         atomic_write_text(work / "table.md", markdown(lines, credit, notes))
         atomic_write_json(
@@ -75,10 +77,12 @@ class ReportStage(Stage):
             {"lines": [dataclasses.asdict(line) for line in lines], "credit": credit},
         )
         accuracy_figure(lines, work / "accuracy.png")
+        warnings = pictures(self.run, work, parents, scored, credit, (START, MAIN))
         metrics: dict[str, Any] = {
             f"report/{line.name}/accuracy": line.accuracy for line in lines
         } | credit
         metrics["report/gain"] = lines[-1].accuracy - lines[0].accuracy
+        metrics["report/warnings"] = [warning.name for warning in warnings]
         return Outcome(len(lines), metrics)
 
     def _line(self, name: str, parents: dict[str, Artifact]) -> Line:
@@ -98,39 +102,6 @@ class ReportStage(Stage):
             None if policy is None else policy.manifest["seconds"],
             paired,
         )
-
-    def _credit(self, parents: dict[str, Artifact]) -> Settings:
-        """Credit quality on wrong attempts of problems outside the GRM's training."""
-        run = self.run
-        model = start_model(run, parents)
-        node = dataclasses.replace(run.settings.policy, keep_uncorrected=True)
-        data = joined_data(run, model, node, parents)
-        oracle = getattr(run.task, "oracle", None)
-        items = []
-        for pair in data.pairs:
-            if pair.attempt.is_right or is_taught(run, pair.attempt.problem_id):
-                continue
-            target = self._truth(pair, oracle, data, model)
-            if target is None:
-                continue
-            script = edit_script(pair.attempt.completion_ids, target)
-            items.append(
-                CreditItem.from_script(
-                    pair.attempt.id, script, pair.token_rewards, pair.old_logprobs
-                )
-            )
-        if not items:
-            return {}
-        found = credit_quality(items).metrics()
-        truth = "oracle" if oracle else "accepted_correction"
-        return {f"grm/{name}": value for name, value in found.items()} | {"grm/credit_truth": truth}
-
-    def _truth(self, pair: Pair, oracle: Any, data: Any, model: Any) -> list[int] | None:
-        if oracle is None:
-            return pair.target_ids or None
-        problem = data.problems[pair.attempt.problem_id]
-        text = oracle(problem, pair.attempt.text)
-        return None if text is None else model.codec.completion(text)
 
     def _notes(self, parents: dict[str, Artifact]) -> list[str]:
         corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)

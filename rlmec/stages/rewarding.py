@@ -13,6 +13,7 @@ from rlmec.artifacts import Artifact
 from rlmec.batching import Row
 from rlmec.callbacks import Validation
 from rlmec.configuration import build
+from rlmec.credit import copied_share
 from rlmec.datamodule import SolutionPairDataModule
 from rlmec.modules.policy import PolicyModule
 from rlmec.modules.reward_model import GrmOutput, RewardModelModule
@@ -305,6 +306,8 @@ class ScoreStage(Stage):
         corrections = read_table(work / "corrections.parquet", Correction)
         unseen = [c for c in corrections if not is_taught(run, c.problem_id)]
         metrics = correction_metrics(corrections, "score") | rewriting(unseen)
+        if copied := copied_share(attempts, scores):
+            metrics["grm/copied_share"] = copied
         return Outcome(
             len(scores), metrics | self._copying_rival(unseen, attempts, problems, codec)
         )
