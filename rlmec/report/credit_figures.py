@@ -23,7 +23,8 @@ def reward_histograms(right: np.ndarray, wrong: np.ndarray, path: Path) -> None:
             if len(given):
                 one.hist(given, bins=40, color=colour, log=True)
             zero = 1 - len(given) / max(len(rewards), 1)
-            one.set_title(f"{name} attempts: {len(rewards):,} tokens, {zero:.1%} with reward 0")
+            title = f"{name} attempts: {len(rewards):,} tokens, {zero:.1%} at 0"
+            one.set_title(title, fontsize=9, loc="left")
             one.set_xlabel("token reward (other than 0)")
         axes[0].set_ylabel("tokens")
 
@@ -39,18 +40,17 @@ def credit_curve(items: Sequence[CreditItem], truth: str, path: Path) -> None:
         at = [point.threshold for point in points]
         for name, colour in (("precision", BLUE), ("recall", RED)):
             own = getattr(found.punished, name)
-            axes.plot(at, [getattr(point, name) for point in points], color=colour, label=name)
+            label = f"{name} (dashed: as given, {own:.2f})"
+            axes.plot(at, [getattr(point, name) for point in points], color=colour, label=label)
             axes.axhline(own, color=colour, linestyle="--", linewidth=0.9)
-            if not np.isnan(own):
-                words = f"{name} of the penalties given: {own:.2f}"
-                axes.annotate(
-                    words, (0.995, own), va="bottom", ha="right", fontsize=8, color=colour
-                )
-        axes.axhline(found.base_rate, color=GREY, linestyle=":", label="base rate")
+        axes.axhline(
+            found.base_rate, color=GREY, linestyle=":", label=f"base rate ({found.base_rate:.2f})"
+        )
         axes.set_ylim(0, 1.04)
         axes.set_xlim(0, 1)
         axes.set_xlabel("threshold on the GRM's probability of a token")
-        axes.set_title(f"tokens of {len(items):,} wrong attempts; truth: {truth.replace('_', ' ')}")
+        title = f"tokens of {len(items):,} wrong attempts; truth: {truth.replace('_', ' ')}"
+        axes.set_title(title, fontsize=9, loc="left")
         axes.legend(frameon=False, fontsize=8, loc="center right")
 
 

@@ -38,7 +38,7 @@ def training_curves(fits: Mapping[str, Rows], stage: str, path: Path) -> bool:
                     marker = "." if len(points) < 20 else None
                     label = name.replace("_", " ")
                     one.plot(*zip(*points, strict=True), color=colour, marker=marker, label=label)
-            one.set_title(figure)
+            one.set_title(figure, fontsize=9, loc="left")
             one.set_xlabel("optimizer step")
         if len(fits) > 1:
             axes[0].legend(frameon=False, fontsize=8)

@@ -20,6 +20,5 @@ def panels(path: Path, columns: int, width: float, height: float) -> Iterator[li
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
-        one.title.set_size(10)
     yield axes
     figure.savefig(path, dpi=110)

@@ -73,16 +73,16 @@ const CHOICES = {
   credit: {
     all: ["any", () => true], penalties: ["has penalties", (c) => c.punished > 0],
     silent: ["wrong, no penalty", (c) => !c.right && !c.punished],
-    kept: ["punishes what is kept", (c) => c.kept > 0],
-    missed: ["spares what is removed", (c) => c.missed > 0],
+    kept: ["kept but punished", (c) => c.kept > 0],
+    missed: ["removed but spared", (c) => c.missed > 0],
     agrees: ["agrees with the edit", (c) => c.hits > 0 && !c.kept && !c.missed],
   },
   share: { all: ["all", () => true], taught: ["taught to the GRM", (c) => c.taught], unseen: ["not taught", (c) => !c.taught] },
   sort: {
     order: ["as recorded", (a, b) => a.number - b.number],
     penalty: ["biggest penalties", (a, b) => a.penalty - b.penalty],
-    against: ["most against the edit", (a, b) => b.kept + b.missed - a.kept - a.missed],
-    unlikely: ["least likely to the GRM", (a, b) => a.leastLikely - b.leastLikely],
+    against: ["against the edit", (a, b) => b.kept + b.missed - a.kept - a.missed],
+    unlikely: ["unlikely to the GRM", (a, b) => a.leastLikely - b.leastLikely],
     long: ["longest", (a, b) => b.n - a.n],
   },
   palette: { green: ["green and red"], blue: ["blue and orange"] },
@@ -158,7 +158,7 @@ function draw() {
 }
 const count = (n) => n.toLocaleString("en");
 const number = (r) => (r === 0 ? "0" : String(Number(r.toPrecision(4))).replace("-", "\u2212"));
-const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");
+const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "\u2013");
 function make(tag, kind, words) {
   const element = document.createElement(tag);
   if (kind) element.className = kind;
@@ -180,7 +180,7 @@ function tiles() {
   const all = sum((c) => c.n), hits = sum((c) => c.hits), kept = sum((c) => c.kept), missed = sum((c) => c.missed);
   listed($("tiles"), [
     ["attempts", count(shown.length), `${count(right)} right, ${count(shown.length - right)} wrong`],
-    ["corrected", count(fixed), `${percent(fixed, shown.length - right)} of the wrong`],
+    ["corrected", count(fixed), right < shown.length ? `${percent(fixed, shown.length - right)} of the wrong` : ""],
     ["tokens", count(all)],
     ["rewarded", percent(sum((c) => c.rewarded), all), "of the tokens"],
     ["punished", percent(sum((c) => c.punished), all), "of the tokens"],
@@ -212,11 +212,11 @@ function card(c) {
   article.dataset.id = c.id;
   article.dataset.number = c.number;
   const head = make("header");
-  head.append(make("span", `badge ${c.right ? "right" : "wrong"}`, c.right ? "✓ right" : `✗ ${c.clipped ? "cut off" : c.verdict.replace("_", " ")}`));
+  head.append(make("span", `badge ${c.right ? "right" : "wrong"}`, c.right ? "\u2713 right" : `\u2717 ${c.clipped ? "cut off" : c.verdict.replace("_", " ")}`));
   head.append(make("h2", "", visible(c.id, " ")));
   for (const note of notes(c)) head.append(make("span", "", visible(note, " ")));
   const question = make("p", "question", visible(c.problem.question, "\n"));
-  question.append(" ", make("b", "", `→ ${visible(c.problem.answer, " ")}`));
+  question.append(" ", make("b", "", `\u2192 ${visible(c.problem.answer, " ")}`));
   const sides = make("div", "sides");
   sides.append(attemptSide(c));
   if (c.m) sides.append(correctionSide(c));
@@ -224,7 +224,7 @@ function card(c) {
   return article;
 }
 function notes(c) {
-  const out = [c.problem.kind, `from ${c.source}`];
+  const out = [c.problem.kind, c.source === "policy" ? "" : `from ${c.source}`];
   if (!c.right) {
     const by = c.by ? ` by ${c.by}` : "", ratio = c.m ? `, edit ratio ${c.ratio.toFixed(2)}` : "";
     out.push(c.corrected ? `corrected${by}${ratio}` : `not corrected${c.reason ? `: ${c.reason.replaceAll("_", " ")}${by}${ratio}` : ""}`);
@@ -289,7 +289,7 @@ function showTip(span) {
   listed(list, [
     ["token", ""], ["reward", number(rewards[where])], ["GRM probability", probability(grm[where])],
     ["old policy probability", probability(old[where])],
-    ["edit", !c.corrected || c.right ? "–" : c.removed[i] ? "removed" : "kept"],
+    ["edit", !c.corrected || c.right ? "\u2013" : c.removed[i] ? "removed" : "kept"],
     ["place, id", `${i + 1} of ${c.n}, ${ids[where]}`],
   ]);
   list.querySelector("dd").append(code);

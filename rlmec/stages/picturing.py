@@ -63,7 +63,8 @@ def tokens_page(run: Run, scored: Scored, credit: Mapping[str, Any]) -> str:
     choice = f"All {len(cases):,} scored attempts."
     if len(cases) < len(scored.cases):
         shown = [
-            f"{counts[1][r]:,} of {counts[0][r]:,} {w}" for r, w in ((False, "wrong"), (True, "right"))
+            f"{counts[1][r]:,} of {counts[0][r]:,} {w}"
+            for r, w in ((False, "wrong"), (True, "right"))
         ]
         choice = f"{len(cases):,} of {len(scored.cases):,} scored attempts, chosen by a hash of "
         choice += f"their ids: {' and '.join(shown)} ones (report.page_pairs)."
