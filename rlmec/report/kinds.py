@@ -31,11 +31,9 @@ def kinds_figure(
         if wrong:
             bars = [[(float(e.get(name, 0)), 0.0, 0.0) for name in wrong] for e in errors]
             _pairs(axes[1], wrong, bars)
-            axes[1].legend(frameon=False, fontsize=8, loc="lower right")
-        else:
-            axes[0].legend(frameon=False, fontsize=8, loc="best")
             axes[1].set_xlabel("attempts")
             axes[1].set_title("wrong attempts by what is first wrong", fontsize=9, loc="left")
+        axes[-1].legend(frameon=False, fontsize=8, loc="best")
 
 
 def _share(counts: tuple[int, int]) -> tuple[float, float, float]:

@@ -97,7 +97,8 @@ for (const [name, options] of Object.entries(CHOICES)) {
   if (name === "share" && !cases.some((c) => c.taught)) $(name).parentElement.hidden = true;
   for (const [value, [label]] of Object.entries(options)) $(name).append(new Option(label, value));
   $(name).value = START[name];
-  $(name).addEventListener("change", () => go({ [name]: $(name).value, page: "1" }));
+  const turns = name === "theme" || name === "palette" ? {} : { page: "1" };
+  $(name).addEventListener("change", () => go({ [name]: $(name).value, ...turns }));
 }
 let typing = 0;
 $("q").addEventListener("input", () => {

@@ -1,4 +1,4 @@
-"""The report's figures are drawn from hand-made numbers, and its first page shows texts as texts."""
+"""The report's figures are drawn from hand-made numbers; its first page shows texts as texts."""
 
 import struct
 
