@@ -306,7 +306,7 @@ class ScoreStage(Stage):
         corrections = read_table(work / "corrections.parquet", Correction)
         unseen = [c for c in corrections if not is_taught(run, c.problem_id)]
         metrics = correction_metrics(corrections, "score") | rewriting(unseen)
-        if copied := copied_share(attempts, scores):
+        if (copied := copied_share(attempts, scores)) is not None:
             metrics["grm/copied_share"] = copied
         return Outcome(
             len(scores), metrics | self._copying_rival(unseen, attempts, problems, codec)
