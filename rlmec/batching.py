@@ -230,9 +230,7 @@ class StepPlan:
         if self._lengths.ndim != 1 or not len(self._lengths) or self._lengths.min() < 1:
             raise ValueError(f"{len(self._lengths)} rows to plan: none, or one without a token")
         if self._counts.shape != self._lengths.shape or self._counts.min() < 1:
-            raise ValueError(
-                f"{len(self._counts)} counts of {len(self._lengths)} rows, or one is 0"
-            )
+            raise ValueError(f"{len(self._counts)} counts of {len(self._lengths)} rows, or a 0")
         amounts = {
             "tokens_per_step": tokens_per_step,
             "steps": 1 if steps is None else steps,

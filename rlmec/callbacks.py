@@ -141,6 +141,41 @@ class Validation(Callback):
         return trainer.strategy.reduce(tensor, reduce_op="sum").tolist()
 
 
+class TrainingCurve(Callback):
+    """Keeps what was logged, one row a logged optimizer step, for figures and diagnosis.
+
+    Rows hold `step` and the `train/...` figures. A step is logged behind the checkpoint that is
+    written at it, so that a fit which resumes from there lacks its row.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._keep(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._keep(trainer, pl_module)
+
+    def _keep(self, trainer: Any, pl_module: Any) -> None:
+        step = float(trainer.global_step)
+        if step % trainer.log_every_n_steps and step != pl_module.steps:
+            return  # nothing was logged at this step
+        known = trainer.callback_metrics.items()
+        figures = {name: float(value) for name, value in known if name.startswith("train/")}
+        if figures and (not self.rows or self.rows[-1]["step"] < step):
+            self.rows.append({"step": step, **figures})
+
+
 class Progress(Callback):
     """What a fit is doing: optimizer steps, data epochs, loss, last validation, tokens a second."""
 

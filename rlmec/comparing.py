@@ -2,7 +2,8 @@
 
 In: folders below which sweeps left `summary.json`, each job with `method=`, `policy.optimizer.lr=`
 and `policy.seed=` among its overrides. Out: the learning rate that is best on dev for each method,
-and the table over fresh seeds on test. `benchmarks/compare.py` runs the sweeps. Nothing is trained here.
+and the table over fresh seeds on test. `benchmarks/compare.py` runs the sweeps; nothing is trained
+here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from rlmec.artifacts import atomic_write_text
 from rlmec.comparison import best_rate, bootstrap_interval, holm, paired_t
 from rlmec.records import Attempt
-from rlmec.report.curves import curves_figure
+from rlmec.report.learning_curves import curves_figure
 from rlmec.tables import read_table
 
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from rlmec.alignment import EditScript
+from rlmec.records import Attempt, Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +170,16 @@ def precision_recall_curve(
         found = _agreement(probability < threshold, removed)
         points.append(CurvePoint(float(threshold), found.precision, found.recall, found.marked))
     return points
+
+
+def copied_share(attempts: Sequence[Attempt], scores: Sequence[Score]) -> float | None:
+    """Of the tokens of right attempts the share with a GRM probability above 1/2: those that the
+    GRM would copy. None without a right attempt; other attempts than scores raise ValueError."""
+    pairs = list(zip(attempts, scores, strict=True))
+    if stray := [a.id for a, s in pairs if a.id != s.attempt_id]:
+        raise ValueError(f"attempt {stray[0]!r} does not stand beside its score")
+    right = [np.asarray(s.grm_logprobs) for a, s in pairs if a.is_right]
+    return float((np.concatenate(right) > math.log(0.5)).mean()) if right else None
 
 
 def _joined(items: Sequence[CreditItem], name: str) -> np.ndarray:

@@ -215,9 +215,11 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """The final table: the start, each of `compare` (changes to the policy node), the policy."""
+    """The final table: the start, each of `compare` (changes to the policy node), the policy. The
+    token-reward page shows `page_pairs` attempts at most."""
 
     compare: dict[str, dict[str, Any]] | None = None
+    page_pairs: int = 5000
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PURE = ["records", "alignment", "rewards", "objectives", "prompts", "credit", "row", "packing"]
-PURE += ["overlap"]
-PURE += ["planning"]
+PURE += ["overlap", "planning", "diagnosis"]
 LIGHTNING = ["datamodule", "modules", "callbacks", "checkpointing", "stages", "launch"]
 TRANSFORMERS = ["language", "engines", "modules", "teachers.local"]
 HYDRA = ["configuration", "launch", "entry"]  # entry: what train.py and evaluate.py share

@@ -7,7 +7,7 @@ import pytest
 
 from rlmec.comparing import chosen_rates, comparison_table, read_jobs, write_comparison
 from rlmec.records import Attempt
-from rlmec.report.curves import mean_curve
+from rlmec.report.learning_curves import mean_curve
 from rlmec.tables import write_table
 
 # right answers of four problems by method and seed: means 0.75 and 0.5; 0.5 and 0

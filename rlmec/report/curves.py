@@ -1,44 +1,49 @@
-"""Learning curves of a comparison, as a PNG file."""
+"""Training curves: what the fits logged and what their validations found, a panel a figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-Curve = Sequence[tuple[int, float]]
+from rlmec.report.drawing import SERIES, panels
+
+Rows = Sequence[Mapping[str, float]]
+
+PANELS = {
+    "warmup": ("train/loss", "dev/accuracy"),
+    "grm": ("train/loss", "val/loss", "grm/rewrite_success"),
+    "policy": ("train/loss", "dev/accuracy", "train/approx_kl", "train/ratio/mean"),
+}
+"""What is drawn of each stage, where it was recorded."""
 
 
-def curves_figure(curves: Mapping[str, Sequence[Curve]], path: Path) -> None:
-    """By method the mean over seeds of (step, dev accuracy), and each seed as a thin line.
+def training_curves(fits: Mapping[str, Rows], stage: str, path: Path) -> bool:
+    """Draws the figures of PANELS over optimizer steps for the fits of one stage by their names.
 
-    Curves of one method that were looked at after other steps are averaged where all have a value.
+    Rows hold a `step` and figures by name, in any order. Nothing is drawn, and False returned,
+    where no row has two points of any figure.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4.2))
-    for number, (method, seeds) in enumerate(curves.items()):
-        colour = f"C{number % 10}"
-        for curve in seeds:
-            shown = [(step, 100 * value) for step, value in curve]
-            axes.plot(*zip(*shown, strict=True), color=colour, linewidth=0.6, alpha=0.4)
-        mean = mean_curve(seeds)
-        if mean:
-            shown = [(step, 100 * value) for step, value in mean]
-            axes.plot(*zip(*shown, strict=True), color=colour, linewidth=1.8, label=method)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("accuracy on dev problems (%)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    series = {
+        figure: {name: _points(rows, figure) for name, rows in fits.items()}
+        for figure in PANELS[stage]
+    }
+    shown = {f: lines for f, lines in series.items() if any(len(p) > 1 for p in lines.values())}
+    if not shown:
+        return False
+    with panels(path, len(shown), 3.3 * len(shown) + 0.4, 2.9) as axes:
+        for one, (figure, lines) in zip(axes, shown.items(), strict=True):
+            for at, (name, points) in enumerate(lines.items()):
+                if points:
+                    colour = SERIES[at % len(SERIES)]
+                    marker = "." if len(points) < 20 else None
+                    label = name.replace("_", " ")
+                    one.plot(*zip(*points, strict=True), color=colour, marker=marker, label=label)
+            one.set_title(figure, fontsize=9, loc="left")
+            one.set_xlabel("optimizer step")
+        if len(fits) > 1:
+            axes[0].legend(frameon=False, fontsize=8)
+    return True
 
 
-def mean_curve(curves: Sequence[Curve]) -> list[tuple[int, float]]:
-    """The mean value at every step that all curves have, by rising step."""
-    known = [dict(curve) for curve in curves]
-    steps = sorted(set.intersection(*(set(values) for values in known))) if known else []
-    return [(step, sum(values[step] for values in known) / len(known)) for step in steps]
+def _points(rows: Rows, figure: str) -> list[tuple[float, float]]:
+    return sorted((row["step"], row[figure]) for row in rows if row.get(figure) is not None)

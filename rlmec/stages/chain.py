@@ -33,6 +33,7 @@ from rlmec.language.adapters import adapter_at
 from rlmec.language.loading import hub_commit
 from rlmec.launch import Ranks, write_summary
 from rlmec.settings import RunSettings
+from rlmec.stages.diagnosing import warnings_of
 from rlmec.tasks.base import Task
 
 Settings = dict[str, Any]
@@ -256,6 +257,8 @@ def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
     how = f"made in {seconds:.1f} s" if made else "reused"
     shown = _headline(artifact.metrics)
     run.say(f"{stage.title}: {how}, {artifact.rows} rows{shown} [{artifact.fingerprint}]")
+    for warning in warnings_of(artifact) if made else ():
+        run.say(f"  warning: {warning}")
     if not made and run.ranks.rank == 0:
         now = environment(run.ranks.world, run.threads)["libraries"]
         then = artifact.manifest.get("environment", {}).get("libraries", {})

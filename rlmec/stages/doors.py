@@ -95,6 +95,8 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     artifact = make(DOORS[settings.stage](run))
     if settings.stage == "report":
         run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
+        run.say(f"report: {artifact.file('index.html')}")
+        run.say(f"token rewards: {artifact.file('tokens.html')}")
     if settings.stage == "evaluate":
         stages = [judged_policy(run, task) for task in (None, *judged_tasks(run))]
         closing_tables(run, [judgement_of(make(stage), "rlmec", stage.label) for stage in stages])

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
-from rlmec.callbacks import FiniteLoss, Progress, Validation
+from rlmec.artifacts import atomic_write_json
+from rlmec.callbacks import FiniteLoss, Progress, TrainingCurve, Validation
 from rlmec.checkpointing import (
     AtomicCheckpointIO,
     BestWeights,
@@ -30,6 +31,7 @@ from rlmec.modules.completion import CompletionModule
 from rlmec.modules.sharding import FullyShardedStrategy
 from rlmec.settings import FitSettings, TrainerSettings
 from rlmec.stages.chain import Run
+from rlmec.stages.diagnosing import CURVE
 from rlmec.stages.memory import FIT_REMEDIES, named_memory
 
 __all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
@@ -136,6 +138,7 @@ def fit(
     folder, strategy = work / "checkpoints", fit_strategy(run)
     check_strategy(title, strategy, data, validation)
     best = validation.best if validation else None
+    curve = TrainingCurve()
     chosen = run.ranks.share(lambda: _resume_from(run, title, folder, strategy))
     trainer = L.Trainer(
         **trainer_arguments(run, settings.precision) | _fit_arguments(run, title, strategy),
@@ -144,7 +147,7 @@ def fit(
         gradient_clip_val=settings.gradient_clip,
         limit_val_batches=0,
         num_sanity_val_steps=0,
-        callbacks=_fit_callbacks(run, title, data, validation, folder, strategy),
+        callbacks=[curve, *_fit_callbacks(run, title, data, validation, folder, strategy)],
         default_root_dir=work,
     )
     if run.settings.model.compile:
@@ -159,6 +162,7 @@ def fit(
         torch.distributed.destroy_process_group()  # of a strategy for many, on one rank
     history = validation.history if validation else []
     _check_finished(title, trainer, data, validation)
+    run.ranks.share(lambda: atomic_write_json(work / CURVE, curve.rows))
     if best is not None and best.step is not None:
         state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
         module.load_trained(state["state_dict"])

@@ -101,6 +101,7 @@ class PolicyStage(Stage):
             "policy/rows": len(data.rows),
             "policy/rewards/positive": signs["positive"],
             "policy/rewards/negative": signs["negative"],
+            "policy/rewards/zero": sum(int((p.token_rewards == 0).sum()) for p in data.pairs),
             **{f"policy/dropped/{why}": n for why, n in sorted(data.dropped.items()) if n},
             "policy/padding_share": data.plan.padding_share(),
             "history": history,

@@ -6,12 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from rlmec.alignment import edit_script
 from rlmec.artifacts import Artifact, atomic_write_json, atomic_write_text
 from rlmec.binding import ConfigurationError
 from rlmec.configuration import rebind
-from rlmec.credit import CreditItem, credit_quality
-from rlmec.records import Correction, Pair
+from rlmec.records import Correction
 from rlmec.report.figures import accuracy_figure
 from rlmec.report.harness import harness_results
 from rlmec.report.judgements import Judgement, paired_p_value
@@ -19,11 +17,14 @@ from rlmec.report.table import Line, markdown
 from rlmec.settings import as_plain
 from rlmec.stages.chain import Outcome, Run, Settings, Stage
 from rlmec.stages.comparing import judgement_of, panels_of
+from rlmec.stages.crediting import scored_attempts
 from rlmec.stages.evaluating import EvaluateStage, JudgedModel, judged_tasks
-from rlmec.stages.improving import PolicyStage, joined_data
-from rlmec.stages.sampling import SampleStage, start_model, start_of
+from rlmec.stages.improving import PolicyStage
+from rlmec.stages.picturing import pictures
+from rlmec.stages.rewarding import GrmStage
+from rlmec.stages.sampling import SampleStage, start_of
 from rlmec.stages.scoring import ScoreStage
-from rlmec.stages.teaching import TeachStage, is_taught
+from rlmec.stages.teaching import TeachStage
 from rlmec.tables import read_table
 
 __all__ = ["ReportStage", "policy_variants"]
@@ -46,7 +47,7 @@ class ReportStage(Stage):
     """The table of start, compared policies and RLMEC on the same problems, with credit quality."""
 
     name = "report"
-    version = 2  # paired with the policy, several tasks
+    version = 3  # pages and figures, paired with the policy, several tasks
 
     def settings(self) -> Settings:
         return super().settings() | {"tasks": judged_tasks(self.run)}
@@ -62,6 +63,7 @@ class ReportStage(Stage):
     def parents(self) -> dict[str, Stage]:
         run = self.run
         own = {"sample": SampleStage(run), "teach": TeachStage(run), "score": ScoreStage(run)}
+        own["grm"] = GrmStage(run)
         policies = {f"policy/{name}": s for name, s in policy_variants(run).items()}
         policies[f"policy/{MAIN}"] = PolicyStage(run)
         judged = {f"evaluate/{name}": stage for name, stage in self.judged().items()}
@@ -80,7 +82,8 @@ class ReportStage(Stage):
         others = {task: self._judgements(parents, task) for task in judged_tasks(self.run)}
         lines = self._lines(parents, own)
         beside = {task: self._lines(parents, judged) for task, judged in others.items()}
-        credit = self._credit(parents)
+        scored = scored_attempts(self.run, parents)
+        credit = scored.metrics()
         notes = self._notes(parents)
         atomic_write_text(work / "table.md", markdown(lines, credit, notes, beside))
         tables = {None: lines, **beside}
@@ -95,10 +98,12 @@ class ReportStage(Stage):
         policy = [j for j in everything if j.model == MAIN]
         results = harness_results(policy, s.num_fewshot, as_plain(s))
         atomic_write_json(work / "results.json", results)
+        warnings = pictures(self.run, work, parents, scored, credit, (START, MAIN))
         metrics: dict[str, Any] = {
             f"report/{line.name}/accuracy": line.accuracy for line in lines
         } | credit
         metrics["report/gain"] = lines[-1].accuracy - lines[0].accuracy
+        metrics["report/warnings"] = [warning.name for warning in warnings]
         return Outcome(len(lines), metrics)
 
     def _judgements(self, parents: dict[str, Artifact], task: str | None) -> list[Judgement]:
@@ -129,39 +134,6 @@ class ReportStage(Stage):
                 )
             )
         return out
-
-    def _credit(self, parents: dict[str, Artifact]) -> Settings:
-        """Credit quality on wrong attempts of problems outside the GRM's training."""
-        run = self.run
-        model = start_model(run, parents)
-        node = dataclasses.replace(run.settings.policy, keep_uncorrected=True)
-        data = joined_data(run, model, node, parents)
-        oracle = getattr(run.task, "oracle", None)
-        items = []
-        for pair in data.pairs:
-            if pair.attempt.is_right or is_taught(run, pair.attempt.problem_id):
-                continue
-            target = self._truth(pair, oracle, data, model)
-            if target is None:
-                continue
-            script = edit_script(pair.attempt.completion_ids, target)
-            items.append(
-                CreditItem.from_script(
-                    pair.attempt.id, script, pair.token_rewards, pair.old_logprobs
-                )
-            )
-        if not items:
-            return {}
-        found = credit_quality(items).metrics()
-        truth = "oracle" if oracle else "accepted_correction"
-        return {f"grm/{name}": value for name, value in found.items()} | {"grm/credit_truth": truth}
-
-    def _truth(self, pair: Pair, oracle: Any, data: Any, model: Any) -> list[int] | None:
-        if oracle is None:
-            return pair.target_ids or None
-        problem = data.problems[pair.attempt.problem_id]
-        text = oracle(problem, pair.attempt.text)
-        return None if text is None else model.codec.completion(text)
 
     def _notes(self, parents: dict[str, Artifact]) -> list[str]:
         corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)

@@ -234,6 +234,7 @@ def _finished(work: Path, folder: PartFolder) -> Outcome:
         {
             "sample/accuracy": counts["right"] / total,
             "sample/duplicates": counts["duplicates"],
+            "sample/duplicate_rate": counts["duplicates"] / total,
             "sample/clipped_rate": counts["clipped"] / total,
             "sample/no_answer_rate": counts["no_answer"] / total,
             "sample/unparsable": counts["unparsable"],

@@ -11,6 +11,7 @@ from typing import Any
 from rlmec.alignment import edit_ratio
 from rlmec.artifacts import Artifact
 from rlmec.batching import Row
+from rlmec.credit import copied_share
 from rlmec.modules.policy import PolicyModule
 from rlmec.modules.reward_model import GrmOutput, RewardModelModule
 from rlmec.parts import Draft, ScoringPart, cut
@@ -219,6 +220,8 @@ class ScoreStage(Stage):
         unseen = [c for c in corrections if not is_taught(run, c.problem_id)]
         metrics = correction_metrics(corrections, "score") | rewriting(unseen)
         metrics |= self._copying_rival(unseen, shown.attempts, problems, codec)
+        if (copied := copied_share(shown.attempts, scores)) is not None:
+            metrics["grm/copied_share"] = copied
         metrics |= {
             "score/too_long": shown.too_long,
             "score/too_long_to_rewrite": shown.too_long_to_rewrite,

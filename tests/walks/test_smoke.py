@@ -1,14 +1,17 @@
 """The chain as a user runs it: what it leaves, what a second run makes, what a change remakes."""
 
+import base64
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from walking import ROOT, STAGES, done_well, finals, run, same_files
 
-from rlmec.records import Attempt
+from rlmec.records import Attempt, Score
 from rlmec.tables import read_table
 
 pytestmark = pytest.mark.slow
@@ -51,6 +54,33 @@ def test_the_chain_has_something_to_teach(shared):
     assert "| start |" in table
     assert "| rlmec |" in table
     assert table in done.output
+
+
+def test_the_report_s_pages_hold_every_token_of_the_records_once(shared):
+    _, done = shared
+    report = done.artifact("report")
+    for name in ("index.html", "tokens.html"):
+        assert f": {report / name}" in done.output
+    block = re.search(r'id="data">(.*?)</script>', (report / "tokens.html").read_text())
+    assert block is not None
+    data = json.loads(block[1])
+    scores = read_table(done.artifact("score") / "scores.parquet", Score)
+    attempts = read_table(done.artifact("sample") / "attempts.parquet", Attempt)
+    assert [a["id"] for a in data["attempts"]] == [a.id for a in attempts]
+    ids = np.frombuffer(base64.b64decode(data["ids"]), dtype="<u4")
+    assert ids.tolist() == [i for a in attempts for i in a.completion_ids]
+    stored = np.float32([p for score in scores for p in score.grm_logprobs])
+    assert base64.b64decode(data["grm_logprobs"]) == stored.astype("<f4").tobytes()
+    rewards = np.frombuffer(base64.b64decode(data["rewards"]), dtype="<f4")
+    right = np.repeat([a.is_right for a in attempts], [len(a.completion_ids) for a in attempts])
+    expected = np.where(right, np.clip(np.exp(stored) - 0.5, 0, 0.5), 0)  # method.md, step 6
+    expected += np.where(right, 0, np.clip(np.exp(stored) - 0.5, -0.1, 0))
+    assert np.abs(rewards - expected).max() < 1e-6
+    texts = "".join(
+        data["pieces"][i] for i in np.frombuffer(base64.b64decode(data["tokens"]), "<u4")
+    )
+    assert texts.replace("<|end|>", "") == "".join(a.text for a in attempts)
+    assert len(list(report.glob("*.png"))) >= 6
 
 
 def test_a_second_run_makes_nothing_and_says_so(shared):

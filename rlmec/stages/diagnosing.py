@@ -1,0 +1,25 @@
+"""Warnings of a finished artifact, from its figures and its training curve."""
+
+from __future__ import annotations
+
+import json
+
+from rlmec.artifacts import Artifact
+from rlmec.diagnosis import NamedWarning, diagnose
+
+CURVE = "curve.json"
+"""The file in which a fit leaves what it logged: a list of rows, each with its `step`."""
+
+
+def curve_of(artifact: Artifact) -> list[dict[str, float]]:
+    """What a fit logged and what its validations found, in rows; empty for other stages."""
+    path = artifact.path / CURVE
+    logged = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [*logged, *artifact.metrics.get("history", [])]
+
+
+def warnings_of(artifact: Artifact) -> list[NamedWarning]:
+    """What an artifact's figures warn of. Variants are made to differ: they warn of nothing."""
+    if artifact.manifest.get("variant"):
+        return []
+    return diagnose(artifact.stage, artifact.metrics, curve_of(artifact))

@@ -1,0 +1,70 @@
+"""Scored attempts made up for the page: short lines of sums, with any pieces of text as tokens."""
+
+import base64
+
+import numpy as np
+
+from rlmec.records import Attempt, Correction, Pair, Problem
+from rlmec.report.page import Case
+from rlmec.report.pieces import TokenTexts
+
+END = 0
+NASTY = [
+    "</script><img src=x onerror=alert(1)>",
+    "<!--<script>",
+    "\u2028\u2029",
+    "\u202eevil\u202c",
+    "\"'`&amp;",
+    "\x00\x07\x1b",
+    "\u0301",
+    "@script@@data@",
+]
+PIECES = ["<|end|>", "\n", *(f" {n}" for n in range(60)), "+", "-", "*", "/", "=", *NASTY]
+RARE = len(PIECES) - len(NASTY)  # the first nasty piece
+
+
+def decode(ids):
+    return "".join(PIECES[i] for i in ids)
+
+
+def texts():
+    return TokenTexts(decode, 2)
+
+
+def made(number, *, tokens=40, nasty=False):
+    """A case: every third one right, of the wrong ones every fourth not corrected."""
+    draw = np.random.default_rng(number)
+    ids = [int(i) for i in draw.integers(1, RARE, tokens - 1)] + [END]
+    if nasty:
+        ids[3 : 3 + len(NASTY)] = range(RARE, len(PIECES))
+    right = number % 3 == 0
+    grm = np.log(draw.uniform(0.01, 1.0, tokens)).astype(np.float32)
+    low, high = (0.0, 0.5) if right else (-0.1, 0.0)
+    rewards = np.clip(np.exp(grm) - 0.5, low, high).astype(np.float32)
+    problem = Problem(f"p{number // 4}", f"What is {number // 4}? {NASTY[0]}", "4 & 5", kind="sum")
+    attempt = Attempt(
+        id=f"{problem.id}/{number}",
+        problem_id=problem.id,
+        prompt_ids=[1],
+        completion_ids=ids,
+        logprobs=[],
+        text=decode(ids),
+        verdict="right" if right else "wrong",
+        clipped=False,
+        tokenizer="t",
+    )
+    target = [*ids[:5], 2, 3, *ids[6:20], *ids[22:]]  # one replaced by two, two removed
+    pair = Pair(attempt, ids, grm, rewards, np.zeros(tokens, np.float32))
+    correction = None
+    if not right:
+        reason = "not_right" if number % 4 == 0 else "accepted"
+        of = {"text": decode(target), "verdict": "right", "edit_ratio": 0.1, "reason": reason}
+        correction = Correction(
+            attempt.id, problem.id, target, source="oracle", tokenizer="t", **of
+        )
+    return Case(pair, problem, [float(g) for g in grm], correction, taught=number % 5 < 4)
+
+
+def array(data, name):
+    kind = "<u4" if name in ("tokens", "targets", "ids") else "<f4"
+    return np.frombuffer(base64.b64decode(data[name]), dtype=kind)
