@@ -1,9 +1,9 @@
 """Compares methods: tunes each on dev, trains it anew with fresh seeds, judges it on test.
 
-python -m benchmarks.compare FOLDER [--methods a,b] [--rates x,y] [--seeds 11,12] [settings of train.py ...]
+python -m benchmarks.compare FOLDER [--methods a,b] [--rates x,y] [--seeds 11,12] [settings ...]
 
-Sweeps leave their jobs below FOLDER; artifacts are shared, so a run that was cut off goes on. What
-comes out: rates.json, comparison.csv, comparison.md, comparison.png.
+Settings are those of train.py. Sweeps leave their jobs below FOLDER; artifacts are shared, so a run
+that was cut off goes on. What comes out: rates.json, comparison.csv, comparison.md, comparison.png.
 """
 
 from __future__ import annotations
