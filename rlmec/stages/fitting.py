@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rlmec.artifacts import atomic_write_json
 from rlmec.callbacks import FiniteLoss, Progress, TrainingCurve, Validation
 from rlmec.checkpointing import (
     AtomicCheckpointIO,
@@ -89,9 +88,8 @@ def fit(
     folder, callbacks = work / "checkpoints", run.settings.callbacks
     best = validation.best if validation else None
     chosen = run.ranks.share(lambda: _resume_from(run, title, folder))
-    curve = TrainingCurve()
     parts: list[Callback | None] = [
-        curve,
+        TrainingCurve(work / CURVE),
         RandomStates(),
         FiniteLoss(),  # before validation, which would offer broken weights as the best
         validation,
@@ -123,7 +121,6 @@ def fit(
     trainer.fit(module, datamodule=data, ckpt_path=chosen)
     history = validation.history if validation else []
     _check_finished(title, trainer, data, validation)
-    run.ranks.share(lambda: atomic_write_json(work / CURVE, curve.rows))
     if best is not None and best.step is not None:
         state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
