@@ -7,9 +7,11 @@ text comes from the door.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -142,20 +144,24 @@ class Validation(Callback):
 
 
 class TrainingCurve(Callback):
-    """Keeps what was logged, one row a logged optimizer step, for figures and diagnosis.
+    """Writes what was logged to `path`, one line of JSON a logged optimizer step, for figures and
+    diagnosis: `step` and the `train/...` figures.
 
-    Rows hold `step` and the `train/...` figures. A step is logged behind the checkpoint that is
-    written at it, so that a fit which resumes from there lacks its row.
+    It is no part of a checkpoint: a step is logged behind the checkpoint that is written at it. A
+    fit that resumes keeps the lines up to its step; one that was not written then is missing.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+    def __init__(self, path: Path) -> None:
+        self.path, self._last = path, -1.0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = state_dict["rows"]
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in lines if json.loads(line)["step"] <= trainer.global_step]
+        self.path.write_text("".join(kept), encoding="utf-8")
+        self._last = json.loads(kept[-1])["step"] if kept else -1.0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -172,8 +178,10 @@ class TrainingCurve(Callback):
             return  # nothing was logged at this step
         known = trainer.callback_metrics.items()
         figures = {name: float(value) for name, value in known if name.startswith("train/")}
-        if figures and (not self.rows or self.rows[-1]["step"] < step):
-            self.rows.append({"step": step, **figures})
+        if figures and step > self._last and trainer.is_global_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+            self._last = step
 
 
 class Progress(Callback):

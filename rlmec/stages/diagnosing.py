@@ -7,15 +7,15 @@ import json
 from rlmec.artifacts import Artifact
 from rlmec.diagnosis import NamedWarning, diagnose
 
-CURVE = "curve.json"
-"""The file in which a fit leaves what it logged: a list of rows, each with its `step`."""
+CURVE = "curve.jsonl"
+"""The file in which a fit leaves what it logged: a line of JSON a row, each with its `step`."""
 
 
 def curve_of(artifact: Artifact) -> list[dict[str, float]]:
     """What a fit logged and what its validations found, in rows; empty for other stages."""
     path = artifact.path / CURVE
-    logged = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [*logged, *artifact.metrics.get("history", [])]
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [*map(json.loads, text.splitlines()), *artifact.metrics.get("history", [])]
 
 
 def warnings_of(artifact: Artifact) -> list[NamedWarning]:

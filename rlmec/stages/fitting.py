@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
-from rlmec.artifacts import atomic_write_json
 from rlmec.callbacks import FiniteLoss, Progress, TrainingCurve, Validation
 from rlmec.checkpointing import (
     AtomicCheckpointIO,
@@ -138,7 +137,6 @@ def fit(
     folder, strategy = work / "checkpoints", fit_strategy(run)
     check_strategy(title, strategy, data, validation)
     best = validation.best if validation else None
-    curve = TrainingCurve()
     chosen = run.ranks.share(lambda: _resume_from(run, title, folder, strategy))
     trainer = L.Trainer(
         **trainer_arguments(run, settings.precision) | _fit_arguments(run, title, strategy),
@@ -147,7 +145,7 @@ def fit(
         gradient_clip_val=settings.gradient_clip,
         limit_val_batches=0,
         num_sanity_val_steps=0,
-        callbacks=[curve, *_fit_callbacks(run, title, data, validation, folder, strategy)],
+        callbacks=_fit_callbacks(run, title, data, validation, folder, strategy),
         default_root_dir=work,
     )
     if run.settings.model.compile:
@@ -162,7 +160,6 @@ def fit(
         torch.distributed.destroy_process_group()  # of a strategy for many, on one rank
     history = validation.history if validation else []
     _check_finished(title, trainer, data, validation)
-    run.ranks.share(lambda: atomic_write_json(work / CURVE, curve.rows))
     if best is not None and best.step is not None:
         state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
         module.load_trained(state["state_dict"])
@@ -194,6 +191,7 @@ def _fit_callbacks(
 ) -> list[Callback]:
     best, settings = validation.best if validation else None, run.settings.callbacks
     parts: list[Callback | None] = [
+        TrainingCurve(folder.parent / CURVE),
         RandomStates(),
         FiniteLoss(),  # before validation, which would offer broken weights as the best
         validation,

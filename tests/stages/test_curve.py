@@ -24,7 +24,7 @@ def test_a_fit_leaves_a_row_for_every_logged_step(tmp_path):
 
 
 def test_histories_of_validation_stand_among_the_rows(tmp_path):
-    (tmp_path / "curve.json").write_text(json.dumps([{"step": 1.0, "train/loss": 2.0}]))
+    (tmp_path / "curve.jsonl").write_text(json.dumps({"step": 1.0, "train/loss": 2.0}) + "\n")
     history = [{"step": 0.0, "dev/accuracy": 0.1}]
     found = curve_of(artifact(tmp_path, metrics={"history": history}))
     assert found == [{"step": 1.0, "train/loss": 2.0}, *history]
