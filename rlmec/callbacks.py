@@ -160,6 +160,7 @@ class TrainingCurve(Callback):
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         kept = [line for line in lines if json.loads(line)["step"] <= trainer.global_step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("".join(kept), encoding="utf-8")
         self._last = json.loads(kept[-1])["step"] if kept else -1.0
 

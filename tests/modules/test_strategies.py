@@ -29,12 +29,13 @@ def start(folder, rank, world, port, jobs):
     env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     env |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(CHILD), str(folder), *jobs],
-        env=env,
-        stdout=(folder / f"log{rank}.txt").open("w"),
-        stderr=subprocess.STDOUT,
-    )
+    with (folder / f"log{rank}.txt").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, str(CHILD), str(folder), *jobs],
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 @pytest.fixture(scope="module")

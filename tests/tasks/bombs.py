@@ -41,7 +41,7 @@ BOMBS = {
     "power of a matrix": (r"\begin{pmatrix} 2 & 3 \\ 5 & 7 \end{pmatrix}^{300000000}", "1"),
     "polynomial": ("(a+b+c+d)^{300}", "(d+c+b+a)^{300}+1"),
     "product of polynomials": ("(x+1)(x+2)(x+3)" * 60, "(x+1)" * 180),
-    "sum of roots": ("+".join(ROOTS), "+".join(reversed(ROOTS)) + "+10^{-40}"),
+    "sum of roots": ("+".join(ROOTS), "+".join(reversed(ROOTS)) + "+10^{-3}"),
     "product of cosines": (r"\prod_{k=1}^{80} \cos(kx)", r"\sin(x)"),
     "nested roots": (_nested(r"\sqrt{3+", "3", "}", 150), "3"),
     "nested fractions": (_nested(r"\frac{1}{1+", "x", "}", 120), "1"),

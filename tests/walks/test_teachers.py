@@ -22,6 +22,15 @@ def plan(prompt, nth):
     return ways[kind // 3 % 6] if nth == 0 and kind % 3 == 0 else "ok"
 
 
+def settled(server):
+    """Waits until the server has read what the killed command had sent."""
+    before, quiet_since = -1, time.monotonic()
+    while time.monotonic() - quiet_since < 1.5:
+        if (now := sum(server.asked.values())) != before:
+            before, quiet_since = now, time.monotonic()
+        time.sleep(0.05)
+
+
 def test_a_teacher_behind_a_server_is_killed_and_repeats_no_answered_call(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server = Server(plan, located="[0]", retry_after=0.02)
@@ -35,8 +44,9 @@ def test_a_teacher_behind_a_server_is_killed_and_repeats_no_answered_call(tmp_pa
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        time.sleep(0.3)  # what the server still had in hand
-        cached = [json.loads(p.read_text()) for p in (tmp_path / "artifacts").rglob("answers/*/*")]
+        settled(server)
+        files = (tmp_path / "artifacts").rglob("answers/*/*.json")
+        cached = [json.loads(path.read_text()) for path in files]
         known = {c["question"]["body"]["messages"][-1]["content"] for c in cached}
         asked = {prompt: server.asked[prompt] for prompt in known}
         assert len(known) > 30
