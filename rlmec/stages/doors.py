@@ -121,6 +121,8 @@ def check_inputs(run: Run) -> None:
         splits.append(s.evaluate.split)
     for split in splits:
         run.task.problems(split)  # raises where it is empty
+    if left_out := getattr(run.task, "left_out", None):
+        run.say(f"{run.task.name}: {len(left_out)} rows left out, the first: {left_out[0]}")
     if "teach" in until:
         check_teacher(run)
     if "evaluate" in until:
