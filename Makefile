@@ -28,7 +28,7 @@ demo: $(READY)
 	$(BIN)/python train.py
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder --durations=15
 
 check: $(READY)
 	$(BIN)/python -m ruff check .

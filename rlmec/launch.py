@@ -8,6 +8,7 @@ of this runs, and torch is not imported here.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import ctypes
 import datetime
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,25 @@ from rlmec.settings import TrainerSettings
 T = TypeVar("T")
 PARENT = "RLMEC_CHILD"  # in a started process: the id of the one that started it
 _GROUP_ENV = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK")
+
+
+@contextlib.contextmanager
+def lone_group(world: int) -> Iterator[None]:
+    """Around a fit of one process whose strategy opens a group of its own: closes it, and puts the
+    environment back, in which a later job would find a launcher that is none."""
+    before = {name: os.environ.get(name) for name in _GROUP_ENV}
+    try:
+        yield
+    finally:
+        if world == 1:
+            import torch.distributed as dist
+
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 class RankError(RuntimeError):

@@ -26,6 +26,7 @@ from rlmec.configuration import build
 from rlmec.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.language.logprobs import TokenLogprobs
 from rlmec.language.selfcheck import sharing_obstacle
+from rlmec.launch import lone_group
 from rlmec.modules.completion import CompletionModule
 from rlmec.modules.sharding import FullyShardedStrategy
 from rlmec.settings import FitSettings, TrainerSettings
@@ -153,11 +154,9 @@ def fit(
             raise ValueError("model.compile is not supported under trainer=fsdp2")
         module.net.compile(dynamic=True)
     seed_everything(settings.seed, run.ranks.rank)
-    with named_memory(f"{title} (fit)", FIT_REMEDIES):
+    with lone_group(run.ranks.world), named_memory(f"{title} (fit)", FIT_REMEDIES):
         trainer.fit(module, datamodule=data, ckpt_path=chosen, weights_only=True)
-    module.gather()
-    if run.ranks.world == 1 and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # of a strategy for many, on one rank
+        module.gather()
     history = validation.history if validation else []
     _check_finished(title, trainer, data, validation)
     if best is not None and best.step is not None:

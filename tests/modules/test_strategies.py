@@ -15,7 +15,7 @@ from small_fits import credited_rows, data_of, validation_of
 from small_models import network
 
 from rlmec.configuration import build
-from rlmec.launch import Ranks
+from rlmec.launch import Ranks, launched_outside
 from rlmec.stages.fitting import check_strategy
 
 CHILD = Path(__file__).with_name("ranked_fit.py")
@@ -108,6 +108,7 @@ def test_sharded_over_one_rank(case, alone, tmp_path):
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
     same_weights(weights(tmp_path), theirs, 2e-6)
     assert not torch.distributed.is_initialized()
+    assert not launched_outside(), "a later job would take itself for a rank"
 
 
 def test_what_a_strategy_cannot_do_is_refused_before_training(tmp_path):
