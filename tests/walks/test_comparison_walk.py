@@ -29,6 +29,7 @@ def test_every_kind_of_method_trains_on_one_set_of_scores(copied):
     assert dropped[1] - dropped[0] == done.metrics("score")["score/accepted"]
 
 
+@pytest.mark.long
 def test_a_comparison_makes_its_table_and_repeats_nothing(copied):
     store = copied()
     folder = store / "comparison"
