@@ -67,8 +67,7 @@ class TeachStage(Stage):
         codec = start_model(run, parents).codec
         problems = by_id(run.task.problems("train"))
         attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
-        wrong = [a for a in attempts if a.is_wrong]
-        wrong = [a for a in wrong if is_taught(run, a.problem_id)]
+        wrong = [a for a in attempts if a.is_wrong and is_taught(run, a.problem_id)]
         if not wrong:
             raise ValueError(
                 f"no wrong attempt in the taught share ({s.share}) of {len(attempts)} attempts: "
