@@ -1,0 +1,141 @@
+"""How well each reward rule finds the tokens that a correction removes, in one table.
+
+python -m benchmarks.rewards [--seeds 1,2,3] [--csv FILE] [key=value ...]
+
+In: the configuration of train.py; what it needs up to the scores is made or reused. Out: a line a
+rule of conf/reward, the means over the seeds with their ranges. Measured on the wrong attempts at
+problems that the GRM was not taught on, against the oracle's edits (or the accepted correction's
+where the task has no oracle); no policy is trained. `ranking` is the average precision of -R as a
+detector of removed tokens: it does not hang on where a rule is cut, and ties count as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A rule at one seed: shares of 1. `false_alarms` is the share of a right attempt's tokens that
+    the rule punishes, `first_error` that of the attempts whose most punished token stands in the
+    first wrong line (empty where the task does not know it)."""
+
+    rule: str
+    seed: int
+    precision: float
+    recall: float
+    f1: float
+    ranking: float
+    false_alarms: float
+    first_error: float | None
+    punished: int
+
+
+FIGURES = ("precision", "recall", "f1", "ranking", "false_alarms", "first_error")
+
+
+def measured(overrides: list[str], seed: int) -> Iterator[Line]:
+    """Every rule on the same scored attempts."""
+    import torch
+    from torchmetrics.functional.classification import binary_average_precision
+
+    from rlmec.configuration import check
+    from rlmec.credit import credit_quality
+    from rlmec.launch import Ranks
+    from rlmec.stages.chain import Run, make
+    from rlmec.stages.crediting import scored_attempts
+    from rlmec.stages.improving import PolicyStage
+
+    for rule in rules():
+        chosen = [*overrides, f"seed={seed}", f"reward@policy.reward={rule}"]
+        chosen += ["stage=score", "logger=none"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            settings = check(compose("train", chosen), CONF)
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(settings, Ranks(), Path(folder), chosen, torch.get_num_threads())
+            parents = {name: make(stage) for name, stage in PolicyStage(run).parents().items()}
+            scored = scored_attempts(run, parents)
+        found = credit_quality(scored.items)
+        punishing = -torch.cat([torch.as_tensor(i.token_rewards) for i in scored.items])
+        removed = torch.cat([torch.as_tensor(i.removed) for i in scored.items])
+        right = [c.pair.token_rewards < 0 for c in scored.cases if c.pair.attempt.is_right]
+        precision, recall = found.punished.precision, found.punished.recall
+        hits = precision * found.punished.marked if found.punished.marked else 0.0
+        yield Line(
+            rule,
+            seed,
+            precision,
+            recall,
+            2 * hits / (found.punished.marked + found.removed),
+            float(binary_average_precision(_ranks(punishing), removed.long())),
+            sum(int(r.sum()) for r in right) / max(sum(len(r) for r in right), 1),
+            scored.metrics().get("grm/most_punished_in_first_error"),
+            found.punished.marked,
+        )
+
+
+def rules() -> list[str]:
+    """The rules of conf/reward that give any reward."""
+    return [p.stem for p in sorted((CONF / "reward").glob("*.yaml")) if p.stem != "no_reward"]
+
+
+def _ranks(values: Any) -> Any:
+    """The same order as `values`, in [0, 1]: what is not in it would be put through a sigmoid."""
+    distinct, place = values.unique(return_inverse=True)
+    return place / max(len(distinct) - 1, 1)
+
+
+def table(lines: list[Line]) -> str:
+    """One line a rule, the best `ranking` first: means over seeds, and their ranges."""
+    by_rule: dict[str, list[Line]] = {}
+    for line in lines:
+        by_rule.setdefault(line.rule, []).append(line)
+    order = sorted(by_rule, key=lambda r: -_mean([line.ranking for line in by_rule[r]]))
+    out = ["| rule | " + " | ".join(name.replace("_", " ") for name in FIGURES) + " |"]
+    out.append("|---" * (len(FIGURES) + 1) + "|")
+    for rule in order:
+        cells = [_cell([getattr(line, name) for line in by_rule[rule]]) for name in FIGURES]
+        out.append(f"| {rule} | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _cell(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    spread = f" ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else ""
+    return f"{_mean(known):.2f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", default="1", help="of the whole chain, with commas between them")
+    parser.add_argument("--csv", type=Path, help="also write a line a rule and seed to this file")
+    given, overrides = parser.parse_known_args()
+    lines = [line for seed in given.seeds.split(",") for line in measured(overrides, int(seed))]
+    if given.csv:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [f.name for f in fields(Line)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(line) for line in lines)
+        given.csv.write_text(text.getvalue(), encoding="utf-8")
+    print("\n" + table(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The table of reward rules: means, ranges, order, and ranks that keep ties."""
+
+import torch
+from torchmetrics.functional.classification import binary_average_precision
+
+from benchmarks.rewards import Line, _ranks, rules, table
+
+
+def line(rule, seed, ranking, first_error=0.5):
+    return Line(rule, seed, 0.8, 0.4, 0.53, ranking, 0.0, first_error, 10)
+
+
+def test_the_best_ranking_stands_first_with_means_and_ranges():
+    found = table([line("a", 1, 0.2), line("a", 2, 0.4), line("b", 1, 0.9), line("b", 2, 0.7)])
+    heading, _, first, second = found.splitlines()
+    assert heading.startswith("| rule | precision | recall | f1 | ranking | false alarms |")
+    assert first.startswith("| b | 0.80 (0.80 to 0.80) ")
+    assert "| 0.80 (0.70 to 0.90) |" in first
+    assert second.startswith("| a |")
+    assert "| 0.30 (0.20 to 0.40) |" in second
+
+
+def test_a_task_without_lines_leaves_its_cell_empty():
+    assert table([line("a", 1, 0.2, None)]).splitlines()[-1].endswith("|  |")
+
+
+def test_every_rule_that_gives_rewards_is_measured():
+    assert {"clipped_probability", "edit_labels", "verdict"} <= set(rules())
+    assert "no_reward" not in rules()
+
+
+def test_ranks_have_the_average_precision_of_the_values():
+    """Removed tokens at places 1 and 3 of [3, 2, 1]: (1/1 + 2/3) / 2; tied with all others: 1/2."""
+    removed = torch.tensor([1, 0, 1])
+    ranked = binary_average_precision(_ranks(torch.tensor([30.0, -2.0, -5.0])), removed)
+    assert abs(float(ranked) - 5 / 6) < 1e-6
+    tied = binary_average_precision(_ranks(torch.zeros(4)), torch.tensor([1, 0, 1, 0]))
+    assert float(tied) == 0.5
