@@ -4,6 +4,8 @@ python -m benchmarks.compare FOLDER [--methods a,b] [--rates x,y] [--seeds 11,12
 
 Settings are those of train.py. Sweeps leave their jobs below FOLDER; artifacts are shared, so a run
 that was cut off goes on. What comes out: rates.json, comparison.csv, comparison.md, comparison.png.
+Every method is tuned at as many learning rates; those of preferences and of sequence rewards lie
+lower, since at the others' they ruin the policy (LOG.md).
 """
 
 from __future__ import annotations
@@ -15,17 +17,35 @@ import sys
 from pathlib import Path
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+METHODS = (
+    *("rlmec", "imitation_alone", "continued_sft", "rft"),
+    *("dpo_corrections", "dpo_attempts", "sequence_ppo"),
+)
+RATES = {  # three each
+    "dpo_corrections": "0.00003,0.0001,0.0003",
+    "dpo_attempts": "0.00003,0.0001,0.0003",
+    "sequence_ppo": "0.0001,0.0004,0.0012",
+}
+OTHER_RATES = "0.0004,0.0012,0.0036"
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--methods", help="default: those of conf/hparams_search/compare.yaml")
-    parser.add_argument("--rates", help="learning rates that each is tuned at, default: as above")
+    parser.add_argument("--methods", default=",".join(METHODS), help="files of conf/method")
+    parser.add_argument("--rates", help="learning rates that each is tuned at, default: its own")
     parser.add_argument("--seeds", default="11,12,13,14,15", help="seeds of the final trainings")
     parser.add_argument("--against", default="rlmec", help="the method compared with")
     parser.add_argument("--table", action="store_true", help="only the table, of finished jobs")
     return parser.parse_known_args(argv)
+
+
+def grids(methods: list[str], rates: str | None) -> dict[str, list[str]]:
+    """The methods by the learning rates that they are tuned at: `rates`, else each at its own."""
+    found: dict[str, list[str]] = {}
+    for method in methods:
+        found.setdefault(rates or RATES.get(method, OTHER_RATES), []).append(method)
+    return found
 
 
 def sweep(folder: Path, *overrides: str) -> None:
@@ -44,9 +64,9 @@ def main(argv: list[str]) -> None:
     given, settings = arguments(argv)
     folder: Path = given.folder
     if not given.table:
-        grid = [f"method={given.methods}"] if given.methods else []
-        grid += [f"policy.optimizer.lr={given.rates}"] if given.rates else []
-        sweep(folder / "tune", *grid, *settings)
+        for rates, methods in grids(given.methods.split(","), given.rates).items():
+            tried = [f"method={','.join(methods)}", f"policy.optimizer.lr={rates}"]
+            sweep(folder / "tune" / methods[0], *tried, *settings)
         rates = chosen_rates(read_jobs(folder / "tune"))
         (folder / "rates.json").write_text(json.dumps(rates, indent=2) + "\n", encoding="utf-8")
         for method, rate in rates.items():
