@@ -18,15 +18,16 @@ from pathlib import Path
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 METHODS = (
-    *("rlmec", "imitation_alone", "continued_sft", "rft"),
-    *("dpo_corrections", "dpo_attempts", "sequence_ppo"),
+    *("rlmec", "first_error", "imitation_alone", "continued_sft", "rft"),
+    *("dpo_corrections", "sequence_ppo"),
 )
 RATES = {  # three each
-    "dpo_corrections": "0.00003,0.0001,0.0003",
-    "dpo_attempts": "0.00003,0.0001,0.0003",
+    "dpo_corrections": "0.00001,0.00003,0.0001",
+    "dpo_attempts": "0.00001,0.00003,0.0001",
     "sequence_ppo": "0.0001,0.0004,0.0012",
 }
 OTHER_RATES = "0.0004,0.0012,0.0036"
+LAST_STEP = "policy.val_every_steps=${policy.steps}"  # the fresh trainings keep their last weights
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
         (folder / "rates.json").write_text(json.dumps(rates, indent=2) + "\n", encoding="utf-8")
         for method, rate in rates.items():
             final = [f"method={method}", f"policy.optimizer.lr={rate}"]
-            final += [f"policy.seed={given.seeds}", "stage=evaluate"]
+            final += [f"policy.seed={given.seeds}", "stage=evaluate", LAST_STEP]
             sweep(folder / "test" / method, *settings, *final)
     write_comparison(read_jobs(folder / "test"), given.against, folder)
     print((folder / "comparison.md").read_text(encoding="utf-8"))

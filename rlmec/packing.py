@@ -53,8 +53,9 @@ def trim(row: Row) -> Row:
     """The row without scored tokens of reward 0 and weight 0, and without ids that no other needs.
 
     An id is needed where it is a source, or stands before one on its path. The last id of a branch
-    never is: it only ends the sequence. What the row counts for (`tokens`) stays. One id is left
-    where nothing has credit.
+    never is: it only ends the sequence. A tree then counts for the ids that are left (`tokens`), so
+    that a step holds as many computed tokens whether rows share them or not; a flat row counts for
+    what it did before. One id is left where nothing has credit.
     """
     wanted = (row.token_rewards != 0) | (row.weights != 0)  # [n]
     fields = {n: getattr(row, n)[wanted] for n in ("sources", "targets", *CREDIT)}
@@ -72,7 +73,8 @@ def trim(row: Row) -> Row:
     new_place = np.cumsum(keep) - 1  # [T]
     fields["sources"] = new_place[fields["sources"]]
     ids = np.asarray(row.input_ids)[keep].tolist()
-    return replace(row, input_ids=ids, segments=_run_on(kept), **fields)
+    tokens = row.tokens if row.is_flat else len(ids)
+    return replace(row, input_ids=ids, segments=_run_on(kept), tokens=tokens, **fields)
 
 
 def flat_rows(row: Row) -> list[Row]:

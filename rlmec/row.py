@@ -34,10 +34,9 @@ class Row:
     in `input_ids`; it need not stand in the row itself. `token_rewards` and `old_logprobs` (nats)
     drive the reinforcement term, `weights` (0 or more) imitation. `segments` cover the row in
     order, parents before children; none given means one. `tokens` is what the row counts for in a
-    step (default: its ids); a tree counts for the sequences that it stands for. `attempt_tokens`
-    are the completion tokens of the policy's own attempts that it stands for, with credit or
-    without (default: its scored tokens). A `whole` row compares its sequences with one another, so
-    it is never taken apart.
+    step (default: its ids). `attempt_tokens` are the completion tokens of the policy's own
+    attempts that it stands for, with credit or without (default: its scored tokens). A `whole` row
+    compares its sequences with one another, so it is never taken apart.
 
     Arrays become int64 and float32 [n]. Unequal lengths, a source outside the row, segments that
     are no tree, rewards or weights that are not finite, or an old log-prob that is not where there

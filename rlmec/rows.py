@@ -139,9 +139,13 @@ def together(rows: Sequence[Row], group_of: Mapping[str, str], most: int, limit:
         if len(runs[-1]) == most or sum(len(r.input_ids) for r in [*runs[-1], row]) > limit:
             runs.append([])
         runs[-1].append(row)
-    return [
-        trim(merge(run[0].id, run, join=False)) for runs in groups.values() for run in runs if run
-    ]
+    return [_counted(run) for runs in groups.values() for run in runs if run]
+
+
+def _counted(run: list[Row]) -> Row:
+    """The rows as one that counts for all of them: steps hold as many rows as without sharing."""
+    row = trim(merge(run[0].id, run, join=False))
+    return replace(row, tokens=sum(r.tokens for r in run))
 
 
 def first_changed_line(attempt: str, correction: str) -> int:

@@ -118,12 +118,12 @@ def test_rows_of_a_right_and_a_wrong_attempt():
     data = joined([WRONG, RIGHT], [MENDED], [WRONG_SCORE, RIGHT_SCORE])
     data.plan_for(1, 0)
     assert [row.id for row in data.rows] == ["w", "r"]
-    assert [row.tokens for row in data.rows] == [6 + 6, 5]  # what a step counts for them
-    assert sum(len(row.input_ids) for row in data.rows) < 15
-    plan = replace(PLAN, tokens_per_step=17, steps=None, epochs=1)
+    assert [row.tokens for row in data.rows] == [6, 5]  # what a step counts for them
+    assert sum(len(row.input_ids) for row in data.rows) < 12
+    plan = replace(PLAN, tokens_per_step=11, steps=None, epochs=1)
     data = joined([WRONG, RIGHT], [MENDED], [WRONG_SCORE, RIGHT_SCORE], plan=plan)
     assert data.plan_for(1, 0).steps == 1
-    plan = replace(plan, tokens_per_step=12)  # the wrong pair alone fills a step
+    plan = replace(plan, tokens_per_step=6)  # the wrong pair alone fills a step
     data = joined([WRONG, WRONG_TOO], [MENDED, MENDED_TOO], [WRONG_SCORE, TOO], plan=plan)
     assert data.plan_for(1, 0).steps == 2
 
@@ -136,7 +136,7 @@ def test_where_prefixes_cannot_be_shared_rows_are_taken_apart():
     data.plan_for(1, 0)
     assert [row.id for row in data.rows] == ["w/0", "w/1", "r"]
     assert all(row.is_flat for row in data.rows)
-    assert sum(row.tokens for row in data.rows) == sum(row.tokens for row in whole) == 17
+    assert sum(row.tokens for row in data.rows) == sum(row.tokens for row in whole) == 11
     assert step_normalizers(data.rows) == step_normalizers(whole)
 
 

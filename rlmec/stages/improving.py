@@ -34,7 +34,7 @@ class PolicyStage(Stage):
     """Trains the policy; `node` is the policy node, changed for a variant of a comparison."""
 
     name = "policy"
-    version = 2  # one row a pair
+    version = 3  # a step holds as many computed tokens, shared or not
 
     def __init__(self, run: Run, variant: str = "", node: PolicySettings | None = None) -> None:
         super().__init__(run, variant)
