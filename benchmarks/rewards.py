@@ -15,13 +15,14 @@ import argparse
 import csv
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 
+T = TypeVar("T")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -98,16 +99,22 @@ def _ranks(values: Any) -> Any:
 
 def table(lines: list[Line]) -> str:
     """One line a rule, the best `ranking` first: means over seeds, and their ranges."""
-    by_rule: dict[str, list[Line]] = {}
-    for line in lines:
-        by_rule.setdefault(line.rule, []).append(line)
-    order = sorted(by_rule, key=lambda r: -_mean([line.ranking for line in by_rule[r]]))
+    found = by_rule(lines, key=lambda line: line.rule)
+    order = sorted(found, key=lambda r: -_mean([line.ranking for line in found[r]]))
     out = ["| rule | " + " | ".join(name.replace("_", " ") for name in FIGURES) + " |"]
     out.append("|---" * (len(FIGURES) + 1) + "|")
     for rule in order:
-        cells = [_cell([getattr(line, name) for line in by_rule[rule]]) for name in FIGURES]
+        cells = [_cell([getattr(line, name) for line in found[rule]]) for name in FIGURES]
         out.append(f"| {rule} | {' | '.join(cells)} |")
     return "\n".join(out)
+
+
+def by_rule(lines: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    """The lines of each rule, rules in the order in which they come."""
+    out: dict[str, list[T]] = {}
+    for line in lines:
+        out.setdefault(key(line), []).append(line)
+    return out
 
 
 def _mean(values: list[float]) -> float:
