@@ -93,6 +93,12 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
+    def encode_many(texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        several = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        return several["input_ids"]
+
     def encode_marked(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
 
@@ -129,6 +135,7 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
         vocabulary_size=len(tokenizer),
         marks=tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
         chat=chat if getattr(tokenizer, "chat_template", None) else None,
+        encode_many=_several_going_on(encode, encode_many) if spaced else encode_many,
     )
 
 
@@ -151,6 +158,22 @@ def _going_on(encode: Encode) -> Encode:
         return ids[len(before) :] if ids[: len(before)] == before else encode(text)
 
     return going_on
+
+
+def _several_going_on(
+    encode: Encode, encode_many: Callable[[Sequence[str]], list[list[int]]]
+) -> Callable[[Sequence[str]], list[list[int]]]:
+    """As `_going_on`, for several texts."""
+    before = encode(_BEFORE)
+
+    def several(texts: Sequence[str]) -> list[list[int]]:
+        found = encode_many([_BEFORE + text for text in texts])
+        return [
+            ids[len(before) :] if ids[: len(before)] == before else encode(text)
+            for ids, text in zip(found, texts, strict=True)
+        ]
+
+    return several
 
 
 def _decoding_on(going_on: Encode, decode: Decode) -> Decode:

@@ -13,9 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 LONGEST_LINE = 600
 """Characters of a line that are read for equations."""
+_KEPT = (
+    4096  # lines and numbers whose reading is kept: one splice asks for the same ones many times
+)
 _NUM = r"(?:(?:\d{1,3}(?:,\d{3}){1,6}(?!\d)|\d{1,30})(?:\.\d{1,30})?|\.\d{1,30})"
 _OPERATOR = r"[-+*/x\u00d7]"
 _MARK = r"<<[^<>\n]{0,120}>>"
@@ -43,6 +47,7 @@ class Equation:
     match: re.Match[str]
 
 
+@lru_cache(_KEPT)
 def value(number: str) -> Fraction:
     """The number as written, thousands separators read."""
     return Fraction(number.replace(",", ""))
@@ -50,9 +55,15 @@ def value(number: str) -> Fraction:
 
 def numbers_in(line: str) -> list[Fraction]:
     """The numbers of a line in order, without signs."""
-    return [value(number) for number in NUMBER.findall(line[:LONGEST_LINE])]
+    return list(_numbers(line))
 
 
+@lru_cache(_KEPT)
+def _numbers(line: str) -> tuple[Fraction, ...]:
+    return tuple(value(number) for number in NUMBER.findall(line[:LONGEST_LINE]))
+
+
+@lru_cache(_KEPT)
 def last_equation(line: str) -> Equation | None:
     """The last equation of a line, None without one."""
     matches = list(_EQUATION.finditer(line[:LONGEST_LINE]))
@@ -82,6 +93,7 @@ def result_of(line: str) -> Fraction | None:
     return numbers[-1] if numbers else None
 
 
+@lru_cache(_KEPT)
 def states_falsehood(line: str) -> bool:
     """Whether an equation of two operands in the line is off by more than a rounding to cents.
 
