@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_models import PROBLEMS, chat_tokenizer, tokenizer
+from small_tokenizers import KINDS, small_tokenizer
 
 from rlmec.batching import Row, collate
 from rlmec.language.tokenizers import (
@@ -28,6 +29,23 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # lone surrogates are 
 def test_any_text_comes_back(text):
     made = codec(tokenizer())
     assert made.decode(made.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_texts_at_once_have_the_ids_they_have_alone(kind):
+    made = codec(small_tokenizer(kind))
+    texts = [
+        "Ann has 3 pens.",
+        "",
+        " 1 + 2",
+        "\n\n",
+        "x½² 👩‍👩‍👧",
+        "<|end|></s> <s>",
+        "3\r\n4",
+        "pens",
+    ]
+    assert made.completions(texts) == [made.completion(text) for text in texts]
+    assert made.completions([]) == []
 
 
 def test_every_digit_is_one_token():
