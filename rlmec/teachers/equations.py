@@ -29,11 +29,13 @@ _EQUATION = re.compile(
     rf"(?P<gap>%?[ ]{{0,2}}=[ ]?\$?[ ]?)(?P<mark>{_MARK})?(?P<sign>\$?)(?P<result>-?{_NUM})"
 )
 _TERM = re.compile(rf"(?P<number>{_NUM})|(?P<operator>{_OPERATOR})")
-_CALCULATE: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+Exact = Fraction | int
+"""A number: an int where it is whole, which is quicker to compare and to hash; they are equal."""
+_CALCULATE: dict[str, Callable[[Exact, Exact], Exact]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
+    "/": lambda a, b: Fraction(a) / b,
 }
 
 
@@ -48,18 +50,19 @@ class Equation:
 
 
 @lru_cache(_KEPT)
-def value(number: str) -> Fraction:
+def value(number: str) -> Exact:
     """The number as written, thousands separators read."""
-    return Fraction(number.replace(",", ""))
+    exact = Fraction(number.replace(",", ""))
+    return exact.numerator if exact.denominator == 1 else exact
 
 
-def numbers_in(line: str) -> list[Fraction]:
+def numbers_in(line: str) -> list[Exact]:
     """The numbers of a line in order, without signs."""
     return list(_numbers(line))
 
 
 @lru_cache(_KEPT)
-def _numbers(line: str) -> tuple[Fraction, ...]:
+def _numbers(line: str) -> tuple[Exact, ...]:
     return tuple(value(number) for number in NUMBER.findall(line[:LONGEST_LINE]))
 
 
@@ -84,7 +87,7 @@ def _plain(operator: str) -> str:
     return "*" if operator in "x\u00d7" else operator
 
 
-def result_of(line: str) -> Fraction | None:
+def result_of(line: str) -> Exact | None:
     """What a line arrives at: the result of its last equation, else its last number, else None."""
     equation = last_equation(line)
     if equation is not None:
@@ -113,7 +116,7 @@ def states_falsehood(line: str) -> bool:
     return False
 
 
-def mended_line(line: str, reference: str, given: Set[Fraction] = frozenset()) -> str | None:
+def mended_line(line: str, reference: str, given: Set[Exact] = frozenset()) -> str | None:
     """`line` with the last equation of `reference` in place of its own, its words kept.
 
     None unless both have an equation and share at least half the operands of the longer one, in any
@@ -147,8 +150,8 @@ def _in_order_of(own: Equation, right: Equation) -> tuple[str, ...]:
 
 
 def _spoken(
-    own: Equation, operands: tuple[str, ...], result: str, given: Set[Fraction]
-) -> dict[Fraction, str]:
+    own: Equation, operands: tuple[str, ...], result: str, given: Set[Exact]
+) -> dict[Exact, str]:
     """What becomes of the equation's numbers where the words repeat them, by their place in it."""
     pairs = [(own.result, result)]
     if len(own.operands) == len(operands):
@@ -183,5 +186,5 @@ def _as_written(before: str, after: str) -> str:
     return before if value(before) == value(after) else after
 
 
-def _replaced(text: str, changed: dict[Fraction, str]) -> str:
+def _replaced(text: str, changed: dict[Exact, str]) -> str:
     return NUMBER.sub(lambda match: changed.get(value(match.group()), match.group()), text)
