@@ -102,10 +102,7 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
     def encode_marked(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
 
-    def decode(ids: Any) -> str:
-        return tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+    decode = _decoder(tokenizer)
 
     def chat(system: str | None, user: str, earlier: Sequence[tuple[str, str]] = ()) -> str:
         turns = [{"role": "system", "content": system}] if system else []
@@ -137,6 +134,24 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
         chat=chat if getattr(tokenizer, "chat_template", None) else None,
         encode_many=_several_going_on(encode, encode_many) if spaced else encode_many,
     )
+
+
+def _decoder(tokenizer: Any) -> Decode:
+    """`tokenizer.decode` with special tokens and all spaces. Tokenizers that decode as the library
+    does are asked below it: its look at the type of every id takes as long as the decoding."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind, known = type(tokenizer), PreTrainedTokenizerFast
+    if issubclass(kind, known) and (kind.decode, kind._decode) == (known.decode, known._decode):
+        backend = tokenizer.backend_tokenizer
+        return lambda ids: backend.decode(list(map(int, ids)), skip_special_tokens=False)
+
+    def decode(ids: Any) -> str:
+        return tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    return decode
 
 
 _BEFORE = "\n"  # what stands before a text that goes on

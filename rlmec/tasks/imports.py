@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlmec.records import Problem
@@ -143,6 +144,7 @@ def import_solutions(
     return ImportedSolutions(solutions, found.rows, found.unknown_rows, found.blank_solutions)
 
 
+@lru_cache
 def _path(field: str) -> tuple[str, ...]:
     parts = tuple(field.split("."))
     if parts.count("*") > 1:
@@ -150,6 +152,7 @@ def _path(field: str) -> tuple[str, ...]:
     return parts
 
 
+@lru_cache
 def _before_wildcard(field: str) -> tuple[str, ...] | None:
     parts = _path(field)
     return parts[: parts.index("*")] if "*" in parts else None
