@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,8 +61,8 @@ def import_parts(
     bar = Bar(title, found.solutions, "solutions", wanted=run.settings.trainer.progress_bar)
     done = 0
     try:
-        for index, solutions in enumerate(in_parts(file, PART)):
-            if index >= len(groups) or len(solutions) != len(groups[index]):
+        for index, solutions in zip_longest(range(len(groups)), in_parts(file, PART)):
+            if index is None or solutions is None or len(solutions) != len(groups[index]):
                 raise ValueError(f"{s.path} has changed since its rows were counted")
             numbers = judge.numbered(solutions)
             if index in missing:

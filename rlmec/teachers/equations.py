@@ -9,7 +9,6 @@ equation; nothing is guessed.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,7 @@ from functools import lru_cache
 
 LONGEST_LINE = 600
 """Characters of a line that are read for equations."""
+_CENT = Fraction(1, 100)
 _KEPT = (
     4096  # lines and numbers whose reading is kept: one splice asks for the same ones many times
 )
@@ -66,11 +66,15 @@ def _numbers(line: str) -> tuple[Exact, ...]:
     return tuple(value(number) for number in NUMBER.findall(line[:LONGEST_LINE]))
 
 
-@lru_cache(_KEPT)
 def last_equation(line: str) -> Equation | None:
     """The last equation of a line, None without one."""
-    matches = list(_EQUATION.finditer(line[:LONGEST_LINE]))
-    return _equation(matches[-1]) if matches else None
+    found = _equations(line)
+    return found[-1] if found else None
+
+
+@lru_cache(_KEPT)
+def _equations(line: str) -> tuple[Equation, ...]:
+    return tuple(_equation(match) for match in _EQUATION.finditer(line[:LONGEST_LINE]))
 
 
 def _equation(match: re.Match[str]) -> Equation:
@@ -102,16 +106,16 @@ def states_falsehood(line: str) -> bool:
 
     Longer ones are not judged: nobody says whether they run from the left or by precedence.
     """
-    for match in _EQUATION.finditer(line[:LONGEST_LINE]):
-        equation = _equation(match)
-        if len(equation.operands) != 2 or "%" in match.group():
+    for equation in _equations(line):
+        if len(equation.operands) != 2 or "%" in equation.match.group():
             continue
         left, right = (value(operand) for operand in equation.operands)
         operator = equation.operators[0]
         if operator == "/" and right == 0:
             return True
         stated = value(equation.result)
-        if abs(_CALCULATE[operator](left, right) - stated) > Fraction(1, 100):
+        off = _CALCULATE[operator](left, right) - stated
+        if off and abs(off) > _CENT:
             return True
     return False
 
@@ -125,14 +129,22 @@ def mended_line(line: str, reference: str, given: Set[Exact] = frozenset()) -> s
     own, right = last_equation(line), last_equation(reference)
     if own is None or right is None:
         return None
-    shared = Counter(map(value, own.operands)) & Counter(map(value, right.operands))
-    if 2 * shared.total() < max(len(own.operands), len(right.operands)):
+    if 2 * _shared(own, right) < max(len(own.operands), len(right.operands)):
         return None
     operands = _in_order_of(own, right)
     spoken = _spoken(own, operands, right.result, given)
     start, end = own.match.span()
     mended = _written(own, right, operands)
     return _replaced(line[:start], spoken) + mended + _replaced(line[end:], spoken)
+
+
+def _shared(one: Equation, other: Equation) -> int:
+    """How many operands two equations have in common, each counted as often as both have it."""
+    left = [value(operand) for operand in other.operands]
+    for operand in map(value, one.operands):
+        if operand in left:
+            left.remove(operand)
+    return len(other.operands) - len(left)
 
 
 def _in_order_of(own: Equation, right: Equation) -> tuple[str, ...]:
