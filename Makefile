@@ -4,6 +4,8 @@
 # make table     set up, then the comparison over three seeds that the README shows
 # make benchmark set up, then measure what speed is promised (BENCHMARK="preset=cpu_124m" for more)
 # make profile   set up, then show what the time of the default chain goes into, on few steps
+# make scale     set up, then a million imported solutions through judging, aligning and writing
+# make sweep     set up, then fifty small jobs, four at once, over one store
 # make clean     remove what tests and tools left behind (not the environment, not artifacts)
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_WORKERS ?= 2
 
-.PHONY: venv demo test check table benchmark profile clean
+.PHONY: venv demo test check table benchmark profile scale sweep clean
 
 venv: $(READY)
 
@@ -44,6 +46,12 @@ benchmark: $(READY)
 
 profile: $(READY)
 	$(BIN)/python -m benchmarks.profile
+
+scale: $(READY)
+	$(BIN)/python -m benchmarks.scale --kill
+
+sweep: $(READY)
+	$(BIN)/python -m benchmarks.sweep
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

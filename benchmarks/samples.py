@@ -116,7 +116,7 @@ def real_samples(path: Path) -> list[Sample]:
     from rlmec.language.tokenizers import codec, train_tokenizer
     from rlmec.prompts import Prompts, Templates
     from rlmec.rewriting import judge_proposal, propose
-    from rlmec.stages.judging import attempt_of
+    from rlmec.stages.judging import Answer, attempts_of
     from rlmec.tasks.gsm8k import Gsm8kTask
     from rlmec.tasks.imports import import_solutions
     from rlmec.teachers.reference import ReferenceTeacher
@@ -136,7 +136,7 @@ def real_samples(path: Path) -> list[Sample]:
         number, problem = numbers[solution.problem_id]
         completion = Completion(codes.completion(solution.text), [], False)
         prompt = prompts.policy(problem)
-        attempt = attempt_of(task, codes, problem, 0, prompt, completion)
+        (attempt,) = attempts_of(task, codes, [Answer(problem, 0, prompt, completion)])
         target: Sequence[int] = attempt.completion_ids
         if not attempt.is_right:
             ids, text = propose(teacher, problem, attempt, codes.encode, codes.decode, codes.eos_id)

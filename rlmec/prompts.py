@@ -50,7 +50,8 @@ class Codec:
     `digest` names the tokenizer, `chat` turns (system, user, earlier turns of user and assistant)
     into text. `encode` takes special tokens' texts (`marks`) as plain text, `encode_marked` as the
     tokens. Both, and `decode`, are for text that goes on after other text; `encode_start` is
-    `encode_marked` at the start of a text, where some tokenizers put a space of their own."""
+    `encode_marked` at the start of a text, where some tokenizers put a space of their own.
+    `encode_many` is `encode` for several texts."""
 
     encode: Callable[[str], list[int]]
     encode_marked: Callable[[str], list[int]]
@@ -64,6 +65,12 @@ class Codec:
     vocabulary_size: int
     marks: tuple[str, ...] = ()
     chat: Callable[..., str] | None = None
+    encode_many: Callable[[Sequence[str]], list[list[int]]] | None = None
+
+    def completions(self, texts: Sequence[str]) -> list[list[int]]:
+        """`completion` of each text; quicker for many where the tokenizer takes several."""
+        several = self.encode_many or (lambda texts: [self.encode(text) for text in texts])
+        return [[*ids, self.eos_id] for ids in several(texts)]
 
     def completion(self, text: str) -> list[int]:
         """Ids of a whole completion: the text and the end-of-sequence token."""

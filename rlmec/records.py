@@ -29,6 +29,12 @@ Ids = list[int]
 Floats = list[float]
 
 
+def is_wrong(verdict: str, clipped: bool) -> bool:
+    """`Attempt.is_wrong` from the two fields that it hangs on."""
+    right = verdict == "right" and not clipped
+    return not right and verdict not in ("unparsable", *UNDECIDED)
+
+
 def _same_length(record: str, id_: str, **lengths: int) -> None:
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} has {n}" for name, n in lengths.items())
@@ -100,7 +106,7 @@ class Attempt:
     def is_wrong(self) -> bool:
         """Whether it is known to be not right: neither with a gold answer that cannot be read nor
         with an answer that could not be compared."""
-        return not self.is_right and self.verdict not in ("unparsable", *UNDECIDED)
+        return is_wrong(self.verdict, self.clipped)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,19 @@ goes on at the first missing part.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,6 +28,7 @@ from rlmec import records
 from rlmec.artifacts import atomic_write_json, file_digest, sync
 
 R = TypeVar("R")
+ROWS_AT_ONCE = 1024
 _TYPES = {
     "string": pa.string(),
     "bool": pa.bool_(),
@@ -72,17 +77,42 @@ def read_table(path: Path, record_type: type[R]) -> list[R]:
     """The records of a file, None for nulls. A damaged file, a column too many, too few or of
     another type is a TableError naming file and column; a row that the record refuses one naming
     file and row."""
-    rows = _read_arrow(path, record_type).to_pylist()
-    out: list[R] = []
-    for number, row in enumerate(rows):
-        try:
-            out.append(record_type(**row))
-        except ValueError as error:
-            raise TableError(f"{path}, row {number}: {error}") from error
-    return out
+    with _opened(path, record_type) as file:
+        rows = file.read().to_pylist()
+    return [_record(record_type, row, path, number) for number, row in enumerate(rows)]
+
+
+def iter_table(path: Path, record_type: type[R]) -> Iterator[R]:
+    """The records of a file as `read_table` gives them, a thousand in memory at a time."""
+    with _opened(path, record_type) as file:
+        numbers = count()
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                yield _record(record_type, row, path, next(numbers))
+
+
+def iter_columns(path: Path, record_type: type, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Some columns of a table of `record_type`, row by row."""
+    with _opened(path, record_type) as file:
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(names)):
+            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+
+
+def _record(record_type: type[R], row: dict[str, Any], path: Path, number: int) -> R:
+    try:
+        return record_type(**row)
+    except ValueError as error:
+        raise TableError(f"{path}, row {number}: {error}") from error
 
 
 def _read_arrow(path: Path, record_type: type) -> pa.Table:
+    with _opened(path, record_type) as file:
+        return file.read().select(schema(record_type).names)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, record_type: type) -> Iterator[pq.ParquetFile]:
+    """A Parquet file with the columns of `record_type`; what is not right is a TableError."""
     if not path.is_file():
         raise FileNotFoundError(f"no table {path}")
     try:
@@ -94,7 +124,8 @@ def _read_arrow(path: Path, record_type: type) -> pa.Table:
                 raise TableError(f"{path}: column {name!r} is not one of {record_type.__name__}")
             if (kind := wanted.field(name).type) != (other := found.field(name).type):
                 raise TableError(f"{path}: column {name!r} is {other}, not {kind}")
-        return pq.ParquetFile(path).read().select(wanted.names)
+        with pq.ParquetFile(path) as file:
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
@@ -153,12 +184,15 @@ class PartFolder:
         os.rename(temporary, self.part(index))
         sync(self.folder)
 
-    def merge(self, name: str, record_type: type, out_path: Path) -> int:
+    def merge(
+        self, name: str, record_type: type, out_path: Path, unique: Sequence[str] = ()
+    ) -> int:
         """One table from table `name` of every part in the order of their indices, holding one part
-        in memory at a time; returns its rows. A missing or damaged part is a TableError naming
-        it."""
+        in memory at a time; returns its rows. Of rows that are equal in all of the columns `unique`
+        (texts and lists) the first one stays; for these 16 bytes a row are held. A missing or
+        damaged part is a TableError naming it."""
 
-        def tables() -> Any:
+        def tables() -> Iterator[pa.Table]:
             for index in range(self.count):
                 if not self.part(index).is_dir():
                     raise TableError(f"{self.part(index)} is not made yet")
@@ -166,7 +200,8 @@ class PartFolder:
                     raise TableError(damage)
                 yield _read_arrow(self.part(index) / f"{name}.parquet", record_type)
 
-        return _write_whole(out_path, tables(), schema(record_type))
+        found = tables() if not unique else _without_repeats(tables, unique)
+        return _write_whole(out_path, found, schema(record_type))
 
     def counts(self) -> dict[str, int]:
         """The counts of all finished parts, added up by name."""
@@ -185,3 +220,28 @@ class PartFolder:
         except (OSError, ValueError, KeyError) as error:
             return f"{part} is damaged: {type(error).__name__}: {error}"
         return ""
+
+
+def _without_repeats(
+    tables: Callable[[], Iterator[pa.Table]], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The tables, gone through twice, without the rows whose `columns` stood in an earlier row."""
+    digests = bytearray()
+    for table in tables():
+        for digest in _digests(table, columns):
+            digests += digest
+    pairs = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)  # [rows, 2]
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable: of equal ones the first row leads
+    repeats = np.zeros(len(pairs), dtype=bool)  # [rows]
+    repeats[order[1:]] = (pairs[order[1:]] == pairs[order[:-1]]).all(axis=1)
+    start = 0
+    for table in tables():
+        some = repeats[start : start + table.num_rows]
+        start += table.num_rows
+        yield table.filter(pa.array(~some)) if some.any() else table
+
+
+def _digests(table: pa.Table, columns: Sequence[str]) -> Iterator[bytes]:
+    """16 bytes that stand for the `columns` of each row."""
+    for row in zip(*(table.column(name).to_pylist() for name in columns), strict=True):
+        yield hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()

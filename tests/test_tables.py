@@ -1,15 +1,26 @@
 """Tables keep every value and every column; work in parts is done once, whatever kills it."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlmec import tables
 from rlmec.records import Attempt, Correction, Problem, Score
-from rlmec.tables import PartFolder, TableError, count_rows, read_table, write_table
+from rlmec.tables import (
+    PartFolder,
+    TableError,
+    count_rows,
+    iter_columns,
+    iter_table,
+    read_table,
+    write_table,
+)
 
 
 def attempt(i, **changes):
@@ -204,3 +215,53 @@ def test_no_parts_give_an_empty_table(tmp_path):
     assert parts.missing() == []
     assert parts.merge("attempts", Attempt, tmp_path / "out.parquet") == 0
     assert read_table(tmp_path / "out.parquet", Attempt) == []
+
+
+# --- tables that are not held whole ---
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.__name__)
+def test_records_come_one_at_a_time_as_they_come_at_once(record, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 2)
+    path = tmp_path / "table.parquet"
+    write_table(path, RECORDS[record], record)
+    assert list(iter_table(path, record)) == RECORDS[record]
+    names = [f.name for f in dataclasses.fields(record)][:2]
+    found = list(iter_columns(path, record, names))
+    assert found == [tuple(getattr(r, n) for n in names) for r in RECORDS[record]]
+
+
+def test_a_refused_row_is_named_by_its_place_in_the_whole_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 2)
+    path = tmp_path / "table.parquet"
+    write_table(path, [attempt(i) for i in range(5)], Attempt)
+    verdicts = pa.array(["right"] * 3 + ["odd", "right"])
+    table = pq.read_table(path)
+    place = table.column_names.index("verdict")
+    pq.write_table(table.set_column(place, "verdict", verdicts), path)
+    with pytest.raises(TableError, match="row 3: attempt 'p3/0': verdict 'odd'"):
+        list(iter_table(path, Attempt))
+    with pytest.raises(TableError, match=r"no column 'attempt_id'"):
+        next(iter_table(path, Score))
+
+
+IDS = st.lists(st.integers(0, 1), min_size=1, max_size=2)
+PARTS = st.lists(st.lists(st.tuples(st.sampled_from("ab"), IDS), max_size=5), max_size=4)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(PARTS)
+def test_of_equal_rows_in_all_tables_the_first_stays(parts):
+    rows = [(number, *row) for number, row in enumerate(r for part in parts for r in part)]
+    starts = itertools.accumulate(map(len, parts), initial=0)
+    cut = [rows[a:b] for a, b in itertools.pairwise(starts)]
+    columns = pa.schema([("n", pa.int64()), ("p", pa.string()), ("ids", pa.list_(pa.int32()))])
+
+    def made():
+        for part in cut:
+            yield pa.table([pa.array(c) for c in zip(*part, strict=True)] or [[]] * 3, columns)
+
+    found = [t.column("n").to_pylist() for t in tables._without_repeats(made, ["p", "ids"])]
+    first = {(p, tuple(ids)): number for number, p, ids in reversed(rows)}
+    assert [n for numbers in found for n in numbers] == sorted(first.values())
+    assert len(found) == len(parts)

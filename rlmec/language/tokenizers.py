@@ -93,13 +93,16 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
+    def encode_many(texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        several = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        return several["input_ids"]
+
     def encode_marked(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
 
-    def decode(ids: Any) -> str:
-        return tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+    decode = _decoder(tokenizer)
 
     def chat(system: str | None, user: str, earlier: Sequence[tuple[str, str]] = ()) -> str:
         turns = [{"role": "system", "content": system}] if system else []
@@ -129,7 +132,26 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
         vocabulary_size=len(tokenizer),
         marks=tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
         chat=chat if getattr(tokenizer, "chat_template", None) else None,
+        encode_many=_several_going_on(encode, encode_many) if spaced else encode_many,
     )
+
+
+def _decoder(tokenizer: Any) -> Decode:
+    """`tokenizer.decode` with special tokens and all spaces. Tokenizers that decode as the library
+    does are asked below it: its look at the type of every id takes as long as the decoding."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind, known = type(tokenizer), PreTrainedTokenizerFast
+    if issubclass(kind, known) and (kind.decode, kind._decode) == (known.decode, known._decode):
+        backend = tokenizer.backend_tokenizer
+        return lambda ids: backend.decode(list(map(int, ids)), skip_special_tokens=False)
+
+    def decode(ids: Any) -> str:
+        return tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    return decode
 
 
 _BEFORE = "\n"  # what stands before a text that goes on
@@ -151,6 +173,22 @@ def _going_on(encode: Encode) -> Encode:
         return ids[len(before) :] if ids[: len(before)] == before else encode(text)
 
     return going_on
+
+
+def _several_going_on(
+    encode: Encode, encode_many: Callable[[Sequence[str]], list[list[int]]]
+) -> Callable[[Sequence[str]], list[list[int]]]:
+    """As `_going_on`, for several texts."""
+    before = encode(_BEFORE)
+
+    def several(texts: Sequence[str]) -> list[list[int]]:
+        found = encode_many([_BEFORE + text for text in texts])
+        return [
+            ids[len(before) :] if ids[: len(before)] == before else encode(text)
+            for ids, text in zip(found, texts, strict=True)
+        ]
+
+    return several
 
 
 def _decoding_on(going_on: Encode, decode: Decode) -> Decode:

@@ -16,7 +16,7 @@ from rlmec.records import Attempt, Problem
 from rlmec.settings import EvaluateSettings, SampleSettings
 from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage
-from rlmec.stages.judging import attempt_of
+from rlmec.stages.judging import Answer, attempts_of
 from rlmec.stages.predicting import Finish, Tables, predict_parts
 from rlmec.tables import PartFolder
 from rlmec.tasks.base import Task
@@ -53,13 +53,11 @@ def attempt_parts(
     ]
 
     def finish(part: GenerationPart, output: list[Completion]) -> tuple[Tables, dict[str, int]]:
-        attempts = []
+        answers = []
         for at, completion in enumerate(output):
             problem, number = groups[part.index][at // each], at % each
-            attempts.append(
-                attempt_of(judge, codec, problems[problem], number, prompts[problem], completion)
-            )
-        kept, counts = keep(attempts)
+            answers.append(Answer(problems[problem], number, prompts[problem], completion))
+        kept, counts = keep(attempts_of(judge, codec, answers))
         return {"attempts": (kept, Attempt)}, counts
 
     folder = PartFolder(work / "parts", len(parts))

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rlmec.evaluation import AccuracyMetric
 from rlmec.language.generation import Completion
 from rlmec.prompts import Codec
 from rlmec.records import Attempt, Correction, Problem
 from rlmec.rewriting import judge_proposal
-from rlmec.tasks.base import Task
+from rlmec.tasks.base import Judge, Task, judge_of
 
 
-def attempt_of(
-    task: Task,
-    codec: Codec,
-    problem: Problem,
-    number: int,
-    prompt_ids: list[int],
-    completion: Completion,
-) -> Attempt:
-    """A completion as a judged attempt."""
-    text = codec.text(completion.ids)
-    return Attempt(
-        id=f"{problem.id}/{number}",
-        problem_id=problem.id,
-        prompt_ids=prompt_ids,
-        completion_ids=completion.ids,
-        logprobs=completion.logprobs,
-        text=text,
-        verdict=task.judge(text, problem),
-        clipped=completion.clipped,
-        tokenizer=codec.digest,
-    )
+class Answer(NamedTuple):
+    """A completion of a problem's prompt, the `number`-th one."""
+
+    problem: Problem
+    number: int
+    prompt_ids: list[int]
+    completion: Completion
+
+
+def attempts_of(task: Task, codec: Codec, answers: Sequence[Answer]) -> list[Attempt]:
+    """Completions as judged attempts."""
+    texts = [codec.text(a.completion.ids) for a in answers]
+    judge = judge_of(task, texts, [a.problem for a in answers])
+    return [
+        Attempt(
+            id=f"{problem.id}/{number}",
+            problem_id=problem.id,
+            prompt_ids=prompt_ids,
+            completion_ids=completion.ids,
+            logprobs=completion.logprobs,
+            text=text,
+            verdict=judge(text, problem),
+            clipped=completion.clipped,
+            tokenizer=codec.digest,
+        )
+        for (problem, number, prompt_ids, completion), text in zip(answers, texts, strict=True)
+    ]
 
 
 def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
@@ -41,7 +48,8 @@ def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
         metric = AccuracyMetric(sync_on_compute=False)
         texts = [codec.text(c.ids) for c in completions]
-        verdicts = [task.judge(text, problems[i]) for i, text in zip(numbers, texts, strict=True)]
+        about = [problems[i] for i in numbers]
+        verdicts = list(map(judge_of(task, texts, about), texts, about))
         metric.update(
             [v == "right" for v in verdicts],
             [c.clipped for c in completions],
@@ -59,7 +67,7 @@ def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
 
 
 def correction_of(
-    task: Task,
+    judge: Judge,
     codec: Codec,
     problem: Problem,
     attempt: Attempt,
@@ -72,7 +80,7 @@ def correction_of(
         attempt,
         completion.ids,
         codec.text(completion.ids),
-        judge=task.judge,
+        judge=judge,
         max_edit_ratio=max_edit_ratio,
         source="grm",
         tokenizer=codec.digest,
@@ -90,9 +98,12 @@ def rewriting_judge(
     """For `callbacks.Validation`: sums of right rewrites, and of those within the edit limit."""
 
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
+        texts = [codec.text(c.ids) for c in completions]
+        about = [problems[attempts[i].problem_id] for i in numbers]
+        verdict = judge_of(task, texts, about)
         done = [
             correction_of(
-                task,
+                verdict,
                 codec,
                 problems[attempts[i].problem_id],
                 attempts[i],

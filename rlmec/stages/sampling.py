@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,20 @@ from rlmec.artifacts import Artifact, file_digest
 from rlmec.callbacks import Validation
 from rlmec.configuration import build
 from rlmec.datamodule import SolutionPairDataModule
-from rlmec.display import Bar
-from rlmec.language.generation import Completion, Decoding
+from rlmec.language.generation import Decoding
 from rlmec.modules.policy import PolicyModule
 from rlmec.objectives import weighted_likelihood
-from rlmec.records import Attempt, Problem, by_id
+from rlmec.records import Attempt, Problem
 from rlmec.rows import reference_rows
 from rlmec.stages import models
 from rlmec.stages.agreement import logprob_difference
 from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings
-from rlmec.stages.judging import accuracy_judge, attempt_of
+from rlmec.stages.importing import counts_of, import_parts
+from rlmec.stages.judging import accuracy_judge
 from rlmec.tables import PartFolder
 from rlmec.tasks.base import Task
-from rlmec.tasks.imports import import_solutions
 
 __all__ = ["SampleStage", "WarmupStage", "start_model", "start_of"]
 
@@ -121,7 +119,11 @@ class SampleStage(Stage):
     """Attempts at the train problems: sampled from the start, or imported; each judged."""
 
     name = "sample"
-    version = 2  # random numbers of their own for each sample
+
+    @property
+    def version(self) -> int:
+        """3: imported by parts; 2: sampled with random numbers of their own for each sample."""
+        return 2 if self.run.settings.sample.path is None else 3
 
     def parents(self) -> dict[str, Stage]:
         return start_of(self.run)[0]
@@ -147,61 +149,17 @@ class SampleStage(Stage):
         return Outcome(outcome.rows, outcome.metrics | found)
 
     def _import(self, work: Path, model: models.LanguageModel) -> Outcome:
-        run, s = self.run, self.run.settings.sample
-        wanted = {p.id for p in run.task.problems("train")[: s.max_problems]}
-        known = by_id([p for split in _splits(run) for p in run.task.problems(split)])
-        found = import_solutions(
-            str(s.path),
-            list(known.values()),
-            s.text_field,
-            s.label_field,
-            s.question_field,
-            clean=getattr(run.task, "clean", None),
-        )
-        attempts, labels, numbers = [], Counter[str](), Counter[str]()
-        bar = Bar(self.title, len(found.solutions), "solutions", wanted=True)
-        for at, solution in enumerate(found.solutions):
-            problem = known[solution.problem_id]
-            completion = Completion(model.codec.completion(solution.text), [], False)
-            prompt = model.prompts.policy(problem)
-            number = numbers[problem.id]
-            numbers[problem.id] += 1
-            attempt = attempt_of(run.task, model.codec, problem, number, prompt, completion)
-            fields = vars(attempt) | {"source": solution.source, "label": solution.label}
-            attempt = Attempt(**fields)
-            if attempt.label is not None:
-                labels["checked"] += 1
-                labels["agree"] += attempt.label == attempt.is_right
-            if problem.id in wanted:
-                attempts.append(attempt)
-            bar.update(at)
-        bar.close()
-        kept, counts = counted(attempts)
-        folder = PartFolder(work / "parts", 1)
-        folder.missing()
-        folder.write(0, {"attempts": (kept, Attempt)}, counts)
-        outcome = _finished(work, folder)
+        folder, found = import_parts(self.run, self.title, work, model)
+        same = ("problem_id", "completion_ids")
+        outcome = _finished(work, folder, unique=same)
+        counts = folder.counts()
         extra: dict[str, Any] = {
             "sample/unknown_rows": found.unknown_rows,
-            "sample/labels_checked": labels["checked"],
+            "sample/labels_checked": counts["labels_checked"],
         }
-        if labels["checked"]:
-            extra["sample/label_agreement"] = labels["agree"] / labels["checked"]
+        if counts["labels_checked"]:
+            extra["sample/label_agreement"] = counts["labels_agree"] / counts["labels_checked"]
         return Outcome(outcome.rows, outcome.metrics | extra)
-
-
-def _splits(run: Run) -> list[str]:
-    found = []
-    for split in ("train", "dev", "test"):
-        try:
-            run.task.problems(split)
-        except ValueError as error:
-            if split == "train":
-                raise
-            run.say(f"  {error}")
-            continue
-        found.append(split)
-    return found
 
 
 def without_duplicates(attempts: list[Attempt]) -> list[Attempt]:
@@ -214,27 +172,21 @@ def without_duplicates(attempts: list[Attempt]) -> list[Attempt]:
 
 def counted(attempts: list[Attempt]) -> tuple[list[Attempt], dict[str, int]]:
     """The attempts without duplicates, and the counts of all of them."""
-    kept = without_duplicates(attempts)
-    return kept, {
-        "attempts": len(attempts),
-        "right": sum(a.is_right for a in attempts),
-        "clipped": sum(a.clipped for a in attempts),
-        "no_answer": sum(a.verdict == "no_answer" for a in attempts),
-        "unparsable": sum(a.verdict == "unparsable" for a in attempts),
-        "duplicates": len(attempts) - len(kept),
-    }
+    return without_duplicates(attempts), counts_of(attempts)
 
 
-def _finished(work: Path, folder: PartFolder) -> Outcome:
-    rows = folder.merge("attempts", Attempt, work / "attempts.parquet")
+def _finished(work: Path, folder: PartFolder, unique: Sequence[str] = ()) -> Outcome:
+    """Merges the parts; rows that are equal in the columns `unique` are duplicates, as are those
+    that a part has left out."""
+    rows = folder.merge("attempts", Attempt, work / "attempts.parquet", unique)
     counts = folder.counts()
-    total = max(counts["attempts"], 1)
+    total, duplicates = max(counts["attempts"], 1), counts["attempts"] - rows
     return Outcome(
         rows,
         {
             "sample/accuracy": counts["right"] / total,
-            "sample/duplicates": counts["duplicates"],
-            "sample/duplicate_rate": counts["duplicates"] / total,
+            "sample/duplicates": duplicates,
+            "sample/duplicate_rate": duplicates / total,
             "sample/clipped_rate": counts["clipped"] / total,
             "sample/no_answer_rate": counts["no_answer"] / total,
             "sample/unparsable": counts["unparsable"],

@@ -25,6 +25,7 @@ from rlmec.stages.rewarding import GrmStage
 from rlmec.stages.sampling import SampleStage, start_model, start_of
 from rlmec.stages.teaching import TeachStage, correction_metrics, is_taught
 from rlmec.tables import PartFolder, read_table, write_table
+from rlmec.tasks.base import judge_of
 
 __all__ = ["ScoreStage"]
 
@@ -179,6 +180,9 @@ class ScoreStage(Stage):
 
         def finish(part: ScoringPart, output: GrmOutput):
             alone, rewritten = iter(output.logprobs), iter(output.rewrites)
+            about = [problems[a.problem_id] for a in groups[part.index] if a.id in to_correct]
+            texts = [codec.text(made.completion.ids) for made in output.rewrites]
+            judge = judge_of(run.task, texts, about)
             scores, corrections = [], []
             for a in groups[part.index]:
                 if a.id not in to_correct:
@@ -187,7 +191,7 @@ class ScoreStage(Stage):
                     problem, made = problems[a.problem_id], next(rewritten)
                     values = made.draft_logprobs
                     proposal = correction_of(
-                        run.task, codec, problem, a, made.completion, s.max_edit_ratio
+                        judge, codec, problem, a, made.completion, s.max_edit_ratio
                     )
                     corrections.append(proposal)
                 scores.append(Score(a.id, values, values, codec.digest))

@@ -6,6 +6,8 @@ A teacher gets a whole part of the attempts at once; a part is on disk when the 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from rlmec.configuration import build
 from rlmec.display import Bar
 from rlmec.parts import cut
 from rlmec.prompts import Codec
-from rlmec.records import Attempt, Correction, Problem, by_id
+from rlmec.records import Attempt, Correction, Problem, by_id, is_wrong
 from rlmec.rewriting import best_of, count_reasons, judge_proposal, proposal_ids
 from rlmec.rows import hash_share
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
+from rlmec.stages.importing import in_parts
 from rlmec.stages.sampling import SampleStage, start_model, start_of
-from rlmec.tables import PartFolder, read_table
+from rlmec.tables import PartFolder, count_rows, iter_columns, iter_table
+from rlmec.tasks.base import Judge, judge_of
 from rlmec.teachers.base import BatchTeacher, Proposals, WrongAttempt, as_batch_teacher
 
 __all__ = ["TeachStage", "check_teacher", "correction_metrics", "is_taught"]
@@ -66,30 +70,24 @@ class TeachStage(Stage):
         run, s = self.run, self.run.settings.teach
         codec = start_model(run, parents).codec
         problems = by_id(run.task.problems("train"))
-        attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
-        wrong = [a for a in attempts if a.is_wrong and is_taught(run, a.problem_id)]
-        if not wrong:
-            raise ValueError(
-                f"no wrong attempt in the taught share ({s.share}) of {len(attempts)} attempts: "
-                f"nothing to correct"
-            )
+        table = parents["sample"].file("attempts.parquet")
+        total = self._count(table)
         own = build(run.settings.teacher, task=run.task)
         teacher = as_batch_teacher(own)
-        parts = cut(len(wrong), s.part_size)
+        parts = cut(total, s.part_size)
         folder = PartFolder(work / "parts", len(parts))
-        missing = folder.missing()
+        missing = set(folder.missing())
         counts = Counter(folder.counts())
-        done = len(wrong) - sum(len(parts[index]) for index in missing)
-        bar = _Progress(self.title, len(wrong), run.settings.trainer.progress_bar, done)
-        for index in missing:
-            some = [wrong[i] for i in parts[index]]
+        done = total - sum(len(parts[index]) for index in missing)
+        bar = _Progress(self.title, total, run.settings.trainer.progress_bar, done)
+        until = max(missing, default=-1) + 1
+        for index, some in enumerate(islice(in_parts(self._wrong(table), s.part_size), until)):
+            if index not in missing:
+                continue
             asked = [WrongAttempt(problems[a.problem_id], a.text) for a in some]
             answers = teacher.correct_all(asked, spent=dict(counts), tick=bar.tick)
             _require_one_each(teacher, asked, answers)
-            rows = [
-                self._judged(problems[a.problem_id], a, proposals, teacher.name, codec)
-                for a, proposals in zip(some, answers, strict=True)
-            ]
+            rows = self._judged(some, asked, answers, teacher.name, codec)
             counted = Counter[str]()
             for proposals in answers:
                 counted.update(proposals.counts)  # zeros stay
@@ -98,8 +96,49 @@ class TeachStage(Stage):
         bar.close()
         return self._finished(work, folder, own)
 
+    def _count(self, table: Path) -> int:
+        """How many attempts are to be corrected; ValueError for none."""
+        run, names = self.run, ("problem_id", "verdict", "clipped")
+        rows = iter_columns(table, Attempt, names)
+        if total := sum(is_taught(run, problem) and is_wrong(*how) for problem, *how in rows):
+            return total
+        raise ValueError(
+            f"no wrong attempt in the taught share ({run.settings.teach.share}) of "
+            f"{count_rows(table)} attempts: nothing to correct"
+        )
+
+    def _wrong(self, table: Path) -> Iterator[Attempt]:
+        """The attempts that are to be corrected, in the order of the table."""
+        for attempt in iter_table(table, Attempt):
+            if attempt.is_wrong and is_taught(self.run, attempt.problem_id):
+                yield attempt
+
     def _judged(
-        self, problem: Problem, attempt: Attempt, proposals: Proposals, source: str, codec: Codec
+        self,
+        attempts: Sequence[Attempt],
+        asked: Sequence[WrongAttempt],
+        answers: Sequence[Proposals],
+        source: str,
+        codec: Codec,
+    ) -> list[Correction]:
+        """The verdicts on a part's proposals: of each attempt on its best one."""
+        each = list(zip(asked, answers, strict=True))
+        texts = [text for _, proposals in each for text, _ in proposals.texts]
+        about = [wrong.problem for wrong, proposals in each for _ in proposals.texts]
+        judge = judge_of(self.run.task, texts, about)
+        return [
+            self._best(wrong.problem, attempt, proposals, source, codec, judge)
+            for attempt, (wrong, proposals) in zip(attempts, each, strict=True)
+        ]
+
+    def _best(
+        self,
+        problem: Problem,
+        attempt: Attempt,
+        proposals: Proposals,
+        source: str,
+        codec: Codec,
+        judge: Judge,
     ) -> Correction:
         """The verdict on the best of a teacher's proposals, or on there being none."""
 
@@ -110,7 +149,7 @@ class TeachStage(Stage):
                 attempt,
                 None if text is None else proposal_ids(attempt, text, encode, decode, end),
                 text,
-                judge=self.run.task.judge,
+                judge=judge,
                 max_edit_ratio=self.run.settings.teach.max_edit_ratio,
                 source=source,
                 tokenizer=codec.digest,
@@ -124,7 +163,7 @@ class TeachStage(Stage):
 
     def _finished(self, work: Path, folder: PartFolder, teacher: Any) -> Outcome:
         rows = folder.merge("corrections", Correction, work / "corrections.parquet")
-        corrections = read_table(work / "corrections.parquet", Correction)
+        corrections = iter_table(work / "corrections.parquet", Correction)
         counts = folder.counts()
         figures = dict(counts)
         if hasattr(teacher, "figures"):
@@ -175,10 +214,18 @@ def teacher_files(node: Settings) -> dict[str, str]:
     return {"teacher.path": model_digest(path, node["revision"])} if "revision" in node else {}
 
 
-def correction_metrics(corrections: list[Correction], prefix: str) -> dict[str, Any]:
+def correction_metrics(corrections: Iterable[Correction], prefix: str) -> dict[str, Any]:
     """Counts of accepted and rejected corrections by reason; edit ratio of the accepted."""
-    ratios = sorted(c.edit_ratio for c in corrections if c.accepted)
-    reasons = count_reasons(corrections)
+    ratios: list[float] = []
+
+    def seen() -> Iterator[Correction]:
+        for correction in corrections:
+            if correction.accepted:
+                ratios.append(correction.edit_ratio)
+            yield correction
+
+    reasons = count_reasons(seen())
+    ratios.sort()
     out: dict[str, Any] = {f"{prefix}/{reason}": count for reason, count in reasons.items()}
     if ratios:
         out[f"{prefix}/edit_ratio/median"] = ratios[len(ratios) // 2]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from rlmec.records import Verdict
 
@@ -98,6 +99,7 @@ def marker_of(line: str) -> tuple[str, str] | None:
     return None
 
 
+@lru_cache(4096)  # gold answers are compared with many times
 def parse_number(text: str, bare: bool = False) -> Fraction | None:
     """The one number that `text` states, exactly; None where there is none, or several.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rlmec.records import Problem
 from rlmec.tasks import answers
@@ -74,26 +74,61 @@ def existing_file(path: str) -> str:
 
 
 def read_rows(path: str) -> list[Row]:
-    """The rows of a file of JSON lines or of one JSON list, blank lines skipped.
+    """The rows of a file, as `iter_rows` gives them, all at once."""
+    return list(iter_rows(path))
+
+
+def iter_rows(path: str) -> Iterator[Row]:
+    """The rows of a file of JSON lines or of one JSON list, blank lines skipped. Of JSON lines one
+    row is in memory at a time; a list is read whole.
 
     FileNotFoundError for a missing file, ValueError with the row for what is not a JSON object.
     """
     try:
-        text = Path(existing_file(path)).read_text(encoding="utf-8")
+        with Path(existing_file(path)).open(encoding="utf-8") as file:
+            for number, value in _values(file, path):
+                if not isinstance(value, dict):
+                    raise ValueError(
+                        f"{path}, row {number}: a {type(value).__name__}; expected a JSON object"
+                    )
+                yield Row(path, number, value)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; expected JSON text") from error
-    if text.lstrip("\ufeff \t\r\n").startswith("["):
-        values = _parse(text, f"{path}")
-        numbered = list(enumerate(values, start=1))
-    else:
-        lines = enumerate(text.lstrip("\ufeff").split("\n"), start=1)
-        numbered = [(n, _parse(line, f"{path}, row {n}")) for n, line in lines if line.strip()]
-    for number, value in numbered:
-        if not isinstance(value, dict):
-            raise ValueError(
-                f"{path}, row {number}: a {type(value).__name__}; expected a JSON object"
-            )
-    return [Row(path, number, value) for number, value in numbered]
+        raise ValueError(
+            f"{path}: not UTF-8 at byte {_first_bad_byte(path)}; expected JSON text"
+        ) from error
+
+
+def _values(file: TextIO, path: str) -> Iterator[tuple[int, Any]]:
+    """What a file holds, numbered from 1 by lines of JSON lines, by elements of a list."""
+    if _is_list(file):
+        yield from enumerate(_parse(file.read().lstrip("\ufeff"), path), start=1)
+        return
+    for number, line in enumerate(file, start=1):
+        text = line.lstrip("\ufeff") if number == 1 else line
+        if text.strip():
+            yield number, _parse(text.removesuffix("\n"), f"{path}, row {number}")
+
+
+def _is_list(file: TextIO) -> bool:
+    """Whether the first sign of a file opens a list; the file is at its start again."""
+    shown = ""
+    while not shown and (text := file.read(4096)):
+        shown = text.lstrip("\ufeff \t\r\n")
+    file.seek(0)
+    return shown.startswith("[")
+
+
+def _first_bad_byte(path: str) -> int:
+    """Where a file stops being UTF-8, which has no line break within a character."""
+    place = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return place + error.start
+            place += len(line)
+    return place
 
 
 def _parse(text: str, where: str) -> Any:

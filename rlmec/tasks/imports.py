@@ -1,19 +1,21 @@
 """Ready-made solutions from a file, matched with a task's problems.
 
 In: a file whose rows name a problem and hold one or more solutions, perhaps with labels; out: the
-solutions of known problems in file order, and how many rows and solutions were passed over. Field
-names may be paths: `*.solution` takes `solution` out of every object in the row, and `*.is_correct`
-the label beside it.
+solutions of known problems in file order, one at a time or all at once, and how many rows and
+solutions were passed over. Field names may be paths: `*.solution` takes `solution` out of every
+object in the row, and `*.is_correct` the label beside it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlmec.records import Problem
-from rlmec.tasks.files import Row, read_rows
+from rlmec.tasks.files import Row, iter_rows
 
 _MISSING = object()
 
@@ -37,6 +39,92 @@ class ImportedSolutions:
     blank_solutions: int
 
 
+@dataclass(frozen=True)
+class Found:
+    """How much there is in a file."""
+
+    solutions: int
+    rows: int
+    unknown_rows: int
+    blank_solutions: int
+
+
+class SolutionFile:
+    """Solutions of `problems` in a file of JSON lines or a JSON list, in file order. They are read
+    anew each time they are gone through; of JSON lines one row is in memory at a time.
+
+    A row names its problem by `problem_id_field` where it has that field, else by the text of the
+    question. `clean` is applied to every solution (a task's own way to write them). A path may hold
+    one `*`, at the same place in both fields. Going through it raises FileNotFoundError for a
+    missing file, ValueError with file and row for a field that is missing or of another kind.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        problems: Sequence[Problem],
+        text_field: str,
+        label_field: str | None = None,
+        question_field: str = "question",
+        problem_id_field: str = "problem_id",
+        clean: Callable[[str], str] | None = None,
+    ) -> None:
+        above = _before_wildcard(text_field)
+        if label_field is not None and above != _before_wildcard(label_field):
+            raise ValueError(
+                f"{path}: text_field {text_field!r} and label_field {label_field!r} need the same "
+                "'*'"
+            )
+        self.path, self._count = path, len(problems)
+        self._fields = text_field, label_field, question_field, problem_id_field
+        self._clean = clean
+        self._by_question = {problem.question.strip(): problem.id for problem in problems}
+        self._ids = set(self._by_question.values())
+
+    def __iter__(self) -> Iterator[ImportedSolution]:
+        return self.read(Counter())
+
+    def read(self, counts: Counter[str]) -> Iterator[ImportedSolution]:
+        """The solutions; `counts` grows by what is passed: fields of `Found`."""
+        text_field, label_field, *_ = self._fields
+        for row in iter_rows(self.path):
+            counts["rows"] += 1
+            if (id_ := self._problem_of(row)) not in self._ids:
+                counts["unknown_rows"] += 1
+                continue
+            for source, text, label in _solutions(row, text_field, label_field):
+                if not text.strip():
+                    counts["blank_solutions"] += 1
+                    continue
+                counts["solutions"] += 1
+                text = self._clean(text) if self._clean else text
+                yield ImportedSolution(id_, text, label, source)
+
+    def _problem_of(self, row: Row) -> str:
+        *_, question_field, problem_id_field = self._fields
+        if problem_id_field in row.values:
+            return row.text(problem_id_field)
+        return self._by_question.get(row.text(question_field).strip(), "")
+
+    def found(self) -> Found:
+        """Goes through the whole file once; ValueError where it holds no solution."""
+        counts = Counter[str]()
+        for _ in self.read(counts):
+            pass
+        return self.found_by(counts)
+
+    def found_by(self, counts: Counter[str]) -> Found:
+        """What `read` has counted, as `found` gives it."""
+        made = Found(*(counts[f.name] for f in fields(Found)))
+        if not made.solutions:
+            raise ValueError(
+                f"{self.path}: none of {made.rows} rows has a solution of one of {self._count} "
+                f"problems ({made.unknown_rows} rows of other problems, {made.blank_solutions} "
+                "blank solutions)"
+            )
+        return made
+
+
 def import_solutions(
     path: str,
     problems: Sequence[Problem],
@@ -46,45 +134,17 @@ def import_solutions(
     problem_id_field: str = "problem_id",
     clean: Callable[[str], str] | None = None,
 ) -> ImportedSolutions:
-    """Solutions of `problems` from a file of JSON lines or a JSON list, in file order.
-
-    A row names its problem by `problem_id_field` where it has that field, else by the text of the
-    question. `clean` is applied to every solution (a task's own way to write them). A path may hold
-    one `*`, at the same place in both fields. Raises FileNotFoundError for a missing file,
-    ValueError with file and row for a field that is missing or of another kind, or where no
-    solution was found.
-    """
-    if label_field is not None and _before_wildcard(text_field) != _before_wildcard(label_field):
-        raise ValueError(
-            f"{path}: text_field {text_field!r} and label_field {label_field!r} need the same '*'"
-        )
-    by_question = {problem.question.strip(): problem.id for problem in problems}
-    ids = set(by_question.values())
-    solutions: list[ImportedSolution] = []
-    rows = read_rows(path)
-    unknown = blank = 0
-    for row in rows:
-        if problem_id_field in row.values:
-            id = row.text(problem_id_field)
-        else:
-            id = by_question.get(row.text(question_field).strip(), "")
-        if id not in ids:
-            unknown += 1
-            continue
-        for source, text, label in _solutions(row, text_field, label_field):
-            if text.strip():
-                text = clean(text) if clean else text
-                solutions.append(ImportedSolution(id, text, label, source))
-            else:
-                blank += 1
-    if not solutions:
-        raise ValueError(
-            f"{path}: none of {len(rows)} rows has a solution of one of {len(problems)} problems "
-            f"({unknown} rows of other problems, {blank} blank solutions)"
-        )
-    return ImportedSolutions(solutions, len(rows), unknown, blank)
+    """All solutions of a `SolutionFile` at once. ValueError also where there is none."""
+    file = SolutionFile(
+        path, problems, text_field, label_field, question_field, problem_id_field, clean
+    )
+    counts = Counter[str]()
+    solutions = list(file.read(counts))
+    found = file.found_by(counts)
+    return ImportedSolutions(solutions, found.rows, found.unknown_rows, found.blank_solutions)
 
 
+@lru_cache
 def _path(field: str) -> tuple[str, ...]:
     parts = tuple(field.split("."))
     if parts.count("*") > 1:
@@ -92,6 +152,7 @@ def _path(field: str) -> tuple[str, ...]:
     return parts
 
 
+@lru_cache
 def _before_wildcard(field: str) -> tuple[str, ...] | None:
     parts = _path(field)
     return parts[: parts.index("*")] if "*" in parts else None

@@ -9,13 +9,17 @@ equation; nothing is guessed.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 LONGEST_LINE = 600
 """Characters of a line that are read for equations."""
+_CENT = Fraction(1, 100)
+_KEPT = (
+    4096  # lines and numbers whose reading is kept: one splice asks for the same ones many times
+)
 _NUM = r"(?:(?:\d{1,3}(?:,\d{3}){1,6}(?!\d)|\d{1,30})(?:\.\d{1,30})?|\.\d{1,30})"
 _OPERATOR = r"[-+*/x\u00d7]"
 _MARK = r"<<[^<>\n]{0,120}>>"
@@ -25,11 +29,13 @@ _EQUATION = re.compile(
     rf"(?P<gap>%?[ ]{{0,2}}=[ ]?\$?[ ]?)(?P<mark>{_MARK})?(?P<sign>\$?)(?P<result>-?{_NUM})"
 )
 _TERM = re.compile(rf"(?P<number>{_NUM})|(?P<operator>{_OPERATOR})")
-_CALCULATE: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+Exact = Fraction | int
+"""A number: an int where it is whole, which is quicker to compare and to hash; they are equal."""
+_CALCULATE: dict[str, Callable[[Exact, Exact], Exact]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
+    "/": lambda a, b: Fraction(a) / b,
 }
 
 
@@ -43,20 +49,32 @@ class Equation:
     match: re.Match[str]
 
 
-def value(number: str) -> Fraction:
+@lru_cache(_KEPT)
+def value(number: str) -> Exact:
     """The number as written, thousands separators read."""
-    return Fraction(number.replace(",", ""))
+    exact = Fraction(number.replace(",", ""))
+    return exact.numerator if exact.denominator == 1 else exact
 
 
-def numbers_in(line: str) -> list[Fraction]:
+def numbers_in(line: str) -> list[Exact]:
     """The numbers of a line in order, without signs."""
-    return [value(number) for number in NUMBER.findall(line[:LONGEST_LINE])]
+    return list(_numbers(line))
+
+
+@lru_cache(_KEPT)
+def _numbers(line: str) -> tuple[Exact, ...]:
+    return tuple(value(number) for number in NUMBER.findall(line[:LONGEST_LINE]))
 
 
 def last_equation(line: str) -> Equation | None:
     """The last equation of a line, None without one."""
-    matches = list(_EQUATION.finditer(line[:LONGEST_LINE]))
-    return _equation(matches[-1]) if matches else None
+    found = _equations(line)
+    return found[-1] if found else None
+
+
+@lru_cache(_KEPT)
+def _equations(line: str) -> tuple[Equation, ...]:
+    return tuple(_equation(match) for match in _EQUATION.finditer(line[:LONGEST_LINE]))
 
 
 def _equation(match: re.Match[str]) -> Equation:
@@ -73,7 +91,7 @@ def _plain(operator: str) -> str:
     return "*" if operator in "x\u00d7" else operator
 
 
-def result_of(line: str) -> Fraction | None:
+def result_of(line: str) -> Exact | None:
     """What a line arrives at: the result of its last equation, else its last number, else None."""
     equation = last_equation(line)
     if equation is not None:
@@ -82,26 +100,27 @@ def result_of(line: str) -> Fraction | None:
     return numbers[-1] if numbers else None
 
 
+@lru_cache(_KEPT)
 def states_falsehood(line: str) -> bool:
     """Whether an equation of two operands in the line is off by more than a rounding to cents.
 
     Longer ones are not judged: nobody says whether they run from the left or by precedence.
     """
-    for match in _EQUATION.finditer(line[:LONGEST_LINE]):
-        equation = _equation(match)
-        if len(equation.operands) != 2 or "%" in match.group():
+    for equation in _equations(line):
+        if len(equation.operands) != 2 or "%" in equation.match.group():
             continue
         left, right = (value(operand) for operand in equation.operands)
         operator = equation.operators[0]
         if operator == "/" and right == 0:
             return True
         stated = value(equation.result)
-        if abs(_CALCULATE[operator](left, right) - stated) > Fraction(1, 100):
+        off = _CALCULATE[operator](left, right) - stated
+        if off and abs(off) > _CENT:
             return True
     return False
 
 
-def mended_line(line: str, reference: str, given: Set[Fraction] = frozenset()) -> str | None:
+def mended_line(line: str, reference: str, given: Set[Exact] = frozenset()) -> str | None:
     """`line` with the last equation of `reference` in place of its own, its words kept.
 
     None unless both have an equation and share at least half the operands of the longer one, in any
@@ -110,14 +129,22 @@ def mended_line(line: str, reference: str, given: Set[Fraction] = frozenset()) -
     own, right = last_equation(line), last_equation(reference)
     if own is None or right is None:
         return None
-    shared = Counter(map(value, own.operands)) & Counter(map(value, right.operands))
-    if 2 * shared.total() < max(len(own.operands), len(right.operands)):
+    if 2 * _shared(own, right) < max(len(own.operands), len(right.operands)):
         return None
     operands = _in_order_of(own, right)
     spoken = _spoken(own, operands, right.result, given)
     start, end = own.match.span()
     mended = _written(own, right, operands)
     return _replaced(line[:start], spoken) + mended + _replaced(line[end:], spoken)
+
+
+def _shared(one: Equation, other: Equation) -> int:
+    """How many operands two equations have in common, each counted as often as both have it."""
+    left = [value(operand) for operand in other.operands]
+    for operand in map(value, one.operands):
+        if operand in left:
+            left.remove(operand)
+    return len(other.operands) - len(left)
 
 
 def _in_order_of(own: Equation, right: Equation) -> tuple[str, ...]:
@@ -135,8 +162,8 @@ def _in_order_of(own: Equation, right: Equation) -> tuple[str, ...]:
 
 
 def _spoken(
-    own: Equation, operands: tuple[str, ...], result: str, given: Set[Fraction]
-) -> dict[Fraction, str]:
+    own: Equation, operands: tuple[str, ...], result: str, given: Set[Exact]
+) -> dict[Exact, str]:
     """What becomes of the equation's numbers where the words repeat them, by their place in it."""
     pairs = [(own.result, result)]
     if len(own.operands) == len(operands):
@@ -171,5 +198,5 @@ def _as_written(before: str, after: str) -> str:
     return before if value(before) == value(after) else after
 
 
-def _replaced(text: str, changed: dict[Fraction, str]) -> str:
+def _replaced(text: str, changed: dict[Exact, str]) -> str:
     return NUMBER.sub(lambda match: changed.get(value(match.group()), match.group()), text)

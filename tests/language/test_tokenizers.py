@@ -1,9 +1,12 @@
 """Tokenizers: exact text back, digits alone, a digest of what decides the ids, clear refusals."""
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_models import PROBLEMS, chat_tokenizer, tokenizer
+from small_tokenizers import KINDS, small_tokenizer
 
 from rlmec.batching import Row, collate
 from rlmec.language.tokenizers import (
@@ -28,6 +31,35 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # lone surrogates are 
 def test_any_text_comes_back(text):
     made = codec(tokenizer())
     assert made.decode(made.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_texts_at_once_have_the_ids_they_have_alone(kind):
+    made = codec(small_tokenizer(kind))
+    texts = [
+        "Ann has 3 pens.",
+        "",
+        " 1 + 2",
+        "\n\n",
+        "x½² 👩‍👩‍👧",
+        "<|end|></s> <s>",
+        "3\r\n4",
+        "pens",
+    ]
+    assert made.completions(texts) == [made.completion(text) for text in texts]
+    assert made.completions([]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_have_the_text_that_the_library_gives_them(kind):
+    made, own = codec(small_tokenizer(kind)), small_tokenizer(kind)
+    before = made.encode("\n")  # the library leaves out a first space
+    for text in ["Ann has 3 pens.", " 1  + 2", "</s><|end|> x½² 👩‍👩‍👧", "a ,b .", ""]:
+        ids = made.completion(text)
+        asked = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        expected = own.decode([*before, *ids], **asked)
+        assert made.decode(np.array([*before, *ids])) == expected
+        assert made.decode(torch.tensor(ids)) == made.decode(ids)
 
 
 def test_every_digit_is_one_token():

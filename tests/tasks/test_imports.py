@@ -1,13 +1,15 @@
 """Ready-made solutions: wildcards, labels, unknown problems, refusals, and the released file."""
 
 import json
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from rlmec.records import Problem
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.imports import ImportedSolution, import_solutions
+from rlmec.tasks.imports import Found, ImportedSolution, SolutionFile, import_solutions
 
 PROBLEMS = [Problem("p1", "One?", "1"), Problem("p2", "Two?", "2")]
 
@@ -70,6 +72,31 @@ def test_plain_and_nested_fields_and_ids(tmp_path):
 def test_bad_rows_and_fields_are_refused(tmp_path, row, text, label, message):
     with pytest.raises(ValueError, match=message):
         import_solutions(write(tmp_path / "s.jsonl", [row]), PROBLEMS, text, label)
+
+
+def test_a_file_is_read_anew_each_time(tmp_path):
+    rows = [{"question": f"{q}?", "text": f"A: {i}"} for i, q in enumerate(["One", "Six", "Two"])]
+    file = SolutionFile(
+        write(tmp_path / "s.jsonl", [*rows, rows[0] | {"text": " "}]), PROBLEMS, "text"
+    )
+    assert file.found() == Found(solutions=2, rows=4, unknown_rows=1, blank_solutions=1)
+    assert [s.text for s in file] == [s.text for s in file] == ["A: 0", "A: 2"]
+
+
+def test_a_file_of_any_length_is_read_in_the_same_memory(tmp_path):
+    """4,000 rows have about 1 MB: read whole, the longer file would take four times as much."""
+    peaks = []
+    for count in (500, 1000, 4000):  # the first one fills the caches
+        rows = [{"question": "One?", "text": f"{'so ' * 60}A: {i}"} for i in range(count)]
+        file = SolutionFile(write(tmp_path / f"{count}.jsonl", rows), PROBLEMS, "text")
+        tracemalloc.start()
+        counts = Counter[str]()
+        for solution in file.read(counts):
+            assert solution.problem_id == "p1"
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert counts["solutions"] == count
+    assert peaks[2] < 1.2 * peaks[1], peaks
 
 
 def test_the_released_model_solutions_agree_with_their_labels(data: Path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlmec.tasks.base import SPLITS, Task
-from rlmec.tasks.files import read_rows, share_of
+from rlmec.tasks.files import iter_rows, read_rows, share_of
 from rlmec.tasks.gsm8k import Gsm8kTask
 from rlmec.tasks.jsonl import JsonlTask
 
@@ -75,6 +75,27 @@ def test_a_json_list_and_blank_lines_are_read(tmp_path):
     assert task.judge("The answer is 51.", task.problems("test")[0]) == "right"
     path.write_text('{"q": "One?", "a": 1}\n\n{"q": "Two?", "a": 2}\n')
     assert [row.number for row in read_rows(str(path))] == [1, 3]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_any_line_end_and_a_byte_order_mark_are_read(tmp_path, start, end):
+    lines = [json.dumps({"q": "a\u2028b\x0b"}, ensure_ascii=False), "", '{"q": 2}']
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes((start + end.join(lines)).encode())
+    rows = read_rows(str(path))
+    assert [(row.number, row.values["q"]) for row in rows] == [(1, "a\u2028b\x0b"), (3, 2)]
+    path.write_bytes((start + end * 2 + f"[{lines[2]},{end}{lines[2]}]").encode())
+    assert [row.number for row in read_rows(str(path))] == [1, 2]
+
+
+def test_rows_before_a_bad_one_are_given(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": 1}\n{"q": 2}\n{oops}\n')
+    rows = iter_rows(str(path))
+    assert [next(rows).number, next(rows).number] == [1, 2]
+    with pytest.raises(ValueError, match="row 3: not JSON"):
+        next(rows)
 
 
 def test_a_users_fields_ids_and_solutions(tmp_path):
@@ -157,6 +178,9 @@ def test_not_utf8_and_repeated_ids_are_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"question": "\xff"}')
     with pytest.raises(ValueError, match="not UTF-8 at byte 14"):
+        read_rows(str(path))
+    path.write_bytes('{"question": "é"}\n'.encode() * 9000 + b'{"a": "\xe2\x82"}')
+    with pytest.raises(ValueError, match=f"not UTF-8 at byte {9000 * 19 + 7};"):
         read_rows(str(path))
     rows = [{"i": "x", "question": "a?", "answer": 1}, {"i": "x", "question": "b?", "answer": 2}]
     task = JsonlTask({"test": write(path, rows)}, id_field="i")

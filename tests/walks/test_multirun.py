@@ -6,6 +6,8 @@ from collections import Counter
 import pytest
 from walking import TINY, done_well, finals, run
 
+from benchmarks.sweep import artifacts, damage, made
+
 pytestmark = pytest.mark.slow
 UPSTREAM = ["warmup", "sample", "teach", "grm", "score"]
 
@@ -26,8 +28,10 @@ def test_jobs_share_what_lies_upstream_and_leave_one_table(launcher, tmp_path):
     done = done_well(run(tmp_path, *overrides))
 
     assert [s["overrides"][-1] for s in done.summaries]
-    made = Counter(name for job in range(3) for name in done.made(job))
-    assert {stage: made[stage] for stage in UPSTREAM} == dict.fromkeys(UPSTREAM, 1)
+    stages = Counter(name for job in range(3) for name in done.made(job))
+    assert {stage: stages[stage] for stage in UPSTREAM} == dict.fromkeys(UPSTREAM, 1)
+    assert made(tmp_path) == dict.fromkeys(artifacts(tmp_path), 1)
+    assert [fault for path in artifacts(tmp_path) if (fault := damage(path))] == []
     assert {stage: len(folders) for stage, folders in finals(tmp_path).items()} == {
         **dict.fromkeys(UPSTREAM, 1),
         "policy": 3,

@@ -1,0 +1,216 @@
+"""How the chain bears many solutions: python -m benchmarks.scale [--count N] [--against N] [--kill]
+
+Makes a file of N solutions (`imported`), then runs the real command over it: `sample` (import,
+tokenize, judge), `teach` (the reference teacher corrects every wrong one, token edit distance) and
+the edit scripts of what was accepted. Says solutions a second, by the clock and by processor time,
+the most memory of all processes together, and what it takes per solution at the smaller count,
+above the start of the programs. Ends with 1 where a promise is missed: 2 GiB, 1,000 in a second of
+processor time (of one core), at most 1.2 times the cost per solution at the larger count. `--kill`
+runs the smaller count again, killed (-9) in the middle of either stage, and compares the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from benchmarks.imported import write_files
+from benchmarks.watching import Used, environment, watched
+from rlmec.artifacts import file_digest
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = 1000  # solutions of the run that shows what the programs' start costs
+# solutions behind one part: about half of them are wrong, and taught
+PARTS = {"sample": 4096, "teach": 2 * 256}
+MEMORY, RATE, GROWTH = 2 * 2**30, 1000.0, 1.2
+SHAPE = {
+    "model_type": "llama",
+    **{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"num_key_value_heads": 2, "intermediate_size": 16, "max_position_embeddings": 2048},
+}
+TABLES = {"sample": "attempts.parquet", "teach": "corrections.parquet"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for on the command line."""
+
+    count: int
+    against: int
+    each: int
+    seed: int
+    folder: Path
+    kill: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """One count of solutions: its files, its store and its log below `folder`."""
+
+    folder: Path
+    count: int
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def table(self, stage: str, store: str = "store") -> Path:
+        """The stage's table in its artifact, which has to be the only one."""
+        (found,) = (self.folder / store / stage).glob(f"*/{TABLES[stage]}")
+        return found
+
+    def parts(self, stage: str, store: str) -> int:
+        return len(list((self.folder / store / stage).glob(".work-*/parts/part-*")))
+
+    def command(self, stage: str, store: str = "store") -> list[str]:
+        return [
+            *(sys.executable, str(ROOT / "train.py"), f"stage={stage}", "task=gsm8k"),
+            *(f"++task.path.train={self.folder}/problems.jsonl", "task.dev_share=0.01"),
+            *("teacher=reference", "teach.share=1.0"),
+            *("model=hf", f"model.path={self.folder.parent}/model"),
+            *(f"sample.path={self.folder}/solutions.jsonl", "sample.label_field=right"),
+            *(f"paths.artifacts={self.folder / store}", f"paths.outputs={self.folder}/outputs"),
+            *("logger=none", "trainer.threads=1", "trainer.progress_bar=false"),
+        ]
+
+    def run(self, stage: str, store: str = "store", parts: int | None = None) -> Used:
+        """Runs a stage of the chain, or kills it once so many of its parts are there."""
+        enough = None if parts is None else lambda: self.parts(stage, store) >= parts
+        used = watched(
+            self.command(stage, store), self.log, kill_when=enough, environment=environment()
+        )
+        if used.code and parts is None:
+            raise RuntimeError(f"stage {stage} ended with {used.code}; see {self.log}")
+        return used
+
+    def align(self) -> Used:
+        tables = [str(self.table(stage)) for stage in TABLES]
+        command = [sys.executable, "-m", "benchmarks.edits", *tables]
+        used = watched(
+            [*command, str(self.folder / "edits.parquet")], self.log, environment=environment()
+        )
+        if used.code:
+            raise RuntimeError(f"the edit scripts ended with {used.code}; see {self.log}")
+        return used
+
+
+def prepared(settings: Settings, count: int) -> Work:
+    """The files of a count, with nothing made of them yet."""
+    work = Work(settings.folder / str(count), count)
+    shutil.rmtree(work.folder, ignore_errors=True)
+    write_files(work.folder, max(1, count // settings.each), count, settings.seed)
+    return work
+
+
+def write_model(folder: Path, problems: Path) -> None:
+    """A network of no use with a tokenizer that knows the problems' words."""
+    from rlmec.language.loading import export_network, new_network
+    from rlmec.language.tokenizers import train_tokenizer
+
+    shutil.rmtree(folder, ignore_errors=True)
+    with problems.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in islice(file, 2000)]
+    texts = [text for row in rows for text in (row["question"], row["answer"])]
+    tokenizer = train_tokenizer(texts, 2048)
+    export_network(new_network(SHAPE, tokenizer, "sdpa", 1), tokenizer, folder)
+
+
+def measured(work: Work) -> dict[str, Used]:
+    """What each piece of the work used, by its name."""
+    found = {stage: work.run(stage) for stage in TABLES}
+    return found | {"edit scripts": work.align()}
+
+
+def table(count: int, found: dict[str, Used]) -> str:
+    """A line for each piece and one for all."""
+    whole = Used(
+        0,
+        sum(u.seconds for u in found.values()),
+        sum(u.cpu_seconds for u in found.values()),
+        max(u.memory for u in found.values()),
+    )
+    lines = [
+        f"| {count:,} solutions | seconds | processor seconds | a processor second | peak MiB |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {u.seconds:,.0f} | {u.cpu_seconds:,.0f} | {count / u.cpu_seconds:,.0f} "
+        f"| {u.memory / 2**20:,.0f} |"
+        for name, u in (found | {"all": whole}).items()
+    ]
+    return "\n".join(lines)
+
+
+def killed(work: Work) -> list[str]:
+    """Makes both tables in another store, killed in either stage; the stages whose table differs
+    from that of the run before."""
+    other = "killed"
+    for stage, size in PARTS.items():
+        used = work.run(stage, other, max(1, work.count // size // 2))
+        there = work.parts(stage, other)
+        print(f"{stage}: ended with {used.code}, {there} parts were there; once more", flush=True)
+        work.run(stage, other)
+    return [s for s in TABLES if file_digest(work.table(s)) != file_digest(work.table(s, other))]
+
+
+def per_solution(found: dict[str, Used], start: dict[str, Used], count: int) -> float:
+    """Processor seconds of a solution, without those of the programs' start."""
+    used, idle = (sum(u.cpu_seconds for u in each.values()) for each in (found, start))
+    return (used - idle) / (count - FEW)
+
+
+def missed(count: int, found: dict[str, Used], growth: float) -> list[str]:
+    """The promises that do not hold."""
+    memory = max(u.memory for u in found.values())
+    rate = count / sum(u.cpu_seconds for u in found.values())
+    out = [f"{memory / 2**20:,.0f} MiB are over {MEMORY / 2**20:,.0f}"] if memory > MEMORY else []
+    out += [f"{rate:,.0f} a second are below {RATE:,.0f}"] if rate < RATE else []
+    return out + ([f"a solution costs {growth:.2f} times as much"] if growth > GROWTH else [])
+
+
+def run(settings: Settings) -> int:
+    """0, or 1 where a promise is missed or a killed run made other tables."""
+    few = prepared(settings, FEW)
+    write_model(settings.folder / "model", few.folder / "problems.jsonl")
+    start = measured(few)
+    print(table(FEW, start), flush=True)
+    wrong, costs = list[str](), dict[int, float]()
+    for count in dict.fromkeys((settings.against, settings.count)):
+        work = prepared(settings, count)
+        found = measured(work)
+        costs[count] = per_solution(found, start, count)
+        print(f"\n{table(count, found)}\n{costs[count] * 1e6:.0f} us a solution", flush=True)
+        growth = costs[count] / costs[settings.against]
+        wrong += missed(count, found, growth)
+        if settings.kill and count == settings.against:
+            differing = killed(work)
+            print(f"tables that differ after the kills: {differing or 'none'}", flush=True)
+            wrong += [f"{stage} differs" for stage in differing]
+    print(f"cost of a solution at the larger count: {growth:.2f} times that at the smaller one")
+    for line in wrong:
+        print(f"missed: {line}")
+    return int(bool(wrong))
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--against", type=int, default=100_000)
+    parser.add_argument("--each", type=int, default=20, help="solutions of a problem")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/scale"))
+    parser.add_argument("--kill", action="store_true")
+    given = Settings(**vars(parser.parse_args(arguments)))
+    if min(given.count, given.against) <= FEW:
+        parser.error(f"--count and --against have to be above {FEW}")
+    return run(dataclasses.replace(given, folder=given.folder.resolve()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
