@@ -98,6 +98,7 @@ IGNORED = (
     "evaluate.text_field",
     "evaluate.question_field",
     "export",
+    "prune",
     "engine.tensor_parallel_size",
     "engine.gpu_memory_utilization",
     "engine.max_model_len",

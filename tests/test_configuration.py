@@ -440,7 +440,9 @@ COUNTS = {
     "engine.max_model_len": set(),
     "engine.enforce_eager": set(),
 }
-IGNORED = "export trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"
+IGNORED = (
+    "export prune trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"
+)
 
 
 def leaves(value, key=()):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from rlmec.binding import ConfigurationError
+from rlmec.keeping import PRUNE, STATUS
 from rlmec.language.loading import quiet
 from rlmec.launch import Ranks
 from rlmec.records import require_same_tokenizer
@@ -71,7 +72,8 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     """
     known = (*DOORS, EXPORT, PLAN)
     if settings.stage not in known:
-        raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(known)}")
+        shown = ", ".join((*known, STATUS, PRUNE))
+        raise ConfigurationError(f"stage: {settings.stage!r} is none of {shown}")
     if settings.stage == EXPORT:
         check_export(settings)
     if settings.stage == "warmup" and settings.model.path is not None:
