@@ -43,5 +43,5 @@ def read_origin(folder: Path) -> Origin | None:
         if found.pop("format") != FORMAT:
             raise ValueError("it was written by another version of this project")
         return Origin(**(found | {"templates": Templates(**found["templates"])}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

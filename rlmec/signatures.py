@@ -115,7 +115,7 @@ def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str,
         raise SignatureError(f"{target!r} leads to {module!r}, which is not allowed")
     if len(names) != 1:
         raise SignatureError(f"{target!r} is not a class or function of a module")
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = _parsed(path)
     defined: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -131,6 +131,16 @@ def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str,
     near = difflib.get_close_matches(names[0], defined, 1, 0.5)
     hint = f"; the nearest is {module}.{near[0]!s}" if near else ""
     raise SignatureError(f"{module!r} defines no {names[0]!r}{hint}")
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        at = "" if line is None else f", line {line}"
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SignatureError(f"{path}{at}: not Python ({message})") from error
 
 
 def _import_home(node: ast.ImportFrom, name: str, module: str, path: Path) -> str | None:

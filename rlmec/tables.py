@@ -55,7 +55,9 @@ def write_table(path: Path, rows: Sequence[Any], record_type: type) -> None:
 def _write_whole(path: Path, tables: Any, wanted: pa.Schema) -> int:
     temporary, rows = path.with_name(f".{path.name}.{os.getpid()}.tmp"), 0
     try:
-        with pq.ParquetWriter(temporary, wanted, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            temporary, wanted, compression="zstd", write_page_checksum=True
+        ) as writer:
             for table in tables:
                 if table.num_rows:  # an empty row group is one that `datasets` cannot open
                     writer.write_table(table)
@@ -72,12 +74,15 @@ def read_table(path: Path, record_type: type[R]) -> list[R]:
     """The records of a file, None for nulls. A damaged file, a column too many, too few or of
     another type is a TableError naming file and column; a row that the record refuses one naming
     file and row."""
-    rows = _read_arrow(path, record_type).to_pylist()
+    try:
+        rows = _read_arrow(path, record_type).to_pylist()
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path} holds a text that is not UTF-8: {error.reason}") from error
     out: list[R] = []
     for number, row in enumerate(rows):
         try:
             out.append(record_type(**row))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: a null where there is none
             raise TableError(f"{path}, row {number}: {error}") from error
     return out
 
@@ -94,7 +99,8 @@ def _read_arrow(path: Path, record_type: type) -> pa.Table:
                 raise TableError(f"{path}: column {name!r} is not one of {record_type.__name__}")
             if (kind := wanted.field(name).type) != (other := found.field(name).type):
                 raise TableError(f"{path}: column {name!r} is {other}, not {kind}")
-        return pq.ParquetFile(path).read().select(wanted.names)
+        whole = pq.ParquetFile(path, page_checksum_verification=True)
+        return whole.read().select(wanted.names)
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
@@ -182,6 +188,6 @@ class PartFolder:
             for name, digest in digests.items():
                 if file_digest(part / f"{name}.parquet") != digest:
                     return f"{part / name}.parquet is not the file that was written"
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return f"{part} is damaged: {type(error).__name__}: {error}"
         return ""

@@ -238,6 +238,7 @@ def test_what_was_used_or_is_made_meanwhile_stays(tmp_path):
     aged(path, days=20)
     with FileLock(tmp_path / "sample" / f".lock-{SAMPLE}"):
         assert remove(tmp_path, entry) == "a job is making it"
+    entry = look(tmp_path)[0]
     assert remove(tmp_path, entry) == ""
     assert remove(tmp_path, entry) == "it is gone already"
 
