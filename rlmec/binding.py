@@ -19,7 +19,11 @@ from typing import Any
 
 from rlmec.signatures import Signature, SignatureError, signature_of
 
-SECRETS = {"api_key", "access_token", "secret", "password", "token", "key"}
+SECRETS = {"api_key", "apikey", "access_token", "secret", "password", "passwd", "token", "key"}
+# Endings of longer names: OPENAI_API_KEY, hf_access_token. Not "_token" or "_key" alone: there are
+# digits_per_token and sort_key.
+SECRET_ENDINGS = ("_api_key", "_access_token", "_auth_token", "_hf_token", "_secret", "_password")
+SECRET_ENDINGS += ("_secret_key", "_private_key", "_access_key")
 # Required arguments of targets that a stage gives when it builds them.
 SUPPLIED = {"task", "params", "optimizer", "num_warmup_steps", "num_training_steps"}
 # The right home of Lightning's trainer arguments that shape a result.
@@ -40,12 +44,28 @@ class ConfigurationError(ValueError):
     """A key or a value that does not fit; one line that names the key and what would."""
 
 
+def is_secret(name: Any) -> bool:
+    """Whether a key of this (last) name would hold a secret, however it is written."""
+    plain = str(name).lower().replace("-", "_")
+    return plain in SECRETS or f"_{plain}".endswith(SECRET_ENDINGS)
+
+
 def secret_refusal(key: str) -> str:
     """The message for a key that names a secret; the value is never shown."""
     return (
         f"{key!r} looks like a secret: secrets have no configuration key, "
         "set the environment variable that the service reads"
     )
+
+
+def refuse_held_secret(tree: Any, key: str = "") -> None:
+    """Raises ConfigurationError where a plain tree has a value under a name of a secret."""
+    for item in tree if isinstance(tree, list) else ():
+        refuse_held_secret(item, key)
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        if is_secret(name) and value is not None:
+            raise ConfigurationError(secret_refusal(join(key, str(name))))
+        refuse_held_secret(value, join(key, str(name)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +145,6 @@ class Binder:
             return [self.walk(item, f"{key}[{i}]") for i, item in enumerate(value)]
         if not isinstance(value, dict):
             return value
-        for name in value:
-            if name in SECRETS and value[name] is not None:
-                raise ConfigurationError(secret_refusal(join(key, name)))
         if "_target_" in value:
             return self.target(value, key)
         return {name: self.walk(item, join(key, name)) for name, item in value.items()}

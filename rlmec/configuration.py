@@ -27,13 +27,15 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rlmec.binding import (
-    SECRETS,
     Binder,
     ConfigurationError,
     dataclass_signature,
+    is_secret,
     join,
+    refuse_held_secret,
     secret_refusal,
 )
 from rlmec.settings import RunSettings, as_plain
@@ -62,6 +64,8 @@ ALLOWED = (
 # The nodes that are nothing without a target.
 TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")
 TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
+# What composing raises for a command line or a file that is none: a clear line is all it needs.
+REFUSED = (HydraException, OmegaConfBaseException, ConfigurationError, YAMLError)
 # How weights that are not trained are held: counts wherever a network is used.
 WEIGHTS = ("model.dtype", "model.quantization")
 # The nodes whose values count in each stage's fingerprint; its parents' nodes count in theirs.
@@ -144,6 +148,7 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
         where = getattr(error, "full_key", None)
         message = str(error).splitlines()[0]
         raise ConfigurationError(f"{where}: {message}" if where else message) from error
+    refuse_held_secret(tree)
     allow = (tree.get("security") or {}).get("allow") or []
     for prefix in allow:
         if not (isinstance(prefix, str) and prefix.endswith(".") and len(prefix) > 1):
@@ -235,9 +240,9 @@ def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) 
         own = [str(o.input_line) for o in overrides if not o.is_hydra_override()]
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             _compose_checked(own, args.config_name or config_name, args.multirun)
-    except (HydraException, OmegaConfBaseException, ConfigurationError) as error:
+    except REFUSED as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        print(f"error: {' '.join(lines[:2])}", file=sys.stderr)
+        print(f"error: {' '.join(lines[:4])}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -248,7 +253,7 @@ def _refuse_secret(override: Override) -> None:
             yield from names(item)
 
     own = re.split(r"[./@]", override.key_or_group)[-1]
-    if found := next((n for n in (own, *names(override._value)) if n.lower() in SECRETS), None):
+    if found := next((n for n in (own, *names(override._value)) if is_secret(n)), None):
         raise ConfigurationError(secret_refusal(override.key_or_group if found == own else found))
 
 
@@ -265,6 +270,8 @@ def _compose_checked(argv: list[str], name: str, multirun: bool) -> None:
     for job in range(max((len(lines[id(o)]) for o in choices), default=1)):
         chosen = [lines[id(o)][job % len(lines[id(o)])] for o in choices]
         tree = compose(config_name=name, overrides=chosen)
+        plain: Any = OmegaConf.to_container(tree, resolve=False)
+        refuse_held_secret(plain)
         for override in values:
             if not override.is_add() and not override.is_force_add():
                 _check_key(override.key_or_group, tree, loader)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 import inspect
 import typing
@@ -46,7 +47,10 @@ def signature_of(target: str, allowed: Sequence[str], importing: bool = True) ->
     elsewhere. Without `importing`, a library's takes anything."""
     if target.split(".")[0] in VERSIONED:
         return _imported(target, allowed) if importing else Signature(open=True)
-    return _from_source(target, allowed, follow=False)
+    try:
+        return _from_source(target, allowed, follow=False)
+    except RecursionError as error:
+        raise SignatureError(f"{target!r} is defined by itself, or nested too deep") from error
 
 
 def _imported(target: str, allowed: Sequence[str]) -> Signature:
@@ -115,7 +119,8 @@ def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str,
         raise SignatureError(f"{target!r} leads to {module!r}, which is not allowed")
     if len(names) != 1:
         raise SignatureError(f"{target!r} is not a class or function of a module")
-    tree = _parsed(path)
+    stat = path.stat()
+    tree = _parsed(path, stat.st_size, stat.st_mtime_ns)
     defined: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -133,7 +138,9 @@ def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str,
     raise SignatureError(f"{module!r} defines no {names[0]!r}{hint}")
 
 
-def _parsed(path: Path) -> ast.Module:
+@functools.lru_cache(maxsize=32)
+def _parsed(path: Path, size: int, changed: int) -> ast.Module:
+    """The syntax of a file, read once for each state of it."""
     try:
         return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

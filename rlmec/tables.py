@@ -106,8 +106,13 @@ def _read_arrow(path: Path, record_type: type) -> pa.Table:
 
 
 def count_rows(path: Path) -> int:
-    """The number of rows of a file, without reading them."""
-    return pq.read_metadata(path).num_rows
+    """The number of rows of a file, without reading them; TableError for a damaged one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no table {path}")
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
 
 class PartFolder:

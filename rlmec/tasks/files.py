@@ -8,6 +8,7 @@ expected.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -179,7 +180,7 @@ def file_tables(path: str | Mapping[str, str | None], whole: str = WHOLE) -> dic
             )
     for file in paths.values():
         existing_file(file)
-    return {split: lambda file=file: read_rows(file) for split, file in paths.items()}
+    return {split: functools.partial(read_rows, file) for split, file in paths.items()}
 
 
 class ProblemTables:
@@ -266,7 +267,10 @@ class ProblemTables:
         return list(kept.values())
 
     def _name(self, table: str) -> str:
-        rows = self.tables[table]()
+        read = self.tables[table]
+        if isinstance(read, functools.partial):  # of a local file, which may have no rows
+            return str(read.args[0])
+        rows = read()
         return rows[0].file if rows else f"the {table} file, which has no rows"
 
 

@@ -81,6 +81,7 @@ def _index(row: Row, count: int) -> int:
         index = int(answer)
     if not 0 <= index < count:
         raise ValueError(
-            f"{row.where}: answer {shortened(answer)!r}; expected the number of one of {count} choices, from 0"
+            f"{row.where}: answer {shortened(answer)!r}; expected the number of one of {count} "
+            "choices, from 0"
         )
     return index
