@@ -17,6 +17,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rlmec.signatures import Signature, SignatureError, signature_of
 
 SECRETS = {"api_key", "apikey", "access_token", "secret", "password", "passwd", "token", "key"}
@@ -43,6 +45,9 @@ MOVED = {
 class ConfigurationError(ValueError):
     """A key or a value that does not fit; one line that names the key and what would."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= 1000 else f"{message[:1000]}...")
+
 
 def is_secret(name: Any) -> bool:
     """Whether a key of this (last) name would hold a secret, however it is written."""
@@ -56,6 +61,32 @@ def secret_refusal(key: str) -> str:
         f"{key!r} looks like a secret: secrets have no configuration key, "
         "set the environment variable that the service reads"
     )
+
+
+def allowed_prefixes(tree: dict[str, Any]) -> list[str]:
+    """`security.allow` of a plain tree; ConfigurationError for what is no module prefix."""
+    node = tree.get("security")
+    given = node.get("allow") if isinstance(node, dict) else None
+    allow = given if isinstance(given, list) else [] if given is None else [given]
+    for prefix in allow:
+        if not (isinstance(prefix, str) and prefix.endswith(".") and len(prefix) > 1):
+            raise ConfigurationError(
+                f"security.allow: {prefix!r} is no module prefix ending in a dot"
+            )
+    return allow
+
+
+def unreadable(folder: Path) -> str:
+    """The first file of a configuration's folder that is no YAML mapping in UTF-8, as the start of
+    a message; empty where all are."""
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
+            return f"{path}: "
+        if not isinstance(found, dict | None):
+            return f"{path}: "
+    return ""
 
 
 def refuse_held_secret(tree: Any, key: str = "") -> None:
@@ -209,7 +240,9 @@ class Binder:
 
     def mistyped(self, hint: Any, value: Any, key: str) -> _MistypedError:
         place = self.place(key.split(".")[-1], str(value)) if isinstance(value, str) else ""
-        shown = f"{value!r} ({_name(type(value))})"
+        text = repr(value)
+        text = text if len(text) <= 200 else f"{text[:200]}..."
+        shown = f"{text} ({_name(type(value))})"
         return _MistypedError(f"{key}: expected {_name(hint)}, found {shown}{place}")
 
 

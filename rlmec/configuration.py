@@ -32,11 +32,13 @@ from yaml import YAMLError
 from rlmec.binding import (
     Binder,
     ConfigurationError,
+    allowed_prefixes,
     dataclass_signature,
     is_secret,
     join,
     refuse_held_secret,
     secret_refusal,
+    unreadable,
 )
 from rlmec.settings import RunSettings, as_plain
 from rlmec.signatures import SignatureError, signature_of
@@ -64,8 +66,7 @@ ALLOWED = (
 # The nodes that are nothing without a target.
 TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")
 TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
-# What composing raises for a command line or a file that is none: a clear line is all it needs.
-REFUSED = (HydraException, OmegaConfBaseException, ConfigurationError, YAMLError)
+REFUSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError)
 # How weights that are not trained are held: counts wherever a network is used.
 WEIGHTS = ("model.dtype", "model.quantization")
 # The nodes whose values count in each stage's fingerprint; its parents' nodes count in theirs.
@@ -144,17 +145,12 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigurationError(f"{', '.join(missing)} is missing: a value is needed")
         tree: Any = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        where = getattr(error, "full_key", None)
-        message = str(error).splitlines()[0]
+        refuse_held_secret(tree)
+    except (OmegaConfBaseException, RecursionError) as error:
+        where = str(getattr(error, "full_key", None) or "")[:200]
+        message = str(error).splitlines()[0][:500]
         raise ConfigurationError(f"{where}: {message}" if where else message) from error
-    refuse_held_secret(tree)
-    allow = (tree.get("security") or {}).get("allow") or []
-    for prefix in allow:
-        if not (isinstance(prefix, str) and prefix.endswith(".") and len(prefix) > 1):
-            raise ConfigurationError(
-                f"security.allow: {prefix!r} is no module prefix ending in a dot"
-            )
+    allow = allowed_prefixes(tree)
     Binder((*ALLOWED, *allow), config_dirs, importing=False).cast(RunSettings, tree, "")
     for key in TARGETS:
         node: Any = functools.reduce(lambda at, name: (at or {}).get(name), key.split("."), tree)
@@ -242,7 +238,9 @@ def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) 
             _compose_checked(own, args.config_name or config_name, args.multirun)
     except REFUSED as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        print(f"error: {' '.join(lines[:4])}", file=sys.stderr)
+        known = isinstance(error, HydraException | OmegaConfBaseException | ConfigurationError)
+        place = "" if known else unreadable(config_dir)
+        print(f"error: {place}{' '.join(lines[:4])[:1000]}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -44,4 +44,5 @@ def read_origin(folder: Path) -> Origin | None:
             raise ValueError("it was written by another version of this project")
         return Origin(**(found | {"templates": Templates(**found["templates"])}))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"[:300]
+        raise ValueError(f"{path} cannot be read: {reason!a}") from error

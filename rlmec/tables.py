@@ -35,6 +35,9 @@ _TYPES = {
 }
 
 
+_DAMAGED = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+
 class TableError(ValueError):
     """A table that does not hold what it should; the message names the file."""
 
@@ -101,7 +104,7 @@ def _read_arrow(path: Path, record_type: type) -> pa.Table:
                 raise TableError(f"{path}: column {name!r} is {other}, not {kind}")
         whole = pq.ParquetFile(path, page_checksum_verification=True)
         return whole.read().select(wanted.names)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
 
@@ -111,7 +114,7 @@ def count_rows(path: Path) -> int:
         raise FileNotFoundError(f"no table {path}")
     try:
         return pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
 
@@ -189,7 +192,10 @@ class PartFolder:
 
     def _damage(self, part: Path) -> str:
         try:
-            digests = json.loads((part / "part.json").read_text())["digests"]
+            written = json.loads((part / "part.json").read_text())
+            digests = written["digests"]
+            if not all(isinstance(count, int) for count in written["counts"].values()):
+                return f"{part / 'part.json'} holds counts that are no numbers"
             for name, digest in digests.items():
                 if file_digest(part / f"{name}.parquet") != digest:
                     return f"{part / name}.parquet is not the file that was written"

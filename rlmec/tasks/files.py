@@ -306,7 +306,9 @@ def make_problem(
     kind: str = "",
     options: tuple[str, ...] = (),
 ) -> Problem:
-    """The row's problem; ValueError with the row where the question is blank."""
+    """The row's problem; ValueError with the row where the question or the id is blank."""
     if not question.split(HEADING)[0].strip():
         raise ValueError(f"{row.where}: the question is blank; expected a text")
+    if not id:
+        raise ValueError(f"{row.where}: the id is blank; expected a text")
     return Problem(id, question, answer, solution, kind, options)

@@ -14,8 +14,8 @@ from typing import Any
 from rlmec.artifacts import MANIFEST, ArtifactError, ArtifactStore
 from rlmec.inventory import look
 from rlmec.origin import Origin, read_origin, write_origin
-from rlmec.pruning import reasons, removal_order
 from rlmec.prompts import Templates
+from rlmec.pruning import reasons, removal_order
 from rlmec.records import VERDICTS, Attempt, Correction, Problem, Score
 from rlmec.settings import PruneSettings
 from rlmec.stored import read_stored
@@ -30,7 +30,7 @@ from rlmec.tasks.mmlu import MmluTask
 from rlmec.tasks.svamp import SvampTask
 from rlmec.teachers.cache import Answer, AnswerCache
 
-from .mutations import nested, spoiled_bytes, spoiled_rows, spoiled_text, spoiled_value
+from .mutations import spoiled_bytes, spoiled_rows, spoiled_text, spoiled_value
 from .running import Changed, Refused, refusing
 from .seeds import ROWS
 
@@ -199,8 +199,7 @@ def manifests(rng: random.Random, folder: Path) -> None:
         data = spoiled_bytes(rng, good)
     else:
         value = spoiled_value(rng, json.loads(good))
-        value = nested(rng, 3000) if rng.random() < 0.02 else value
-        data = json.dumps(value).encode()
+        data = json.dumps(value).encode() if rng.random() < 0.98 else b'{"a":' * 3000
     path.write_bytes(data)
     try:
         _looked_at(store, stage, path, data)
