@@ -4,6 +4,7 @@
 # make table     set up, then the comparison over three seeds that the README shows
 # make benchmark set up, then measure what speed is promised (BENCHMARK="preset=cpu_124m" for more)
 # make profile   set up, then show what the time of the default chain goes into, on few steps
+# make fuzz      set up, then give 100,000 spoiled inputs to every reader (FUZZ="--seed 7" repeats)
 # make clean     remove what tests and tools left behind (not the environment, not artifacts)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_WORKERS ?= 2
 
-.PHONY: venv demo test check table benchmark profile clean
+.PHONY: venv demo test check table benchmark profile fuzz clean
 
 venv: $(READY)
 
@@ -44,6 +45,9 @@ benchmark: $(READY)
 
 profile: $(READY)
 	$(BIN)/python -m benchmarks.profile
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzzing $(FUZZ)
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

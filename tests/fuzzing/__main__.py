@@ -31,11 +31,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         if given.only is not None:
             return _again(targets[0], seed, given.only, Path(folder))
-        found = run(targets, given.inputs, seed, Path(folder))
+        found = run(targets, given.inputs, seed, Path(folder), _say)
     print(table(found))
-    failures = [f"{name}: {text}" for name, f in found.items() for text in f.failures]
-    print("\n".join(failures))
-    return 1 if failures else 0
+    return 1 if any(f.failures for f in found.values()) else 0
+
+
+def _say(name: str, found: Found) -> None:
+    shown = [f"{name}: {found.accepted + found.refused + sum(found.kinds.values())} inputs"]
+    print(*shown, *found.failures, sep="\n", flush=True)
 
 
 def _again(target, seed: int, number: int, folder: Path) -> int:
