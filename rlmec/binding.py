@@ -146,7 +146,7 @@ class Binder:
         if not isinstance(value, wanted):
             raise self.mistyped(kind, value, key)
         if isinstance(value, dict):
-            hint = args[1] if args else Any
+            hint = args[1] if len(args) == 2 else Any
             if hint is Any:
                 return self.walk(value, key)
             return {k: self.cast(hint, v, join(key, k)) for k, v in value.items()}

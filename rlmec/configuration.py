@@ -59,9 +59,7 @@ ALLOWED = (
     "lightning.pytorch.callbacks.",
     "lightning.pytorch.loggers.",
     "lightning.pytorch.strategies.",
-    "lightning.pytorch.profilers.",
     "transformers.get_",
-    "peft.",
 )
 # The nodes that are nothing without a target.
 TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")

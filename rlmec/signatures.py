@@ -91,7 +91,10 @@ def _from_syntax(node: ast.expr | None) -> Any:
     name = ast.unparse(node.value).rpartition(".")[2]
     inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name == "Literal":
-        return typing.Literal[tuple(ast.literal_eval(i) for i in inner)]
+        try:
+            return typing.Literal[tuple(ast.literal_eval(i) for i in inner)]
+        except (ValueError, TypeError):  # no plain values
+            return Any
     hints = tuple(... if _is_ellipsis(i) else _from_syntax(i) for i in inner)
     if name in ("Optional", "Union"):
         return _UNION[(*hints, type(None))] if name == "Optional" else _UNION[hints]
