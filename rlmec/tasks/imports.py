@@ -126,7 +126,7 @@ def _label(row: Row, field: str | None, name: str) -> bool | None:
         return None
     label = _reach(row.values, _named(_path(field), name))
     if label is _MISSING or label not in (True, False):
-        found = "missing" if label is _MISSING else shortened(label)
+        found = "missing" if label is _MISSING else shortened(repr(label))
         raise ValueError(
             f"{row.where}: label {field!r} of {shortened(name)} is {found}; expected true or false"
         )
