@@ -387,6 +387,34 @@ def test_a_wrong_node_of_a_users_own_code_is_refused(user, node, expected):
     assert "not allowed" in refusal(task=node)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def Own(:\n", "wrong.py, line 1: not Python"),
+        ("x = 1\0\n", "not Python"),
+        ("class Own(Own):\n    pass\n", "defined by itself"),
+        ("class Own(Other):\n    pass\nclass Other(Own):\n    pass\n", "defined by itself"),
+    ],
+)
+def test_a_users_source_that_is_no_python_or_a_circle_is_refused(user, tmp_path, text, expected):
+    (tmp_path / "code" / "userpkg_config" / "wrong.py").write_text(text)
+    node = {"_target_": "userpkg_config.wrong.Own", "x": 1}
+    assert expected in refusal(**{"security.allow": ["userpkg_config."], "task": node})
+
+
+@pytest.mark.parametrize("text", ["a: [\n", "a: 1\na: 2\n", "7\n", "\xff"])
+def test_a_file_of_the_configuration_that_is_none_is_named(tmp_path, capsys, text):
+    (tmp_path / "train.yaml").write_text("defaults: [_self_, {task: a}]\nseed: 1\n")
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "a.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(SystemExit):
+        check_command_line(["seed=2"], tmp_path, "train")
+    shown = capsys.readouterr().err
+    assert "a.yaml" in shown
+    assert "Traceback" not in shown
+    assert shown.count("\n") == 1
+
+
 def test_allowed_prefixes_end_in_a_dot():
     for prefix in ("os", ".", "", 3):
         assert "security.allow" in refusal(**{"security.allow": [prefix]})
