@@ -128,10 +128,11 @@ def test_a_changed_bit_of_a_page_is_seen(tmp_path):
     for at in range(start, start + page.total_compressed_size, 3):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         try:
-            assert read_table(path, Attempt) == rows  # a bit of the page's header that says nothing
-        except TableError as error:
-            assert str(path) in str(error)
+            found = read_table(path, Attempt)
+        except TableError:
             seen += 1
+        else:
+            assert found == rows  # a bit of the page's header that says nothing
     assert seen > 20
 
 
