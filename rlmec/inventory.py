@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 from rlmec.artifacts import MANIFEST, ArtifactError, ArtifactStore
-from rlmec.uses import is_locked, signed, use_file
+from rlmec.uses import FINGERPRINT, is_locked, signed, use_file
 
 State = Literal["whole", "under way", "left over", "damaged", "going"]
 ASIDE = ".gone-"
 """How a folder is named that `prune` has put aside and not yet deleted."""
-FINGERPRINT = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
 _FOLDER = re.compile(r"(?P<kind>\.work-|\.gone-)?(?P<fp>[0-9a-f]{20})(?:-\d+)?")
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 ORDER = ("warmup", "sample", "teach", "grm", "score", "policy", "evaluate", "report")

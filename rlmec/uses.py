@@ -13,11 +13,14 @@ import datetime
 import fcntl
 import json
 import os
+import re
 import socket
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+FINGERPRINT = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
 
 
 def use_file(root: Path, stage: str, fp: str) -> Path:
@@ -42,6 +45,13 @@ class Uses:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._held[stage, fp] = _locked(path, fcntl.LOCK_SH)
             os.utime(path)
+
+    def hold_mentioned(self, text: str) -> None:
+        """Holds every artifact of the store whose fingerprint stands in a text, as in the path of
+        a model that settings name."""
+        for fp in dict.fromkeys(FINGERPRINT.findall(text)):
+            for folder in self.root.glob(f"*/{fp}"):
+                self.hold(folder.parent.name, fp)
 
     def sign(self, stage: str, fp: str) -> None:
         """Says in the file of a held artifact that this process is making it."""

@@ -176,6 +176,15 @@ def test_a_use_makes_it_young_and_holds_it_and_what_it_was_made_from(tmp_path):
     assert kept(tmp_path, keep_days=0) == {}
 
 
+def test_a_model_of_the_store_that_settings_name_is_held(tmp_path):
+    chain(tmp_path, days=20)
+    uses = Uses(tmp_path)
+    uses.hold_mentioned(json.dumps({"evaluate": {"model": f"x/policy/{POLICY}/model"}, "n": "ab"}))
+    held = {e.fingerprint for e in look(tmp_path) if e.held}
+    assert held == {POLICY}
+    del uses
+
+
 def test_left_over_work_goes_by_its_own_days_and_a_damaged_folder_soon(tmp_path):
     work = ArtifactStore(tmp_path).work("grm", SAMPLE)
     (work / "parts").mkdir(parents=True)

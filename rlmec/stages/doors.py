@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -16,7 +17,7 @@ from rlmec.keeping import PRUNE, STATUS
 from rlmec.language.loading import quiet
 from rlmec.launch import Ranks
 from rlmec.records import require_same_tokenizer
-from rlmec.settings import RunSettings
+from rlmec.settings import RunSettings, as_plain
 from rlmec.stages import models
 from rlmec.stages.attempting import engine_of
 from rlmec.stages.chain import Run, Stage, make
@@ -155,6 +156,7 @@ def _run(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(settings, ranks, run_dir, overrides, torch.get_num_threads())
+    run.uses.hold_mentioned(json.dumps(as_plain(settings), default=str))
     return run
 
 
