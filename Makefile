@@ -6,6 +6,7 @@
 # make profile   set up, then show what the time of the default chain goes into, on few steps
 # make scale     set up, then a million imported solutions through judging, aligning and writing
 # make sweep     set up, then fifty small jobs, four at once, over one store
+# make fuzz      set up, then give 100,000 spoiled inputs to every reader (FUZZ="--seed 7" repeats)
 # make clean     remove what tests and tools left behind (not the environment, not artifacts)
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_WORKERS ?= 2
 
-.PHONY: venv demo test check table benchmark profile scale sweep clean
+.PHONY: venv demo test check table benchmark profile scale sweep fuzz clean
 
 venv: $(READY)
 
@@ -52,6 +53,9 @@ scale: $(READY)
 
 sweep: $(READY)
 	$(BIN)/python -m benchmarks.sweep
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzzing $(FUZZ)
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from rlmec.configuration import check_command_line, with_split_files
 from rlmec.entry import Door, open_door
+from rlmec.keeping import Names
 from rlmec.launch import die_with_parent
 
 CONF = Path(__file__).resolve().parent / "conf"
@@ -22,9 +23,16 @@ def door() -> Door:
     return stages.train
 
 
+def names() -> Names:
+    """What tells the addresses that a configuration names; as heavy."""
+    from rlmec import stages
+
+    return stages.addresses
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    return open_door(cfg, door)
+    return open_door(cfg, door, names)
 
 
 if __name__ == "__main__":

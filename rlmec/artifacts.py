@@ -85,13 +85,16 @@ class ArtifactStore:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             address = (manifest["stage"], manifest["fingerprint"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not isinstance(manifest.get("metrics", {}), dict):
+                raise TypeError("its metrics are no object")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(
                 f"{folder / MANIFEST} cannot be read ({type(error).__name__}: {error}); "
                 f"remove {folder} to have it made again"
             ) from error
         if address != (stage, fp):
-            raise ArtifactError(f"{folder} holds the manifest of {address[0]}/{address[1]}")
+            other = ascii(f"{address[0]}/{address[1]}")[:80]
+            raise ArtifactError(f"{folder} holds the manifest of {other}")
         return Artifact(stage, fp, folder, manifest)
 
     @contextlib.contextmanager

@@ -17,9 +17,15 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rlmec.signatures import Signature, SignatureError, signature_of
 
-SECRETS = {"api_key", "access_token", "secret", "password", "token", "key"}
+SECRETS = {"api_key", "apikey", "access_token", "secret", "password", "passwd", "token", "key"}
+# Endings of longer names: OPENAI_API_KEY, hf_access_token. Not "_token" or "_key" alone: there are
+# digits_per_token and sort_key.
+SECRET_ENDINGS = ("_api_key", "_access_token", "_auth_token", "_hf_token", "_secret", "_password")
+SECRET_ENDINGS += ("_secret_key", "_private_key", "_access_key")
 # Required arguments of targets that a stage gives when it builds them.
 SUPPLIED = {"task", "params", "optimizer", "num_warmup_steps", "num_training_steps"}
 # The right home of Lightning's trainer arguments that shape a result.
@@ -39,6 +45,15 @@ MOVED = {
 class ConfigurationError(ValueError):
     """A key or a value that does not fit; one line that names the key and what would."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= 1000 else f"{message[:1000]}...")
+
+
+def is_secret(name: Any) -> bool:
+    """Whether a key of this (last) name would hold a secret, however it is written."""
+    plain = str(name).lower().replace("-", "_")
+    return plain in SECRETS or f"_{plain}".endswith(SECRET_ENDINGS)
+
 
 def secret_refusal(key: str) -> str:
     """The message for a key that names a secret; the value is never shown."""
@@ -46,6 +61,42 @@ def secret_refusal(key: str) -> str:
         f"{key!r} looks like a secret: secrets have no configuration key, "
         "set the environment variable that the service reads"
     )
+
+
+def allowed_prefixes(tree: dict[str, Any]) -> list[str]:
+    """`security.allow` of a plain tree; ConfigurationError for what is no module prefix."""
+    node = tree.get("security")
+    given = node.get("allow") if isinstance(node, dict) else None
+    allow = given if isinstance(given, list) else [] if given is None else [given]
+    for prefix in allow:
+        if not (isinstance(prefix, str) and prefix.endswith(".") and len(prefix) > 1):
+            raise ConfigurationError(
+                f"security.allow: {prefix!r} is no module prefix ending in a dot"
+            )
+    return allow
+
+
+def unreadable(folder: Path) -> str:
+    """The first file of a configuration's folder that is no YAML mapping in UTF-8, as the start of
+    a message; empty where all are."""
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
+            return f"{path}: "
+        if not isinstance(found, dict | None):
+            return f"{path}: "
+    return ""
+
+
+def refuse_held_secret(tree: Any, key: str = "") -> None:
+    """Raises ConfigurationError where a plain tree has a value under a name of a secret."""
+    for item in tree if isinstance(tree, list) else ():
+        refuse_held_secret(item, key)
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        if is_secret(name) and value is not None:
+            raise ConfigurationError(secret_refusal(join(key, str(name))))
+        refuse_held_secret(value, join(key, str(name)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +146,7 @@ class Binder:
         if not isinstance(value, wanted):
             raise self.mistyped(kind, value, key)
         if isinstance(value, dict):
-            hint = args[1] if args else Any
+            hint = args[1] if len(args) == 2 else Any
             if hint is Any:
                 return self.walk(value, key)
             return {k: self.cast(hint, v, join(key, k)) for k, v in value.items()}
@@ -125,9 +176,6 @@ class Binder:
             return [self.walk(item, f"{key}[{i}]") for i, item in enumerate(value)]
         if not isinstance(value, dict):
             return value
-        for name in value:
-            if name in SECRETS and value[name] is not None:
-                raise ConfigurationError(secret_refusal(join(key, name)))
         if "_target_" in value:
             return self.target(value, key)
         return {name: self.walk(item, join(key, name)) for name, item in value.items()}
@@ -192,7 +240,9 @@ class Binder:
 
     def mistyped(self, hint: Any, value: Any, key: str) -> _MistypedError:
         place = self.place(key.split(".")[-1], str(value)) if isinstance(value, str) else ""
-        shown = f"{value!r} ({_name(type(value))})"
+        text = repr(value)
+        text = text if len(text) <= 200 else f"{text[:200]}..."
+        shown = f"{text} ({_name(type(value))})"
         return _MistypedError(f"{key}: expected {_name(hint)}, found {shown}{place}")
 
 

@@ -27,14 +27,18 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rlmec.binding import (
-    SECRETS,
     Binder,
     ConfigurationError,
+    allowed_prefixes,
     dataclass_signature,
+    is_secret,
     join,
+    refuse_held_secret,
     secret_refusal,
+    unreadable,
 )
 from rlmec.settings import RunSettings, as_plain
 from rlmec.signatures import SignatureError, signature_of
@@ -55,13 +59,12 @@ ALLOWED = (
     "lightning.pytorch.callbacks.",
     "lightning.pytorch.loggers.",
     "lightning.pytorch.strategies.",
-    "lightning.pytorch.profilers.",
     "transformers.get_",
-    "peft.",
 )
 # The nodes that are nothing without a target.
 TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")
 TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
+REFUSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError)
 # How weights that are not trained are held: counts wherever a network is used.
 WEIGHTS = ("model.dtype", "model.quantization")
 # The nodes whose values count in each stage's fingerprint; its parents' nodes count in theirs.
@@ -98,6 +101,7 @@ IGNORED = (
     "evaluate.text_field",
     "evaluate.question_field",
     "export",
+    "prune",
     "engine.tensor_parallel_size",
     "engine.gpu_memory_utilization",
     "engine.max_model_len",
@@ -139,16 +143,12 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigurationError(f"{', '.join(missing)} is missing: a value is needed")
         tree: Any = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        where = getattr(error, "full_key", None)
-        message = str(error).splitlines()[0]
+        refuse_held_secret(tree)
+    except (OmegaConfBaseException, RecursionError) as error:
+        where = str(getattr(error, "full_key", None) or "")[:200]
+        message = str(error).splitlines()[0][:500]
         raise ConfigurationError(f"{where}: {message}" if where else message) from error
-    allow = (tree.get("security") or {}).get("allow") or []
-    for prefix in allow:
-        if not (isinstance(prefix, str) and prefix.endswith(".") and len(prefix) > 1):
-            raise ConfigurationError(
-                f"security.allow: {prefix!r} is no module prefix ending in a dot"
-            )
+    allow = allowed_prefixes(tree)
     Binder((*ALLOWED, *allow), config_dirs, importing=False).cast(RunSettings, tree, "")
     for key in TARGETS:
         node: Any = functools.reduce(lambda at, name: (at or {}).get(name), key.split("."), tree)
@@ -234,9 +234,11 @@ def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) 
         own = [str(o.input_line) for o in overrides if not o.is_hydra_override()]
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             _compose_checked(own, args.config_name or config_name, args.multirun)
-    except (HydraException, OmegaConfBaseException, ConfigurationError) as error:
+    except REFUSED as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        print(f"error: {' '.join(lines[:2])}", file=sys.stderr)
+        known = isinstance(error, HydraException | OmegaConfBaseException | ConfigurationError)
+        place = "" if known else unreadable(config_dir)
+        print(f"error: {place}{' '.join(lines[:4])[:1000]}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -247,7 +249,7 @@ def _refuse_secret(override: Override) -> None:
             yield from names(item)
 
     own = re.split(r"[./@]", override.key_or_group)[-1]
-    if found := next((n for n in (own, *names(override._value)) if n.lower() in SECRETS), None):
+    if found := next((n for n in (own, *names(override._value)) if is_secret(n)), None):
         raise ConfigurationError(secret_refusal(override.key_or_group if found == own else found))
 
 
@@ -264,6 +266,8 @@ def _compose_checked(argv: list[str], name: str, multirun: bool) -> None:
     for job in range(max((len(lines[id(o)]) for o in choices), default=1)):
         chosen = [lines[id(o)][job % len(lines[id(o)])] for o in choices]
         tree = compose(config_name=name, overrides=chosen)
+        plain: Any = OmegaConf.to_container(tree, resolve=False)
+        refuse_held_secret(plain)
         for override in values:
             if not override.is_add() and not override.is_force_add():
                 _check_key(override.key_or_group, tree, loader)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rlmec.artifacts import ArtifactError, atomic_write_text
 from rlmec.binding import ConfigurationError
 from rlmec.configuration import check
+from rlmec.keeping import PRUNE, STATUS, Names, keep
 from rlmec.launch import RankError, Ranks, run_as_child, start_ranks, write_sweep_table
 from rlmec.settings import RunSettings
 from rlmec.signatures import SignatureError
@@ -30,15 +31,20 @@ class JobFailed(RuntimeError):
     """A job of a sweep that ended with an error, which was already shown."""
 
 
-def open_door(cfg: DictConfig, door: Callable[[], Door]) -> float | None:
-    """Runs one job. An error is shown as one line (the traceback goes to `error.txt` in the run
-    folder) and ends the program with 1; in a sweep it fails this job alone, and the sweep ends with
-    1."""
+def open_door(
+    cfg: DictConfig, door: Callable[[], Door], names: Callable[[], Names] | None = None
+) -> float | None:
+    """Runs one job; with `names` also those that look after the store (stage=status and prune).
+
+    An error is shown as one line (the traceback goes to `error.txt` in the run folder) and ends the
+    program with 1; in a sweep it fails this job alone, and the sweep ends with 1."""
     hydra = HydraConfig.get()
     in_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     run_dir = Path(hydra.runtime.output_dir)
     try:
         settings = check(cfg, *_config_dirs(hydra))
+        if names is not None and settings.stage in (STATUS, PRUNE):
+            return keep(settings, names)
         value = _run(settings, run_dir, door)
     except KeyboardInterrupt:
         raise

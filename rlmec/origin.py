@@ -43,5 +43,6 @@ def read_origin(folder: Path) -> Origin | None:
         if found.pop("format") != FORMAT:
             raise ValueError("it was written by another version of this project")
         return Origin(**(found | {"templates": Templates(**found["templates"])}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:300]
+        raise ValueError(f"{path} cannot be read: {reason!a}") from error

@@ -242,6 +242,21 @@ class ExportSettings:
 
 
 @dataclass(frozen=True)
+class PruneSettings:
+    """`stage=prune` removes artifacts not used for `keep_days` and left-over work not touched for
+    `work_days`, where nothing else keeps them; with `dry_run` it only says what would go."""
+
+    keep_days: float = 14.0
+    work_days: float = 7.0
+    dry_run: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("keep_days", "work_days"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, at least 0 is needed")
+
+
+@dataclass(frozen=True)
 class PathSettings:
     artifacts: str
     outputs: str
@@ -306,6 +321,7 @@ class RunSettings:
     logger: Any
     paths: PathSettings
     security: SecuritySettings
+    prune: PruneSettings = field(default_factory=PruneSettings)
     seed: int = 1
     stage: str = "report"
     resume: str = "auto"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 import inspect
 import typing
@@ -46,7 +47,10 @@ def signature_of(target: str, allowed: Sequence[str], importing: bool = True) ->
     elsewhere. Without `importing`, a library's takes anything."""
     if target.split(".")[0] in VERSIONED:
         return _imported(target, allowed) if importing else Signature(open=True)
-    return _from_source(target, allowed, follow=False)
+    try:
+        return _from_source(target, allowed, follow=False)
+    except RecursionError as error:
+        raise SignatureError(f"{target!r} is defined by itself, or nested too deep") from error
 
 
 def _imported(target: str, allowed: Sequence[str]) -> Signature:
@@ -87,7 +91,10 @@ def _from_syntax(node: ast.expr | None) -> Any:
     name = ast.unparse(node.value).rpartition(".")[2]
     inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name == "Literal":
-        return typing.Literal[tuple(ast.literal_eval(i) for i in inner)]
+        try:
+            return typing.Literal[tuple(ast.literal_eval(i) for i in inner)]
+        except (ValueError, TypeError):  # no plain values
+            return Any
     hints = tuple(... if _is_ellipsis(i) else _from_syntax(i) for i in inner)
     if name in ("Optional", "Union"):
         return _UNION[(*hints, type(None))] if name == "Optional" else _UNION[hints]
@@ -115,7 +122,8 @@ def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str,
         raise SignatureError(f"{target!r} leads to {module!r}, which is not allowed")
     if len(names) != 1:
         raise SignatureError(f"{target!r} is not a class or function of a module")
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    stat = path.stat()
+    tree = _parsed(path, stat.st_size, stat.st_mtime_ns)
     defined: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -131,6 +139,18 @@ def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str,
     near = difflib.get_close_matches(names[0], defined, 1, 0.5)
     hint = f"; the nearest is {module}.{near[0]!s}" if near else ""
     raise SignatureError(f"{module!r} defines no {names[0]!r}{hint}")
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(path: Path, size: int, changed: int) -> ast.Module:
+    """The syntax of a file, read once for each state of it."""
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        at = "" if line is None else f", line {line}"
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SignatureError(f"{path}{at}: not Python ({message})") from error
 
 
 def _import_home(node: ast.ImportFrom, name: str, module: str, path: Path) -> str | None:

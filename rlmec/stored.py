@@ -16,7 +16,7 @@ from typing import Any
 from rlmec.records import Attempt, Problem, by_id
 from rlmec.tables import read_table
 from rlmec.tasks.base import Task
-from rlmec.tasks.files import Row, read_rows
+from rlmec.tasks.files import Row, read_rows, whole_text
 
 _NAMED = re.compile(r"(?P<path>.+\.(?:parquet|jsonl|json))(?::(?P<field>[\w.-]+))?")
 
@@ -109,10 +109,8 @@ def _text_at(row: Row, field: str) -> str:
     value: Any = row.values
     for name in field.split("."):
         if not isinstance(value, dict) or name not in value:
-            raise ValueError(
-                f"{row.where}: no field {field!r} with the text; found {', '.join(row.values)}"
-            )
+            raise ValueError(f"{row.where}: no field {field!r} with the text; found {row.names}")
         value = value[name]
     if not isinstance(value, str):
         raise ValueError(f"{row.where}: {field!r} is a {type(value).__name__}; expected a text")
-    return value
+    return whole_text(value, row.where, field)

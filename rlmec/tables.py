@@ -38,6 +38,7 @@ _TYPES = {
     "list<float32>": pa.list_(pa.float32()),
     "list<string>": pa.list_(pa.string()),
 }
+_DAMAGED = (pa.ArrowException, OSError)
 
 
 class TableError(ValueError):
@@ -60,7 +61,9 @@ def write_table(path: Path, rows: Sequence[Any], record_type: type) -> None:
 def _write_whole(path: Path, tables: Any, wanted: pa.Schema) -> int:
     temporary, rows = path.with_name(f".{path.name}.{os.getpid()}.tmp"), 0
     try:
-        with pq.ParquetWriter(temporary, wanted, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            temporary, wanted, compression="zstd", write_page_checksum=True
+        ) as writer:
             for table in tables:
                 if table.num_rows:  # an empty row group is one that `datasets` cannot open
                     writer.write_table(table)
@@ -101,7 +104,7 @@ def iter_columns(path: Path, record_type: type, names: Sequence[str]) -> Iterato
 def _record(record_type: type[R], row: dict[str, Any], path: Path, number: int) -> R:
     try:
         return record_type(**row)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: a null where there is none
         raise TableError(f"{path}, row {number}: {error}") from error
 
 
@@ -124,15 +127,22 @@ def _opened(path: Path, record_type: type) -> Iterator[pq.ParquetFile]:
                 raise TableError(f"{path}: column {name!r} is not one of {record_type.__name__}")
             if (kind := wanted.field(name).type) != (other := found.field(name).type):
                 raise TableError(f"{path}: column {name!r} is {other}, not {kind}")
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path} holds a text that is not UTF-8: {error.reason}") from error
+    except _DAMAGED as error:
         raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
 
 def count_rows(path: Path) -> int:
-    """The number of rows of a file, without reading them."""
-    return pq.read_metadata(path).num_rows
+    """The number of rows of a file, without reading them; TableError for a damaged one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no table {path}")
+    try:
+        return pq.read_metadata(path).num_rows
+    except (*_DAMAGED, UnicodeDecodeError) as error:
+        raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
 
 class PartFolder:
@@ -213,11 +223,14 @@ class PartFolder:
 
     def _damage(self, part: Path) -> str:
         try:
-            digests = json.loads((part / "part.json").read_text())["digests"]
+            written = json.loads((part / "part.json").read_text())
+            digests = written["digests"]
+            if not all(isinstance(count, int) for count in written["counts"].values()):
+                return f"{part / 'part.json'} holds counts that are no numbers"
             for name, digest in digests.items():
                 if file_digest(part / f"{name}.parquet") != digest:
                     return f"{part / name}.parquet is not the file that was written"
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return f"{part} is damaged: {type(error).__name__}: {error}"
         return ""
 

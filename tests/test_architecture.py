@@ -23,8 +23,14 @@ IMPURE = {
     *("datasets", "pyarrow", "lightning", "transformers", "peft"),
 }
 PURE_IMPORTS = {"records", "alignment", "row"}
+QUICK = ("configuration", "binding", "signatures", "settings", "launch", "artifacts", "entry")
+QUICK += ("keeping", "inventory", "pruning", "uses")
 PADS = ("pad_sequence", "torch.nn.functional.pad", "F.pad", "functional.pad", "tokenizer.pad")
 BANNED_NAMES = {"utils", "helpers", "common", "util", "helper", "misc"}
+PICKLES = ("pickle.load", "pickle.loads", "joblib.load", "numpy.load", "np.load", "hub.load")
+PICKLES += ("pickle.Unpickler", "marshal.loads", "shelve.open", "yaml.load", "yaml.unsafe_load")
+CODE = ("eval", "exec", "compile", "__import__")
+SHELLS = ("os.system", "os.popen", "parse_expr", "sympify", "getoutput")
 EXTENSIONS = ("stages_", "stages.")  # stages may be cut into several files
 
 
@@ -117,7 +123,7 @@ def _evaluation_sees_modules(name, imported):
 def heavy_at_import(name, tree):
     """configuration and what it needs stay quick to import: heavy libraries only inside
     functions."""
-    if name not in ("configuration", "binding", "signatures", "settings", "launch", "artifacts"):
+    if name not in QUICK:
         return []
     heavy = {"torch", "lightning", "transformers", "datasets", "peft", "numpy", "pyarrow"}
     quick = ast.Module(
@@ -149,7 +155,44 @@ def catch_all(name, tree):
     return [f"line {n.lineno}: a bare except" for n in bare]
 
 
+def loads(name, tree):
+    """Weights come from safetensors or with `weights_only`, code never from a model's folder; only
+    ranks of one job send each other pickled values."""
+    wanted = {
+        "torch.load": {"weights_only": True},
+        "AutoModelForCausalLM.from_pretrained": {"trust_remote_code": False}
+        | {"use_safetensors": True},
+        "AutoConfig.from_pretrained": {"trust_remote_code": False},
+        "AutoTokenizer.from_pretrained": {"trust_remote_code": False},
+        "vllm.LLM": {"trust_remote_code": False},
+        "PeftModel.from_pretrained": {},  # adapter_at has looked for its safetensors
+    }
+    broken = []
+    for node in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        called = ast.unparse(node.func)
+        rule = next((rule for end, rule in wanted.items() if called.endswith(end)), None)
+        given = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+        if rule is None and called.endswith((".from_pretrained", *PICKLES)):
+            rule = {} if name == "launch" and called.startswith("pickle.") else {"nobody": True}
+        if rule and not rule.items() <= given.items():
+            broken.append(f"line {node.lineno}: {called} without {rule}")
+    return broken
+
+
+def evaluates(name, tree):
+    """No text becomes code: nothing is evaluated, and no shell is started."""
+    broken = []
+    for node in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        called = ast.unparse(node.func)
+        shell = any(k.arg == "shell" for k in node.keywords)
+        if called in CODE or called.endswith(SHELLS) or shell:
+            broken.append(f"line {node.lineno}: {called}")
+    return broken
+
+
 RULES = {
+    "loading": loads,
+    "evaluating": evaluates,
     "nothing imports the doors": import_rule("nothing imports stages", _reaches_stages),
     "pure rooms": import_rule("this room is pure", _leaves_a_pure_room),
     "lightning": import_rule("lightning has its rooms", _lightning_elsewhere),
@@ -234,6 +277,20 @@ PLANTED = [
     ("padding", "modules.policy", "batch = self.tokenizer.pad(rows)"),
     ("functions", "rows", "def f():\n" + "    x = 1\n" * 81),
     ("bare except", "rows", "try:\n    f()\nexcept:\n    pass"),
+    ("loading", "stages.fitting", "torch.load(path)"),
+    ("loading", "stages.fitting", "torch.load(path, weights_only=False)"),
+    (
+        "loading",
+        "language.loading",
+        "AutoModelForCausalLM.from_pretrained(p, use_safetensors=True)",
+    ),
+    ("loading", "language.sizes", "AutoConfig.from_pretrained(p, trust_remote_code=True)"),
+    ("loading", "engines.vllm", "vllm.LLM(model)"),
+    ("loading", "language.loading", "LlamaForCausalLM.from_pretrained(path)"),
+    ("loading", "tables", "import pickle\npickle.loads(data)"),
+    ("evaluating", "tasks.answers", "eval(text)"),
+    ("evaluating", "tasks.verifier", "subprocess.run(text, shell=True)"),
+    ("evaluating", "teachers.local", "os.system(reply)"),
 ]
 
 
@@ -253,6 +310,8 @@ ALLOWED = [
     ("quick to import", "launch", "def f():\n    import torch"),
     ("padding", "batching", "torch.nn.functional.pad(x, (0, 1))"),
     ("functions", "rows", "def f():\n" + "    x = 1\n" * 79),
+    ("loading", "stages.fitting", "torch.load(path, map_location='cpu', weights_only=True)"),
+    ("evaluating", "modules.policy", "network.eval()\nre.compile('x')"),
 ]
 
 

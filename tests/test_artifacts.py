@@ -85,7 +85,13 @@ def test_a_second_commit_is_refused(tmp_path):
     assert store.find("sample", "a" * 20).rows == 1
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"stage": "grm", "fingerprint": "b"}'])
+DEEP = '{"a":' * 100_000
+NO_METRICS = json.dumps({"stage": "sample", "fingerprint": "a" * 20, "metrics": [1]})
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{", "[]", '{"stage": "grm", "fingerprint": "b"}', DEEP, NO_METRICS]
+)
 def test_a_folder_that_no_commit_made_is_named(tmp_path, text):
     folder = tmp_path / "sample" / ("a" * 20)
     folder.mkdir(parents=True)

@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from rlmec import configuration, settings
+from rlmec.binding import is_secret
 from rlmec.configuration import ConfigurationError, build, check, check_command_line, rebind
 from rlmec.signatures import signature_of
 
@@ -386,6 +387,34 @@ def test_a_wrong_node_of_a_users_own_code_is_refused(user, node, expected):
     assert "not allowed" in refusal(task=node)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def Own(:\n", "wrong.py, line 1: not Python"),
+        ("x = 1\0\n", "not Python"),
+        ("class Own(Own):\n    pass\n", "defined by itself"),
+        ("class Own(Other):\n    pass\nclass Other(Own):\n    pass\n", "defined by itself"),
+    ],
+)
+def test_a_users_source_that_is_no_python_or_a_circle_is_refused(user, tmp_path, text, expected):
+    (tmp_path / "code" / "userpkg_config" / "wrong.py").write_text(text)
+    node = {"_target_": "userpkg_config.wrong.Own", "x": 1}
+    assert expected in refusal(**{"security.allow": ["userpkg_config."], "task": node})
+
+
+@pytest.mark.parametrize("text", ["a: [\n", "a: 1\na: 2\n", "7\n", "\xff"])
+def test_a_file_of_the_configuration_that_is_none_is_named(tmp_path, capsys, text):
+    (tmp_path / "train.yaml").write_text("defaults: [_self_, {task: a}]\nseed: 1\n")
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "a.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(SystemExit):
+        check_command_line(["seed=2"], tmp_path, "train")
+    shown = capsys.readouterr().err
+    assert "a.yaml" in shown
+    assert "Traceback" not in shown
+    assert shown.count("\n") == 1
+
+
 def test_allowed_prefixes_end_in_a_dot():
     for prefix in ("os", ".", "", 3):
         assert "security.allow" in refusal(**{"security.allow": [prefix]})
@@ -440,7 +469,9 @@ COUNTS = {
     "engine.max_model_len": set(),
     "engine.enforce_eager": set(),
 }
-IGNORED = "export trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"
+IGNORED = (
+    "export prune trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"
+)
 
 
 def leaves(value, key=()):
@@ -630,6 +661,12 @@ def test_wrong_command_lines_end_with_one_line(conf, capsys, line, expected):
         "-m +logger.key=canary,canary2",
         "+logger={wandb:{api_key:canary}}",
         "+a/secret=canary",
+        "hydra.job.env_set.OPENAI_API_KEY=canary",
+        "+model.hf_access_token=canary",
+        "-m ++Logger.PASSWORD=canary",
+        "-m seed=1,2 +logger.client-secret=canary",
+        "--cfg job +logger.token=canary",
+        "--config-dir=/nowhere +logger.token=canary",
     ],
 )
 def test_secrets_on_the_command_line_are_refused_unseen(conf, capsys, line):
@@ -639,6 +676,29 @@ def test_secrets_on_the_command_line_are_refused_unseen(conf, capsys, line):
     shown = capsys.readouterr().err
     assert "looks like a secret" in shown
     assert "canary" not in shown
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "wandb_api_key", "client-secret", "Access_Token"])
+def test_secrets_in_files_are_refused_unseen_before_hydra_starts(tmp_path, capsys, name):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "a.yaml").write_text(f"deep: [{{{name}: canary-1234}}]\n")
+    (tmp_path / "train.yaml").write_text("defaults: [_self_, {task: a}]\nseed: 1\n")
+    with pytest.raises(SystemExit):
+        check_command_line(["seed=2"], tmp_path, "train")
+    shown = capsys.readouterr().err
+    assert f"'task.deep.{name}'" in shown.replace("[0]", "")
+    assert "looks like a secret" in shown
+    assert "canary" not in shown
+    message = refusal(**{"callbacks.extra": {"a": [{name: "canary-1234"}]}})
+    assert "looks like a secret" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    "name", ["digits_per_token", "tokens_per_step", "key_field", "keys", "per_attempt_token"]
+)
+def test_names_that_only_sound_like_secrets_pass(name):
+    assert not is_secret(name)
 
 
 def test_checking_leaves_hydra_as_it_was(conf):

@@ -35,6 +35,7 @@ from rlmec.launch import Ranks, write_summary
 from rlmec.settings import RunSettings
 from rlmec.stages.diagnosing import warnings_of
 from rlmec.tasks.base import Task
+from rlmec.uses import Uses
 
 Settings = dict[str, Any]
 # what a work folder holds only to go on after a kill
@@ -65,6 +66,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.store = ArtifactStore(Path(self.settings.paths.artifacts))
+        self.uses = Uses(self.store.root)
 
     @cached_property
     def task(self) -> Task:
@@ -182,7 +184,7 @@ def make(stage: Stage) -> Artifact:
     parents = {name: make(parent) for name, parent in stage.parents().items()}
     address = run.ranks.share(lambda: stage.fingerprint(parents))
     began = time.monotonic()
-    artifact = run.ranks.share(lambda: run.store.find(stage.name, address))
+    artifact = run.ranks.share(lambda: _find(stage, address))
     made = False
     if artifact is None:
         with contextlib.ExitStack() as held:
@@ -193,6 +195,12 @@ def make(stage: Stage) -> Artifact:
     _note(stage, artifact, made, seconds)
     run.made[key] = artifact
     return artifact
+
+
+def _find(stage: Stage, address: str) -> Artifact | None:
+    """On rank 0: the artifact, if it is made; from now on it is in the hands of this job."""
+    stage.run.uses.hold(stage.name, address)
+    return stage.run.store.find(stage.name, address)
 
 
 def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact | None:
@@ -211,6 +219,7 @@ def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact |
             shutil.rmtree(work, ignore_errors=True)
         say(f"{title}: {'goes on' if work.is_dir() else 'begins'}")
         work.mkdir(parents=True, exist_ok=True)
+        stage.run.uses.sign(stage.name, address)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 
 from rlmec.binding import ConfigurationError
+from rlmec.keeping import PRUNE, STATUS
 from rlmec.language.loading import quiet
 from rlmec.launch import Ranks
 from rlmec.records import require_same_tokenizer
-from rlmec.settings import RunSettings
+from rlmec.settings import RunSettings, as_plain
 from rlmec.stages import models
 from rlmec.stages.attempting import engine_of
 from rlmec.stages.chain import Run, Stage, make
@@ -71,7 +73,8 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     """
     known = (*DOORS, EXPORT, PLAN)
     if settings.stage not in known:
-        raise ConfigurationError(f"stage: {settings.stage!r} is none of {', '.join(known)}")
+        shown = ", ".join((*known, STATUS, PRUNE))
+        raise ConfigurationError(f"stage: {settings.stage!r} is none of {shown}")
     if settings.stage == EXPORT:
         check_export(settings)
     if settings.stage == "warmup" and settings.model.path is not None:
@@ -153,6 +156,7 @@ def _run(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(settings, ranks, run_dir, overrides, torch.get_num_threads())
+    run.uses.hold_mentioned(json.dumps(as_plain(settings), default=str))
     return run
 
 

@@ -12,7 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from rlmec.records import Problem, Verdict
-from rlmec.tasks.files import ProblemTables, Row, TableTask, digest_of, file_tables, make_problem
+from rlmec.tasks.files import (
+    ProblemTables,
+    Row,
+    TableTask,
+    digest_of,
+    file_tables,
+    make_problem,
+    shortened,
+)
 from rlmec.tasks.hub import hub_tables
 from rlmec.tasks.options import judge_option, options_of, read_option, with_options
 
@@ -66,7 +74,8 @@ class OptionTask(TableTask):
         if len(found.options) < 2:
             return f"the question shows {len(found.options)} options; expected two or more"
         if read_option(found.answer, found.options) is None:
-            return f"the answer {found.answer!r} is none of the options, or more than one"
+            answer = shortened(found.answer)
+            return f"the answer {answer!r} is none of the options, or more than one"
         id = f"{self.name}-{digest_of(found.question)[:16]}"
         question, answer, solution = found.question, found.answer, found.solution
         return make_problem(row, id, question, answer, solution, options=found.options)
@@ -79,7 +88,7 @@ def read_question(row: Row) -> Question:
             return read(row)
     raise ValueError(
         f"{row.where}: no known layout; expected one of the fields {', '.join(LAYOUTS)}, "
-        f"found {', '.join(row.values) or 'no fields'}"
+        f"found {row.names}"
     )
 
 
@@ -103,14 +112,15 @@ def _labelled(row: Row) -> Question:
     """
     choices = row.values["choices"]
     if not (isinstance(choices, Mapping) and "text" in choices and "label" in choices):
-        raise ValueError(f"{row.where}: field 'choices' has no lists 'text' and 'label': {choices}")
+        found = shortened(choices)
+        raise ValueError(f"{row.where}: field 'choices' has no lists 'text' and 'label': {found}")
     inner = Row(row.file, row.number, dict(choices))
     options, labels = inner.texts("text"), inner.texts("label")
     key = row.text("answerKey")
     if key not in labels or len(labels) != len(options):
         raise ValueError(
-            f"{row.where}: answerKey {key!r} is none of the labels {', '.join(labels)}"
-            f" of {len(options)} options"
+            f"{row.where}: answerKey {shortened(key)!r} is none of the labels "
+            f"{shortened(', '.join(labels))} of {len(options)} options"
         )
     field = "question_stem" if "question_stem" in row.values else "question"
     facts = [row.text(f) for f in ("fact1", "fact2", "combinedfact") if row.values.get(f)]

@@ -8,8 +8,10 @@ expected.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +38,21 @@ class Row:
     def where(self) -> str:
         """File, row number and, where the row has one, its id."""
         known = next((self.values[k] for k in ("id", "ID", "problem_id") if k in self.values), None)
-        return f"{self.file}, row {self.number}" + ("" if known is None else f" (id {known})")
+        shown = "" if known is None else f" (id {shortened(known)})"
+        return f"{self.file}, row {self.number}{shown}"
+
+    @property
+    def names(self) -> str:
+        """The fields that the row has, for a message."""
+        return shortened(", ".join(self.values)) or "no fields"
 
     def text(self, field: str) -> str:
-        """The field as text; numbers are written out. ValueError where it is missing or neither."""
+        """The field as text; finite numbers are written out. ValueError where it is missing or
+        neither, and for a text with half a character, which no table could hold."""
         if field not in self.values:
             raise ValueError(
                 f"{self.where}: no field {field!r}; expected a row with {field!r}, "
-                f"found {', '.join(self.values) or 'no fields'}"
+                f"found {self.names}"
             )
         value = self.values[field]
         if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -51,14 +60,37 @@ class Row:
                 f"{self.where}: field {field!r} is a {type(value).__name__}; "
                 "expected a text or a number"
             )
-        return value if isinstance(value, str) else str(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{self.where}: field {field!r} is {value}; expected a finite number")
+        return str(value) if not isinstance(value, str) else whole_text(value, self.where, field)
 
     def texts(self, field: str) -> tuple[str, ...]:
         """The field as a list of texts, numbers written out; ValueError where it is not one."""
         values = self.values.get(field)
         if not isinstance(values, list | tuple) or not values:
-            raise ValueError(f"{self.where}: field {field!r} is no list of texts: {values!r}")
+            found = shortened(values)
+            raise ValueError(f"{self.where}: field {field!r} is no list of texts: {found}")
         return tuple(Row(self.file, self.number, {field: v}).text(field) for v in values)
+
+
+def shortened(value: Any) -> str:
+    """A value as it is shown in a message: its beginning, in one line that can be printed."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text if len(text) <= 200 else f"{text[:200]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def whole_text(text: str, where: str, field: str) -> str:
+    """`text` if it is one that can be written; ValueError with its place for one with a lone
+    surrogate (a JSON escape such as \\ud83d without its other half)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: field {field!r} has half a character (a lone surrogate) at {error.start}; "
+            "expected a text"
+        ) from error
+    return text
 
 
 Table = Callable[[], list[Row]]
@@ -133,7 +165,7 @@ def _first_bad_byte(path: str) -> int:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{where}: not JSON ({error.msg} at column {error.colno}); "
@@ -141,6 +173,18 @@ def _parse(text: str, where: str) -> Any:
         ) from error
     except RecursionError as error:
         raise ValueError(f"{where}: JSON nested too deep; expected a flat object") from error
+    except ValueError as error:  # a field twice, a number of more digits than are read
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where a field stands in it twice, since nobody knows which of the
+    two is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(k for i, (k, _) in enumerate(pairs) if any(k == o for o, _ in pairs[:i]))
+        raise ValueError(f"field {shortened(twice)!r} stands twice in one object")
+    return found
 
 
 def digest_of(question: str) -> str:
@@ -171,7 +215,7 @@ def file_tables(path: str | Mapping[str, str | None], whole: str = WHOLE) -> dic
             )
     for file in paths.values():
         existing_file(file)
-    return {split: lambda file=file: read_rows(file) for split, file in paths.items()}
+    return {split: functools.partial(read_rows, file) for split, file in paths.items()}
 
 
 class ProblemTables:
@@ -258,7 +302,10 @@ class ProblemTables:
         return list(kept.values())
 
     def _name(self, table: str) -> str:
-        rows = self.tables[table]()
+        read = self.tables[table]
+        if isinstance(read, functools.partial):  # of a local file, which may have no rows
+            return str(read.args[0])
+        rows = read()
         return rows[0].file if rows else f"the {table} file, which has no rows"
 
 
@@ -294,7 +341,9 @@ def make_problem(
     kind: str = "",
     options: tuple[str, ...] = (),
 ) -> Problem:
-    """The row's problem; ValueError with the row where the question is blank."""
+    """The row's problem; ValueError with the row where the question or the id is blank."""
     if not question.split(HEADING)[0].strip():
         raise ValueError(f"{row.where}: the question is blank; expected a text")
+    if not id:
+        raise ValueError(f"{row.where}: the id is blank; expected a text")
     return Problem(id, question, answer, solution, kind, options)

@@ -61,7 +61,7 @@ class Gsm8kTask(TableTask):
         if field is None:
             raise ValueError(
                 f"{row.where}: no field 'answer'; expected question and answer (or ground_truth), "
-                f"found {', '.join(row.values)}"
+                f"found {row.names}"
             )
         solution = self.clean(row.text(field))
         gold = answers.final_answer(solution)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlmec.records import Problem
-from rlmec.tasks.files import Row, iter_rows
+from rlmec.tasks.files import Row, iter_rows, shortened, whole_text
 
 _MISSING = object()
 
@@ -170,16 +170,16 @@ def _solutions(
         candidates = list(holder) if isinstance(holder, dict) else []
         names = [c for c in candidates if _reach(row.values, _named(text_path, c)) is not _MISSING]
     if not names:
-        raise ValueError(
-            f"{row.where}: nothing matches {text_field!r}; found {', '.join(row.values)}"
-        )
+        raise ValueError(f"{row.where}: nothing matches {text_field!r}; found {row.names}")
     for name in names:
         text = _reach(row.values, _named(text_path, name))
         if not isinstance(text, str):
             raise ValueError(
-                f"{row.where}: {text_field!r} of {name} is a {type(text).__name__}; expected a text"
+                f"{row.where}: {text_field!r} of {shortened(name)} is a {type(text).__name__}; "
+                "expected a text"
             )
-        yield name, text, _label(row, label_field, name)
+        whole_text(name, row.where, "name")
+        yield name, whole_text(text, row.where, text_field), _label(row, label_field, name)
 
 
 def _label(row: Row, field: str | None, name: str) -> bool | None:
@@ -187,9 +187,9 @@ def _label(row: Row, field: str | None, name: str) -> bool | None:
         return None
     label = _reach(row.values, _named(_path(field), name))
     if label is _MISSING or label not in (True, False):
-        found = "missing" if label is _MISSING else repr(label)
+        found = "missing" if label is _MISSING else shortened(repr(label))
         raise ValueError(
-            f"{row.where}: label {field!r} of {name} is {found}; expected true or false"
+            f"{row.where}: label {field!r} of {shortened(name)} is {found}; expected true or false"
         )
     return bool(label)
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlmec.records import Problem, Verdict
-from rlmec.tasks.files import ProblemTables, Row, TableTask, digest_of, file_tables, make_problem
+from rlmec.tasks.files import (
+    ProblemTables,
+    Row,
+    TableTask,
+    digest_of,
+    file_tables,
+    make_problem,
+    shortened,
+)
 from rlmec.tasks.hub import hub_tables
 from rlmec.tasks.options import LETTERS, judge_option, with_options
 
@@ -57,7 +65,7 @@ class MmluTask(TableTask):
     def _build(self, row: Row) -> Problem | str:
         subject = row.text("subject")
         if subject not in self.subjects:
-            return f"subject {subject!r} is not asked for"
+            return f"subject {shortened(subject)!r} is not asked for"
         options = row.texts("choices")
         index = _index(row, len(options))
         question = with_options(row.text("question"), options)
@@ -69,10 +77,11 @@ def _index(row: Row, count: int) -> int:
     """The number of the right choice, written as a number from 0 or as a letter."""
     answer = row.text("answer").strip()
     index = LETTERS.find(answer) if len(answer) == 1 and answer.isalpha() else -1
-    if answer.isdecimal():
+    if answer.isdecimal() and len(answer) < 10:
         index = int(answer)
     if not 0 <= index < count:
         raise ValueError(
-            f"{row.where}: answer {answer!r}; expected the number of one of {count} choices, from 0"
+            f"{row.where}: answer {shortened(answer)!r}; expected the number of one of {count} "
+            "choices, from 0"
         )
     return index

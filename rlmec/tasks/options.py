@@ -24,7 +24,7 @@ _LETTER = re.compile(
     r"(?:(?:option|choice|answer) )?"
     r"(?:\((?P<round>[a-z])\)|\[(?P<square>[a-z])\]|(?P<bare>[a-z]))"
     r"(?:[).:,]| -)?(?: (?P<text>.+))?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # else the Turkish dotted I and the Kelvin sign were letters
 )
 _ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)
 _WRAPPED = re.compile(r"\$(?P<dollars>.+)\$|\\(?:text|textbf|mathrm|mathbf)\{(?P<braces>.*)\}")

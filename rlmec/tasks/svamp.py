@@ -12,7 +12,15 @@ from fractions import Fraction
 
 from rlmec.records import Problem, Verdict
 from rlmec.tasks import answers
-from rlmec.tasks.files import ProblemTables, Row, TableTask, digest_of, file_tables, make_problem
+from rlmec.tasks.files import (
+    ProblemTables,
+    Row,
+    TableTask,
+    digest_of,
+    file_tables,
+    make_problem,
+    shortened,
+)
 from rlmec.tasks.hub import hub_tables
 
 
@@ -49,7 +57,7 @@ class SvampTask(TableTask):
         question = f"{body} {asked}"
         number = answers.parse_number(row.text("Answer"), bare=True)
         if number is None:
-            return f"the answer is no number: {row.text('Answer')!r}"
+            return f"the answer is no number: {shortened(row.text('Answer'))!r}"
         gold = _written(number, row.text("Answer"))
         solution = f"{row.text('Equation').strip()} = {gold}\nThe answer is {gold}"
         id = f"{self.name}-{digest_of(question)[:16]}"

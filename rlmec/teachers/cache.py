@@ -65,7 +65,7 @@ class AnswerCache:
             return Answer(**json.loads(path.read_text(encoding="utf-8"))["answer"])
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path} is no answer of a teacher ({type(error).__name__}); remove it to have its "
                 f"question asked again"

@@ -108,3 +108,11 @@ def test_a_question_shows_its_options():
     assert question == "What?\nAnd why?\nOptions:\nfirst line\nb"
     assert options_of(question) == ("first line", "b")
     assert options_of("What?") == ()
+
+
+@pytest.mark.parametrize("letter", ["\u0130", "\u0131", "\u017f", "\u212a", "\uff22"])
+def test_a_sign_that_unicode_folds_onto_a_letter_is_none(letter):
+    """The dotted I, the dotless i, the long s, the Kelvin sign, the wide B."""
+    assert read_option(letter, OPTIONS) is None
+    assert read_option(f"({letter}) cake", OPTIONS) is None
+    assert judge_option(f"The answer is {letter}", "cake", OPTIONS) == "wrong"

@@ -148,6 +148,12 @@ def test_missing_files_are_named(tmp_path):
         ('{"question": " ", "answer": "#### 1"}', "row 1: the question is blank"),
         ("", "split 'test' is empty"),
         ("[" * 100_000, "nested too deep|not JSON"),
+        ('{"id": 1, "id": 2, "question": "a?"}', r"a\.jsonl, row 1: field 'id' stands twice"),
+        ('{"question": "a?", "answer": NaN}', r"a\.jsonl, row 1: field 'answer' is nan"),
+        ('{"question": "a?", "answer": 1e999}', "field 'answer' is inf; expected a finite"),
+        ('{"question": "a\\ud800?", "answer": "1"}', r"row 1: field 'question' has half a char"),
+        ('{"question": "a?", "answer": ' + "9" * 5000 + "}", r"a\.jsonl, row 1: .*digits"),
+        ('{"' + "x" * 9000 + '": 1}', "no field 'question'; .{0,400}$"),
     ],
 )
 def test_bad_rows_are_refused_with_file_and_row(tmp_path, text, message):

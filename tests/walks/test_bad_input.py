@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from walking import ROOT, finals, run
+from walking import ROOT, finals, leaks, run
 
 pytestmark = pytest.mark.slow
 QUICK = 12.0
@@ -169,6 +169,7 @@ def test_bad_input_is_refused_early_by_name(case, tmp_path):
     assert "Traceback" not in done.output
     assert done.cpu < QUICK
     assert finals(tmp_path / "store") == {}
+    assert leaks(tmp_path / "store") == []
 
 
 def test_a_failed_stage_is_not_taken_for_whole(tmp_path):

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from walking import done_well, finals, run, start
+from walking import done_well, finals, leaks, run, start
 
 pytestmark = pytest.mark.slow
 TABLES = {
@@ -49,6 +49,7 @@ def test_killed_in_warmup_in_sampling_and_in_the_policys_fit(shared, tmp_path):
     whole, chain = shared
     killed_when_there(tmp_path, "warmup/.work-*/checkpoints/step-*.ckpt")
     assert not finals(tmp_path)
+    assert leaks(tmp_path) == []  # a checkpoint is there
 
     log = killed_when_there(tmp_path, "sample/.work-*/parts/part-*")
     assert [0 < step <= 60 for step in resumed_from(log, "warmup")] == [True]

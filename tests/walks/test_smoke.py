@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from walking import ROOT, STAGES, done_well, finals, run, same_files
+from walking import ROOT, STAGES, done_well, finals, leaks, run, same_files
 
 from rlmec.records import Attempt, Score
 from rlmec.tables import read_table
@@ -42,6 +42,28 @@ def test_the_chain_leaves_a_summary_of_every_stage(shared):
     assert len({stage["artifact"] for stage in done.stages}) == len(done.stages)
     own = [Path(stage["artifact"]) for stage in done.stages]
     assert not [folder for folder in own if (folder.parent / f".work-{folder.name}").exists()]
+
+
+def test_status_names_what_the_chain_has_made(shared):
+    """The addresses that are told without making anything are those of the run."""
+    store, chain = shared
+    done = done_well(run(store, "stage=status"))
+    shown, named = done.output.split("this configuration names:\n")
+    lines = dict(line.rsplit("  ", 2)[0::2] for line in named.strip().splitlines())
+    titles = [f"{s['name']} ({s['variant']})" if s["variant"] else s["name"] for s in chain.stages]
+    assert {title.strip() for title in lines} == set(titles)
+    assert set(lines.values()) == {"whole"}
+    for stage in chain.stages:
+        fingerprint = Path(stage["artifact"]).name
+        assert fingerprint in named
+        assert fingerprint in shown
+    assert not done.summaries  # it makes nothing, and says so to no sweep
+
+
+def test_no_secret_of_the_environment_is_in_what_the_chain_leaves(shared):
+    store, _ = shared
+    assert len([p for p in store.rglob("*") if p.is_file()]) > 50
+    assert leaks(store) == []
 
 
 def test_the_chain_has_something_to_teach(shared):

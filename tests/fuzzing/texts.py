@@ -1,0 +1,119 @@
+"""Spoiled texts of models and users for what reads answers, corrections and pages of them."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from html.parser import HTMLParser
+from pathlib import Path
+
+from rlmec.records import VERDICTS, Problem
+from rlmec.report.index import table_html
+from rlmec.tasks import answers as reading
+from rlmec.tasks.authors import judge_as_authors
+from rlmec.tasks.competition_math import at_a_glance, latex_text, mathematics
+from rlmec.tasks.flexible import flexible_answer, judge_flexible, last_line, last_number
+from rlmec.tasks.jsonl import JsonlTask
+from rlmec.tasks.mending import kind_of_error, mend, mended
+from rlmec.tasks.options import judge_option, read_option
+from rlmec.teachers.equations import mended_line, numbers_in, result_of, states_falsehood
+from rlmec.teachers.reference import ReferenceTeacher
+from rlmec.teachers.steps import located_step, rewritten
+
+from .mutations import NASTY_TEXTS, PIECES, spoiled_text
+
+SOLUTIONS = [
+    "Ann has 3 + 4 = 7 pens.\nThe answer is 7",
+    "48/2 = 24 clips.\n#### 1,000.50",
+    "So $x = \\boxed{\\frac{1}{2}}$.",
+    "It is wet there, so (A) is wrong.\nThe answer is B) the sea.",
+    "**Answer:** 3 1/2 hours",
+]
+GOLDS = ["7", "1000.5", "\\frac{1}{2}", "the sea", "B", "2 hours", "-3/4", "50%", "x^2+1", "[1,2)"]
+OPTIONS = [("the sea", "the sky", "a house"), ("A", "B"), ("1", "1.0", "2 1/2"), ()]
+STORY = Problem(
+    "arith",
+    "Mia has 3 apples. Mia gets 4 more. How many apples has Mia now?",
+    "7",
+    "Monday: Mia has 3 + 4 = 7 apples.\nThe answer is 7",
+)
+
+
+def _text(rng: random.Random, given: str) -> str:
+    text = spoiled_text(rng, given)
+    if rng.random() < 0.02:
+        text *= rng.choice((10, 500))
+    return text[:300_000]
+
+
+def _options(rng: random.Random) -> tuple[str, ...]:
+    options = rng.choice(OPTIONS)
+    if rng.random() < 0.3:
+        options = tuple(spoiled_text(rng, option) for option in options)
+    return options
+
+
+def answers(rng: random.Random, folder: Path) -> None:
+    """Every judge gives a verdict on every text; every reader a text, a number or None."""
+    text, gold = _text(rng, rng.choice(SOLUTIONS)), rng.choice(GOLDS)
+    if rng.random() < 0.3:
+        gold = spoiled_text(rng, gold)
+    options = _options(rng)
+    assert reading.judge_number(text, gold) in VERDICTS
+    assert reading.judge_answer(text, gold) in VERDICTS
+    assert judge_option(text, gold, options) in VERDICTS
+    found = reading.final_answer(text)
+    assert found is None or found
+    if found is not None:
+        assert at_a_glance(gold, found) in (*VERDICTS, None)
+        assert isinstance(mathematics(found) + latex_text(found), str)
+        index = read_option(found, options)
+        assert index is None or 0 <= index < len(options)
+    number = reading.parse_number(text)
+    assert number is None or isinstance(number, Fraction)
+    last_number(text), last_line(text)
+    problem = Problem("p", "q?", gold, options=options)
+    flexible_answer(text, problem)
+    assert judge_flexible(JsonlTask(__file__), text, problem) in VERDICTS
+    assert judge_as_authors(text, problem, rng.choice((0.0, 0.04))) in VERDICTS
+
+
+def teachers(rng: random.Random, folder: Path) -> None:
+    """What corrects an attempt keeps to its law whatever the attempt and the reply are."""
+    attempt, reply = _text(rng, STORY.solution or ""), _text(rng, "The first wrong step is [1].")
+    attempt, reply = attempt[:20_000], reply[:20_000]
+    lines = attempt.count("\n") + 1
+    step = located_step(reply, lines)
+    assert step is None or 0 <= step < lines
+    kept = attempt.split("\n")[: step or 0]
+    new = rewritten(attempt, step or 0, reply)
+    assert new is None or new.split("\n")[: len(kept)] == kept
+    edits = mend(STORY, attempt, 3)
+    assert "The answer is 7" in mended(edits)
+    assert kind_of_error(edits)
+    line = attempt.split("\n")[0][:2000]
+    mended_line(line, "3 + 4 = 7"), states_falsehood(line), numbers_in(line), result_of(line)
+    assert ReferenceTeacher().correct(STORY, attempt[:2000])
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert attrs == [], f"a text became an attribute: {attrs}"
+        self.tags.add(tag)
+
+
+def pages(rng: random.Random, folder: Path) -> None:
+    """No text of a table becomes markup."""
+    nasty = [*NASTY_TEXTS, *PIECES, "<script>alert(1)</script>", '" onload=x ', "|", "&lt;b&gt;"]
+    lines = []
+    for _ in range(rng.randrange(1, 6)):
+        cells = ["".join(rng.choices(nasty, k=rng.randrange(1, 4))) for _ in range(3)]
+        lines.append("| " + " | ".join(cells) + " |" if rng.random() < 0.7 else cells[0])
+    page = "\n".join(table_html("\n".join(lines).splitlines()))
+    parser = _Tags()
+    parser.feed(page)
+    assert parser.tags <= {"table", "thead", "tbody", "tr", "th", "td", "p"}, parser.tags
