@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlmec import stopping
 from rlmec.evaluation import AccuracyMetric
 from rlmec.language.generation import Completion
 from rlmec.prompts import Codec
@@ -21,6 +22,7 @@ def attempt_of(
     completion: Completion,
 ) -> Attempt:
     """A completion as a judged attempt."""
+    stopping.check()  # a verdict may take seconds
     text = codec.text(completion.ids)
     return Attempt(
         id=f"{problem.id}/{number}",
@@ -41,7 +43,10 @@ def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
         metric = AccuracyMetric(sync_on_compute=False)
         texts = [codec.text(c.ids) for c in completions]
-        verdicts = [task.judge(text, problems[i]) for i, text in zip(numbers, texts, strict=True)]
+        verdicts = []
+        for i, text in zip(numbers, texts, strict=True):
+            stopping.check()
+            verdicts.append(task.judge(text, problems[i]))
         metric.update(
             [v == "right" for v in verdicts],
             [c.clipped for c in completions],
@@ -67,6 +72,7 @@ def correction_of(
     max_edit_ratio: float,
 ) -> Correction:
     """The GRM's rewrite of a wrong attempt, accepted or rejected."""
+    stopping.check()
     return judge_proposal(
         problem,
         attempt,

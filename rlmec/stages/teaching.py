@@ -5,10 +5,12 @@ A teacher gets a whole part of the attempts at once; a part is on disk when the 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from rlmec import stopping
 from rlmec.artifacts import Artifact, directory_digest, file_digest
 from rlmec.configuration import build
 from rlmec.display import Bar
@@ -18,6 +20,7 @@ from rlmec.records import Attempt, Correction, Problem, by_id
 from rlmec.rewriting import best_of, count_reasons, judge_proposal, proposal_ids
 from rlmec.rows import hash_share
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
+from rlmec.stages.predicting import say_goes_on, stopped_between_parts
 from rlmec.stages.sampling import SampleStage, start_model, start_of
 from rlmec.tables import PartFolder, read_table
 from rlmec.teachers.base import BatchTeacher, Proposals, WrongAttempt, as_batch_teacher
@@ -78,30 +81,33 @@ class TeachStage(Stage):
         parts = cut(len(wrong), s.part_size)
         folder = PartFolder(work / "parts", len(parts))
         missing = folder.missing()
+        if missing:
+            say_goes_on(run, self.title, folder, missing, lambda i: wrong[parts[i][0]].id)
         counts = Counter(folder.counts())
         done = len(wrong) - sum(len(parts[index]) for index in missing)
         bar = _Progress(self.title, len(wrong), run.settings.trainer.progress_bar, done)
-        for index in missing:
-            some = [wrong[i] for i in parts[index]]
-            asked = [WrongAttempt(problems[a.problem_id], a.text) for a in some]
-            answers = teacher.correct_all(asked, spent=dict(counts), tick=bar.tick)
-            _require_one_each(teacher, asked, answers)
-            rows = [
-                self._judged(problems[a.problem_id], a, proposals, teacher.name, codec)
-                for a, proposals in zip(some, answers, strict=True)
-            ]
-            counted = Counter[str]()
-            for proposals in answers:
-                counted.update(proposals.counts)  # zeros stay
-            folder.write(index, {"corrections": (rows, Correction)}, counted)
-            counts.update(counted)
-        bar.close()
+        with contextlib.closing(bar), stopped_between_parts(self.title, folder):
+            for index in missing:
+                some = [wrong[i] for i in parts[index]]
+                asked = [WrongAttempt(problems[a.problem_id], a.text) for a in some]
+                answers = teacher.correct_all(asked, spent=dict(counts), tick=bar.tick)
+                _require_one_each(teacher, asked, answers)
+                rows = [
+                    self._judged(problems[a.problem_id], a, proposals, teacher.name, codec)
+                    for a, proposals in zip(some, answers, strict=True)
+                ]
+                counted = Counter[str]()
+                for proposals in answers:
+                    counted.update(proposals.counts)  # zeros stay
+                folder.write(index, {"corrections": (rows, Correction)}, counted)
+                counts.update(counted)
         return self._finished(work, folder, own)
 
     def _judged(
         self, problem: Problem, attempt: Attempt, proposals: Proposals, source: str, codec: Codec
     ) -> Correction:
         """The verdict on the best of a teacher's proposals, or on there being none."""
+        stopping.check()
 
         def judged(text: str | None, clipped: bool) -> Correction:
             encode, decode, end = codec.encode, codec.decode, codec.eos_id
