@@ -1,5 +1,5 @@
-"""python -m tests.faults [--seed N] [--case NAME] [--quick] [--root FOLDER]: stops the real command,
-starts it again, compares, and prints a table; ends with 1 where anything differs."""
+"""python -m tests.faults [--seed N] [--case NAME] [--quick] [--root FOLDER]: stops the real
+command, starts it again, compares, and prints a table; ends with 1 where anything differs."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def _closing(results: Sequence[Result], seconds: float) -> str:
     accepted = sum(r.torn_accepted for r in results)
     slowest = max((r.slowest for r in results), default=0.0)
     return (
-        f"{len(_struck(results))} stops in {len(results)} cases: {wrong} cases differ, {rows} rows "
-        f"lost or doubled, {accepted} of {torn} torn artifacts accepted; slowest end after a signal "
-        f"from outside {slowest:.1f} s; {seconds:.0f} s"
+        f"{len(_struck(results))} stops in {len(results)} cases: {wrong} cases differ, {rows} "
+        f"rows lost or doubled, {accepted} of {torn} torn artifacts accepted; slowest end after a "
+        f"signal from outside {slowest:.1f} s; {seconds:.0f} s"
     )
 
 

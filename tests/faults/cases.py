@@ -19,7 +19,7 @@ PLACES = {
     "lora3": ("sample", "grm", "score", "policy"),
     "lora5w2": ("grm", "policy"),
 }
-EACH = 4
+ROUNDS, EACH = 2, 5
 """Cases of a setting and stage, and stops of a case."""
 
 
@@ -117,7 +117,7 @@ def all_cases(seed: int) -> list[Case]:
     assert set(PLACES) < set(SETTINGS)
     random_ones = [
         drawn(seed, setting, stage, number)
-        for number in range(1, EACH)
+        for number in range(ROUNDS)
         for setting, stages in PLACES.items()
         for stage in stages
     ]
