@@ -2,6 +2,7 @@
 # make test      set up, then run all tests
 # make check     set up, then lint, types and the fast tests
 # make table     set up, then the comparison over three seeds that the README shows
+# make faults    set up, then stop and restart the real commands 250 times, and compare what they make
 # make benchmark set up, then measure what speed is promised (BENCHMARK="preset=cpu_124m" for more)
 # make profile   set up, then show what the time of the default chain goes into, on few steps
 # make clean     remove what tests and tools left behind (not the environment, not artifacts)
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_WORKERS ?= 2
 
-.PHONY: venv demo test check table benchmark profile clean
+.PHONY: venv demo test check table faults benchmark profile clean
 
 venv: $(READY)
 
@@ -38,6 +39,9 @@ check: $(READY)
 
 table: $(READY)
 	$(BIN)/python train.py -m seed=1,2,3
+
+faults: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(FAULTS)
 
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks $(BENCHMARK)

@@ -126,11 +126,15 @@ class Validation(Callback):
         if self._asked is not None:
             return None
         total, tokens = self._added(trainer, mine)
-        figures = {"val/loss": total / tokens} if tokens else {}
+        losses = {"val/loss": total / tokens} if tokens else {}
+        return losses | self._shares(trainer, sums)
+
+    def _shares(self, trainer: L.Trainer, sums: dict[str, float]) -> dict[str, float]:
+        """The sums of all ranks over the count of all."""
         names = sorted(sums)
         totals = dict(zip(names, self._added(trainer, [sums[name] for name in names]), strict=True))
         count = max(totals.pop("count", 0.0), 1.0)
-        return figures | {f"{self.prefix}/{name}": value / count for name, value in totals.items()}
+        return {f"{self.prefix}/{name}": value / count for name, value in totals.items()}
 
     @torch.no_grad()
     def _loss(self, trainer: Any, pl_module: CompletionModule) -> torch.Tensor:

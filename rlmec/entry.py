@@ -19,7 +19,14 @@ from rlmec import stopping
 from rlmec.artifacts import ArtifactError, atomic_write_text
 from rlmec.binding import ConfigurationError
 from rlmec.configuration import check
-from rlmec.launch import RankError, Ranks, run_as_child, start_ranks, write_sweep_table
+from rlmec.launch import (
+    RankError,
+    Ranks,
+    run_as_child,
+    start_ranks,
+    stop_with_parent,
+    write_sweep_table,
+)
 from rlmec.settings import RunSettings
 from rlmec.signatures import SignatureError
 
@@ -38,6 +45,8 @@ def open_door(cfg: DictConfig, door: Callable[[], Door]) -> float | None:
     hydra = HydraConfig.get()
     in_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     run_dir = Path(hydra.runtime.output_dir)
+    stopping.listen()  # in a launcher's worker nobody has
+    stop_with_parent()
     try:
         settings = check(cfg, *_config_dirs(hydra))
         value = _run(settings, run_dir, door)

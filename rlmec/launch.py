@@ -14,6 +14,7 @@ import ctypes
 import datetime
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -71,6 +72,13 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
     if os.getppid() != int(parent):  # it died before the call
         os._exit(1)
+
+
+def stop_with_parent() -> None:
+    """In a worker of a sweep's launcher (joblib): has the kernel ask this process to stop when the
+    one that started it ends, as by a signal that reached that one alone."""
+    if multiprocessing.current_process().name.startswith("Loky"):
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
 
 def command(overrides: Sequence[str], run_dir: str | Path, extra: Sequence[str] = ()) -> list[str]:
