@@ -121,7 +121,8 @@ def all_cases(seed: int) -> list[Case]:
         for setting, stages in PLACES.items()
         for stage in stages
     ]
-    return [*chosen(), *swept(), *ranked(), *random_ones]
+    half = len(random_ones) // ROUNDS
+    return [*chosen(), *swept(), *random_ones[:half], *ranked(), *random_ones[half:]]
 
 
 def _read(text: str) -> Stop:

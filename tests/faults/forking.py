@@ -81,6 +81,7 @@ def start(argv: Sequence[str], log: Path, prepare: Callable[[], None] = lambda: 
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
         for name in _OUTSIDE:
             os.environ.pop(name, None)
         os.chdir(ROOT)
