@@ -32,9 +32,9 @@ def import_everything() -> None:
     import peft
     import torch
     import torch.utils.data._utils.worker
-    import transformers.conversion_mapping
     import transformers.models.llama.modeling_llama  # noqa: F401
     import yaml
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import rlmec.stages
     from rlmec.configuration import check_command_line
@@ -44,7 +44,7 @@ def import_everything() -> None:
     torch.set_num_threads(1)
     yaml.SafeLoader = yaml.CSafeLoader  # the same values, ten times as fast
     check_command_line(["experiment=smoke"], ROOT / "conf", "train")  # warms Hydra's parsers
-    transformers.conversion_mapping.get_checkpoint_conversion_mapping("llama")  # and its tables
+    get_checkpoint_conversion_mapping("llama")  # and its tables
 
 
 @dataclass
