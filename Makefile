@@ -2,6 +2,7 @@
 # make test      set up, then run all tests
 # make check     set up, then lint, types and the fast tests
 # make table     set up, then the comparison over three seeds that the README shows
+# make faults    set up, then stop and restart the real commands 250 times, and compare what they make
 # make benchmark set up, then measure what speed is promised (BENCHMARK="preset=cpu_124m" for more)
 # make profile   set up, then show what the time of the default chain goes into, on few steps
 # make scale     set up, then a million imported solutions through judging, aligning and writing
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_WORKERS ?= 2
 
-.PHONY: venv demo test check table benchmark profile scale sweep fuzz clean
+.PHONY: venv demo test check table faults benchmark profile scale sweep fuzz clean
 
 venv: $(READY)
 
@@ -41,6 +42,9 @@ check: $(READY)
 
 table: $(READY)
 	$(BIN)/python train.py -m seed=1,2,3
+
+faults: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(FAULTS)
 
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks $(BENCHMARK)

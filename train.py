@@ -12,6 +12,7 @@ from rlmec.configuration import check_command_line, with_split_files
 from rlmec.entry import Door, open_door
 from rlmec.keeping import Names
 from rlmec.launch import die_with_parent
+from rlmec.stopping import listen
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -37,6 +38,7 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     die_with_parent()
+    listen()
     sys.argv[1:] = with_split_files(sys.argv[1:])
     check_command_line(sys.argv[1:], CONF, "train")
     main()

@@ -78,7 +78,8 @@ class ArtifactStore:
 
     def find(self, stage: str, fp: str) -> Artifact | None:
         """The finished artifact, or None. A folder without a readable manifest of its own address
-        was not made by a commit and raises ArtifactError."""
+        was not made by a commit and raises ArtifactError; so does one of whose files one is gone or
+        has another size than was committed."""
         folder = self.final(stage, fp)
         if not folder.is_dir():
             return None
@@ -95,6 +96,13 @@ class ArtifactStore:
         if address != (stage, fp):
             other = ascii(f"{address[0]}/{address[1]}")[:80]
             raise ArtifactError(f"{folder} holds the manifest of {other}")
+        for name, size in manifest.get("files", {}).items():
+            found = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if found != size:
+                state = "is gone" if found is None else f"has {found} bytes, not {size}"
+                raise ArtifactError(
+                    f"{folder / name} {state}; remove {folder} to have it made again"
+                )
         return Artifact(stage, fp, folder, manifest)
 
     @contextlib.contextmanager
@@ -123,16 +131,18 @@ class ArtifactStore:
     ) -> Artifact:
         """Makes the work folder final by one rename and returns the artifact.
 
-        The manifest gets `stage`, `fingerprint` and `created`. `drop` names what only resuming
-        needed (parts, checkpoints): removed after the rename, so that a kill before it loses
-        nothing. A final folder that is already there is an ArtifactError, and the work folder stays
-        as it was.
+        The manifest gets `stage`, `fingerprint`, `created` and the sizes of all `files`. `drop`
+        names what only resuming needed (parts, checkpoints): removed after the rename, so that a
+        kill before it loses nothing. A final folder that is already there is an ArtifactError, and
+        the work folder stays as it was.
         """
         work, final = self.work(stage, fp), self.final(stage, fp)
         if final.exists():
             raise ArtifactError(f"{final} was already made; its work folder {work} is left alone")
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        whole = {**manifest, "stage": stage, "fingerprint": fp, "created": now}
+        files = _sizes_below(work, skip=(*drop, MANIFEST))
+        own = {"stage": stage, "fingerprint": fp, "created": now, "files": files}
+        whole = {**manifest, **own}
         _sync_below(work, skip=drop)
         atomic_write_json(work / MANIFEST, whole)
         os.rename(work, final)
@@ -158,6 +168,12 @@ def _sync_below(folder: Path, skip: Sequence[str] = ()) -> None:
         for name in files:
             sync(Path(parent, name))
         sync(Path(parent))
+
+
+def _sizes_below(folder: Path, skip: Sequence[str]) -> dict[str, int]:
+    """Bytes of every file by its path; what `skip` names in the folder itself is left out."""
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {p.as_posix(): (folder / p).stat().st_size for p in found if p.parts[0] not in skip}
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

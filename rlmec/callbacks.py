@@ -18,7 +18,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from rlmec.checkpointing import BestWeights
+from rlmec import stopping
+from rlmec.checkpointing import BestWeights, agreed
 from rlmec.display import Bar
 from rlmec.language.drafting import rewrite
 from rlmec.language.generation import Completion, Decoding, generate
@@ -35,6 +36,8 @@ class Validation(Callback):
     the callback adds them over the ranks and logs each one's share as `{prefix}/{name}`. With
     `drafts` of the completions they are found faster, and are the same. `best` is offered the share
     named `monitor`; training stops at the first optimizer step at which it reaches `target`.
+    A signal that asks to stop ends it on all ranks without a figure; the fit is then saved and
+    stopped, and when it goes on, that validation comes first.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Validation(Callback):
         self.best, self.target = best, target
         self.history: list[dict[str, float]] = []
         self.stopped = False
+        self._asked: int | None = None  # the signal that ended the last validation
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "stopped": self.stopped}
@@ -69,8 +73,11 @@ class Validation(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.stopped:
             trainer.should_stop = True
-        elif not self.history:
+        elif not self.history or self._owed(trainer.global_step, pl_module.steps):
             self._validate(trainer, pl_module)
+            if self._asked is not None:
+                where = f"in the validation of optimizer step {trainer.global_step}"
+                raise stopping.RunStopped(self._asked, where)
 
     def on_train_batch_end(
         self,
@@ -82,12 +89,20 @@ class Validation(Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        step = trainer.global_step
-        if step % self.every_steps == 0 or step == pl_module.steps:
+        if self._due(trainer.global_step, pl_module.steps):
             self._validate(trainer, pl_module)
 
+    def _due(self, step: int, last: int) -> bool:
+        return step % self.every_steps == 0 or step == last
+
+    def _owed(self, step: int, last: int) -> bool:
+        """Whether the fit was stopped in the validation of the step it now goes on from."""
+        return self._due(step, last) and self.history[-1]["step"] != step
+
     def _validate(self, trainer: L.Trainer, pl_module: CompletionModule) -> None:
-        figures = self._loss(trainer, pl_module) | self._generate(trainer, pl_module)
+        figures = self._figures(trainer, pl_module)
+        if figures is None:
+            return
         self.history.append({"step": float(trainer.global_step), **figures})
         publish(trainer, figures)
         score = figures.get(f"{self.prefix}/{self.monitor}")
@@ -99,33 +114,53 @@ class Validation(Callback):
             self.stopped = True
             trainer.should_stop = True
 
+    def _figures(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float] | None:
+        """What was measured, over all ranks; None where any of them was asked to stop."""
+        mine, sums = [0.0, 0.0], dict[str, float]()
+        try:
+            mine = self._loss(trainer, pl_module).tolist()
+            sums = self._generate(trainer, pl_module)
+        except stopping.RunStopped:
+            pl_module.train()
+        self._asked = agreed(trainer)
+        if self._asked is not None:
+            return None
+        total, tokens = self._added(trainer, mine)
+        losses = {"val/loss": total / tokens} if tokens else {}
+        return losses | self._shares(trainer, sums)
+
+    def _shares(self, trainer: L.Trainer, sums: dict[str, float]) -> dict[str, float]:
+        """The sums of all ranks over the count of all."""
+        names = sorted(sums)
+        totals = dict(zip(names, self._added(trainer, [sums[name] for name in names]), strict=True))
+        count = max(totals.pop("count", 0.0), 1.0)
+        return {f"{self.prefix}/{name}": value / count for name, value in totals.items()}
+
     @torch.no_grad()
-    def _loss(self, trainer: Any, pl_module: CompletionModule) -> dict[str, float]:
-        if pl_module.is_cut:  # the ranks have different numbers of batches
-            return {}
-        batches = trainer.datamodule.val_dataloader()
+    def _loss(self, trainer: Any, pl_module: CompletionModule) -> torch.Tensor:
+        """Sum of the validation rows' loss on this rank, and the tokens it is over."""
         sums = torch.zeros(2, dtype=torch.float64)
+        if pl_module.is_cut:  # the ranks have different numbers of batches
+            return sums
+        batches = trainer.datamodule.val_dataloader()
         pl_module.eval()
         with trainer.precision_plugin.forward_context():
             for i, batch in enumerate(batches):
+                stopping.check()
                 moved = {k: v.to(pl_module.device) for k, v in batch.items()}
                 sums += pl_module.validation_step(moved, i).double().cpu()
         pl_module.train()
-        total, count = self._added(trainer, sums.tolist())
-        return {"val/loss": total / count} if count else {}
+        return sums
 
     def _generate(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float]:
+        """The judge's sums over the prompts of this rank."""
         if not self.prompts:
             return {}
         mine = list(range(trainer.global_rank, len(self.prompts), trainer.world_size))
         done: list[Completion] = []
         for start in range(0, len(mine), self.batch_size):
             done += self._completed(pl_module, mine[start : start + self.batch_size])
-        sums = self.judge(mine, done)
-        names = sorted(sums)
-        totals = dict(zip(names, self._added(trainer, [sums[name] for name in names]), strict=True))
-        count = max(totals.pop("count"), 1.0)
-        return {f"{self.prefix}/{name}": value / count for name, value in totals.items()}
+        return self.judge(mine, done)
 
     def _completed(self, pl_module: CompletionModule, numbers: list[int]) -> list[Completion]:
         prompts = [self.prompts[i] for i in numbers]

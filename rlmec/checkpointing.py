@@ -17,8 +17,11 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
+
+from rlmec import stopping
 
 _NAME = re.compile(r"step-(\d{8})\.ckpt")
 _PART = ".part"
@@ -57,12 +60,12 @@ def newest_loadable(folder: Path, say: Callable[[str], None]) -> Path | None:
     those kept. Raises RuntimeError where checkpoints exist but none loads: a run
     never starts from scratch in silence.
     """
-    for part in folder.glob(f"*{_PART}"):
-        part.unlink()
+    for left in (*folder.glob(f"*{_PART}"), *folder.glob("weights-*.ckpt")):
+        left.unlink()
     found = checkpoints(folder)
     for path in found:
         try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            read_checkpoint(path)
         except Exception as error:  # any torn file: the kind of error depends on where it is torn
             say(f"{path}: does not load ({type(error).__name__}), trying the one before")
             continue
@@ -84,7 +87,12 @@ def remove_newer(folder: Path, step: int) -> None:
 
 def saved_step(path: Path) -> int:
     """The optimizer step at which a checkpoint of any name was saved."""
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return int(read_checkpoint(path)["global_step"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's plain values and tensors, which stay on disk until they are used."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def step_of(path: Path) -> int:
@@ -95,12 +103,69 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-class ResumeCheckpoint(Checkpoint):
-    """Saves every `every_steps` optimizer steps, keeps the newest `keep`; it is called last."""
+def keep_signals(trainer: L.Trainer) -> L.Trainer:
+    """The trainer, without the handlers of its own that it would put in the place of ours: they end
+    a fit in the middle of a step, and the program with 0."""
+    connector: Any = trainer._signal_connector
+    if not callable(getattr(connector, "register_signal_handlers", None)):
+        raise RuntimeError("this version of lightning takes signals in a way that is not known")
+    connector.register_signal_handlers = lambda: None
+    return trainer
 
-    def __init__(self, folder: Path, every_steps: int, keep: int, best: BestWeights | None) -> None:
+
+class StopRequests(Callback):
+    """Ends a fit at the optimizer step at which a signal has asked any of the ranks to stop.
+
+    The step is saved first by `ResumeCheckpoint`, which calls `end`; without one (`saves` is False)
+    the fit ends unsaved.
+    """
+
+    def __init__(self, title: str, saves: bool) -> None:
+        self.title, self.saves = title, saves
+        self.number: int | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        if (args[-1] + 1) % trainer.accumulate_grad_batches:
+            return
+        self.number = agreed(trainer)
+        if not self.saves:
+            self.end(trainer, pl_module)
+
+    def end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Raises RunStopped where the ranks have agreed to stop."""
+        if self.number is not None:
+            kept = "is saved" if self.saves else "is lost: a fit under DeepSpeed is not saved"
+            where = f"{self.title} at optimizer step {trainer.global_step} of {pl_module.steps}"
+            raise stopping.RunStopped(self.number, f"{where}, which {kept}")
+
+
+def agreed(trainer: L.Trainer) -> int | None:
+    """The number of a signal that any rank was asked to stop by; all ranks call it."""
+    number = stopping.requested()
+    if trainer.world_size == 1:
+        return number
+    asked = torch.tensor([number or 0], device=trainer.strategy.root_device)
+    dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+    return int(asked) or None
+
+
+class ResumeCheckpoint(Checkpoint):
+    """Saves every `every_steps` optimizer steps, at the last one and where `stops` will end the
+    fit; keeps the newest `keep`. It is called last."""
+
+    def __init__(
+        self,
+        folder: Path,
+        every_steps: int,
+        keep: int,
+        best: BestWeights | None,
+        stops: StopRequests,
+    ) -> None:
         super().__init__()
         self.folder, self.every_steps, self.keep, self.best = folder, every_steps, keep, best
+        self.stops = stops
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -108,7 +173,7 @@ class ResumeCheckpoint(Checkpoint):
         step = trainer.global_step
         between = (args[-1] + 1) % trainer.accumulate_grad_batches
         due = step % self.every_steps == 0 or step == pl_module.steps or trainer.should_stop
-        if between or not due:
+        if between or not (due or self.stops.number is not None):
             return
         trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt")
         if trainer.is_global_zero:
@@ -116,6 +181,7 @@ class ResumeCheckpoint(Checkpoint):
                 old.unlink()
             if self.best is not None:
                 self.best.prune(self.keep)
+        self.stops.end(trainer, pl_module)
 
 
 class BestWeights(Callback):
@@ -181,6 +247,8 @@ class RandomStates(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._loaded is None:
+            if trainer.global_step:  # weights alone (resume=weights): not the step-0 numbers again
+                torch.manual_seed(torch.initial_seed() + trainer.global_step)
             return
         if len(self._loaded) != trainer.world_size:
             raise ValueError(

@@ -9,6 +9,7 @@ with the next optimizer step.
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from rlmec.row import step_sizes
 
 RewardRule = Callable[..., np.ndarray]
 
+WORKERS_STAY = 30
 VAL_TOKENS = 4096
 """Padded tokens of a validation batch where the trainer sets no limit."""
 
@@ -224,6 +226,18 @@ class SolutionPairDataModule(L.LightningDataModule):
             return rows
         return [flat for row in rows for flat in flat_rows(row)]
 
+    def place(self, step: int) -> str:
+        """Where an optimizer step stands in the plan, in words, with the row that comes next."""
+        plan = self.plan
+        if step >= plan.steps:
+            return f"of {plan.steps}, the last"
+        done = sum(len(plan.rows(s)) for s in range(step))
+        return f"of {plan.steps}, after {done} rows, with {self.rows[plan.rows(step)[0]].id} next"
+
+    def has_plan_of(self, checkpoint: dict[str, Any]) -> bool:
+        """Whether a checkpoint was written with this plan: these rows, ranks and micro-batches."""
+        return checkpoint[type(self).__qualname__]["plan"] == self.plan.digest
+
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.loader.position, "plan": self.plan.digest}
 
@@ -231,7 +245,8 @@ class SolutionPairDataModule(L.LightningDataModule):
         if state_dict["plan"] != self.plan.digest:
             raise ValueError(
                 "the checkpoint was written with other rows, another number of ranks or another "
-                "accumulation; go on with the same ones, or start anew with resume=never"
+                "accumulation; go on with the same ones, with resume=weights (no longer bit for "
+                "bit), or start anew with resume=never"
             )
         self.position = int(state_dict["position"])
 
@@ -256,6 +271,15 @@ class PlannedBatches(Dataset):
         return collate(mine, self.pad_id, policy, imitation, step, sizes)
 
 
+def _outlive_signals(worker: int) -> None:
+    """In a worker: a signal to all processes of a job is for the main one, which still wants the
+    batches of its step. SIGTERM, by which a worker that hangs is ended too, ends it WORKERS_STAY
+    seconds later."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKERS_STAY))
+
+
 class PlanLoader(DataLoader):
     """Hands out the plan's batches from a position on; its length is that of the whole stage.
 
@@ -269,6 +293,7 @@ class PlanLoader(DataLoader):
             batch_size=None,
             sampler=range(position, len(batches)),
             num_workers=num_workers,
+            worker_init_fn=_outlive_signals,
             generator=torch.Generator().manual_seed(0),
         )
         self.position = position

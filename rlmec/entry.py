@@ -15,11 +15,19 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from rlmec import stopping
 from rlmec.artifacts import ArtifactError, atomic_write_text
 from rlmec.binding import ConfigurationError
 from rlmec.configuration import check
 from rlmec.keeping import PRUNE, STATUS, Names, keep
-from rlmec.launch import RankError, Ranks, run_as_child, start_ranks, write_sweep_table
+from rlmec.launch import (
+    RankError,
+    Ranks,
+    run_as_child,
+    start_ranks,
+    stop_with_parent,
+    write_sweep_table,
+)
 from rlmec.settings import RunSettings
 from rlmec.signatures import SignatureError
 
@@ -37,18 +45,26 @@ def open_door(
     """Runs one job; with `names` also those that look after the store (stage=status and prune).
 
     An error is shown as one line (the traceback goes to `error.txt` in the run folder) and ends the
-    program with 1; in a sweep it fails this job alone, and the sweep ends with 1."""
+    program with 1; in a sweep it fails this job alone, and the sweep ends with 1. A signal that
+    asks to stop ends the program, and with it the sweep, with 128 + its number."""
     hydra = HydraConfig.get()
     in_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     run_dir = Path(hydra.runtime.output_dir)
+    stopping.listen()  # in a launcher's worker nobody has
+    stop_with_parent()
     try:
         settings = check(cfg, *_config_dirs(hydra))
         if names is not None and settings.stage in (STATUS, PRUNE):
             return keep(settings, names)
         value = _run(settings, run_dir, door)
-    except KeyboardInterrupt:
+    except stopping.RunStopped as stop:
+        _show_stop(stop)
         raise
     except Exception as error:
+        if (number := stopping.requested()) is not None:  # the ranks ended one after the other
+            stop = stopping.RunStopped(number, f"it ended with {type(error).__name__}: {error}")
+            _show_stop(stop)
+            raise stop from error
         _show(error, run_dir)
         if in_sweep:
             _table(hydra)
@@ -73,7 +89,9 @@ def _run(settings: RunSettings, run_dir: Path, door: Callable[[], Door]) -> floa
         return _metric_of_child(run_dir)
     overrides = list(hydra.overrides.task)
     with start_ranks(settings.trainer, overrides, run_dir) as ranks:
-        return door()(settings, ranks, run_dir, overrides)
+        work = door()
+        with stopping.working():
+            return work(settings, ranks, run_dir, overrides)
 
 
 def _metric_of_child(run_dir: Path) -> float | None:
@@ -90,6 +108,11 @@ def _table(hydra: HydraConf) -> None:
     for row in rows:
         print("  ".join(row[i] for i in shown))
     print(f"table of the sweep: {Path(hydra.sweep.dir) / 'results.md'}", flush=True)
+
+
+def _show_stop(stop: stopping.RunStopped) -> None:
+    if stop.where and stopping.is_first_rank():
+        print(f"{stop}. The same command goes on from there.", file=sys.stderr, flush=True)
 
 
 def _show(error: Exception, run_dir: Path) -> None:

@@ -14,6 +14,7 @@ import ctypes
 import datetime
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -30,6 +31,7 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from rlmec import stopping
 from rlmec.artifacts import atomic_write_json, atomic_write_text
 from rlmec.binding import ConfigurationError
 from rlmec.settings import TrainerSettings
@@ -70,6 +72,13 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
     if os.getppid() != int(parent):  # it died before the call
         os._exit(1)
+
+
+def stop_with_parent() -> None:
+    """In a worker of a sweep's launcher (joblib): has the kernel ask this process to stop when the
+    one that started it ends, as by a signal that reached that one alone."""
+    if multiprocessing.current_process().name.startswith("Loky"):
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
 
 
 def command(overrides: Sequence[str], run_dir: str | Path, extra: Sequence[str] = ()) -> list[str]:
@@ -141,6 +150,7 @@ class Ranks:
         if error is not None:
             raise error
         if box[1]:
+            stopping.check()
             raise RankError(f"rank 0: {box[1]}")
         return value if self.rank == 0 else pickle.loads(box[0])  # pyright: ignore
 
@@ -158,6 +168,7 @@ class Ranks:
             dist.destroy_process_group()
         if self._children:
             _end(self._children, 10 if failed else 300)
+            stopping.pass_on(())
             for name in _GROUP_ENV:
                 os.environ.pop(name, None)
         self.rank, self.world, self._children = 0, 1, []
@@ -172,6 +183,7 @@ class Ranks:
         """Ends this process when a child ends with an error and nobody has closed the ranks within
         `grace` seconds: it would wait for that child for ever."""
         self._children = children
+        stopping.pass_on([child.pid for child in children])
 
         def look() -> None:
             while not self._closing:
@@ -185,7 +197,8 @@ class Ranks:
                                 file=sys.stderr,
                                 flush=True,
                             )
-                            os._exit(1)
+                            asked = stopping.requested()
+                            os._exit(1 if asked is None else 128 + asked)
                 time.sleep(0.2)
 
         threading.Thread(target=look, daemon=True, name="watch-ranks").start()
@@ -255,7 +268,14 @@ def run_as_child(hydra_config: Any, trainer: TrainerSettings) -> int | None:
     if world_size(trainer) == 1:
         return None
     job = command(list(hydra_config.overrides.task), hydra_config.runtime.output_dir)
-    return subprocess.run(job, env={**os.environ, PARENT: str(os.getpid())}, check=False).returncode
+    process = subprocess.Popen(job, env={**os.environ, PARENT: str(os.getpid())})
+    stopping.pass_on([process.pid])
+    with stopping.working():
+        code = process.wait()
+    stopping.pass_on(())
+    if code:
+        stopping.check()  # it has said itself where it was stopped
+    return code
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> Path:

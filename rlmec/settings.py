@@ -300,7 +300,8 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The tree's root. `resume`: auto, required or never; `ckpt_path` is of the stage `stage`."""
+    """The tree's root. `resume` what was cut off: auto; required: not from nothing; never; weights:
+    also on another number of ranks, no longer bit for bit. `ckpt_path` is of the stage `stage`."""
 
     task: Any
     prompt: PromptSettings
@@ -324,7 +325,7 @@ class RunSettings:
     prune: PruneSettings = field(default_factory=PruneSettings)
     seed: int = 1
     stage: str = "report"
-    resume: str = "auto"
+    resume: Literal["auto", "required", "never", "weights"] = "auto"
     ckpt_path: str | None = None
     run_name: str | None = None
     tags: list[str] = field(default_factory=list)

@@ -171,6 +171,10 @@ class PartFolder:
                 raise TableError(f"{entry} is beyond the {self.count} parts of this work")
         return [index for index in range(self.count) if not self.part(index).is_dir()]
 
+    def made(self) -> int:
+        """How many parts are there."""
+        return sum(self.part(index).is_dir() for index in range(self.count))
+
     def write(
         self,
         index: int,

@@ -139,3 +139,7 @@ def torn_save(end):
 def tear(path, share=0.5):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
+
+
+def equal_weights(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)

@@ -25,6 +25,7 @@ from rlmec.checkpointing import (
     BestWeights,
     RandomStates,
     ResumeCheckpoint,
+    StopRequests,
     checkpoints,
     newest_loadable,
     step_of,
@@ -241,6 +242,7 @@ def test_all_generators_go_on_where_they_were(tmp_path):
             data_of(credited_rows(dropping_network(), 6), steps=5, tokens_per_step=20),
             Spy(),
         )
+        stops = StopRequests("fit", saves=True)
         trainer = L.Trainer(
             accelerator="cpu",
             max_epochs=1,
@@ -248,7 +250,7 @@ def test_all_generators_go_on_where_they_were(tmp_path):
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[RandomStates(), spy, ResumeCheckpoint(tmp_path, 3, 2, None)],
+            callbacks=[RandomStates(), spy, ResumeCheckpoint(tmp_path, 3, 2, None, stops)],
             plugins=[AtomicCheckpointIO()],
         )
         L.seed_everything(seed, verbose=False)

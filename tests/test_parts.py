@@ -102,7 +102,17 @@ def predicted(folder, module=None, parts=None):
     module = module or PolicyModule(network("gpt2", seed=1, dropout=True), pad_id=0, end_ids=(1,))
     kept = PartFolder(folder, len(parts))
     run = run_of()
-    predict_parts(run, "sample", module, parts, kept, counted, precision="32-true", seed=1)
+    predict_parts(
+        run,
+        "sample",
+        module,
+        parts,
+        kept,
+        counted,
+        precision="32-true",
+        seed=1,
+        first_item=lambda index: f"prompt {index * 2}",
+    )
     assert kept.missing() == []
     return [file_digest(kept.part(i) / "scores.parquet") for i in range(len(parts))], done
 

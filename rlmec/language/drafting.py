@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlmec import stopping
 from rlmec.language.generation import Completion, Decoding, generate
 from rlmec.language.head import evaluating
 from rlmec.language.logprobs import TokenLogprobs
@@ -138,6 +139,7 @@ class _Batch:
         scores = self._first_pass()
         self._leave()
         while len(self.rows):
+            stopping.check()
             places, sizes = self._planned()
             self._pass(places, sizes)
             self._leave()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from rlmec import stopping
 from rlmec.batching import pad_left
 from rlmec.language.head import evaluating
 from rlmec.language.slots import Slots, batches, slots_obstacle, table_of
@@ -57,7 +58,8 @@ def generate(
     A completion ends with any of `end_ids`. It is a function of the network, its prompt, the
     decoding and (seed, number of the prompt, number of the sample), up to rounding that differs
     between batches; a longer limit goes on where a shorter one cut. The same call gives the same on
-    the same machine. The network is put in eval mode and back.
+    the same machine. The network is put in eval mode and back. RunStopped is raised between two
+    tokens where a signal asks the run to stop.
     """
     n, limit = decoding.num_generations, decoding.max_completion_length
     out: list[Completion | None] = [None] * (n * len(prompts))
@@ -182,6 +184,7 @@ def _decode(
     lengths = torch.full((len(rows),), limit, device=device)  # [R]
     draws = draws.to(device)
     for step in range(limit):
+        stopping.check()
         token, logprob = _choose(logits.float(), decoding, draws[rows, step])  # [open] twice
         tokens[rows, step], logprobs[rows, step] = token, logprob
         ended = is_end[token] & (lengths[rows] == limit)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from rlmec import stopping
 from rlmec.batching import Row, collate, like_lengths
 from rlmec.language.head import evaluating
 from rlmec.language.logprobs import TokenLogprobs
@@ -37,6 +38,7 @@ def score_rows(net: TokenLogprobs, rows: Sequence[Row], pad_id: int) -> list[lis
     lengths = [len(row.input_ids) for row in merged]
     with evaluating(net):
         for group in like_lengths(lengths, limit, MOST_PADDING, LEAST_BATCH):
+            stopping.check()
             batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
             values = net({name: value.to(device) for name, value in batch.items()})
             pieces = values.cpu().split([merged[i].sources.size for i in group])

@@ -61,6 +61,7 @@ def logprob_difference(stage: Stage, work: Path, model: models.LanguageModel) ->
         finish,
         precision=s.precision,
         seed=s.seed,
+        first_item=lambda index: chosen[0].id,
     )
     return run.ranks.share(lambda: _difference(folder.part(0) / "views.parquet"))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from rlmec import stopping
 from rlmec.configuration import build
 from rlmec.display import Bar
 from rlmec.engines.base import Engine, ModelPlace, Sampler
@@ -17,7 +18,14 @@ from rlmec.settings import EvaluateSettings, SampleSettings
 from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage
 from rlmec.stages.judging import Answer, attempts_of
-from rlmec.stages.predicting import Finish, Tables, predict_parts
+from rlmec.stages.predicting import (
+    Finish,
+    FirstItem,
+    Tables,
+    predict_parts,
+    say_goes_on,
+    stopped_between_parts,
+)
 from rlmec.tables import PartFolder
 from rlmec.tasks.base import Task
 
@@ -60,10 +68,15 @@ def attempt_parts(
         kept, counts = keep(attempts_of(judge, codec, answers))
         return {"attempts": (kept, Attempt)}, counts
 
+    def first_item(index: int) -> str:
+        return problems[groups[index][0]].id
+
     folder = PartFolder(work / "parts", len(parts))
     sampler = engine_of(run).sampler(place_of(model, settings.precision))
     if sampler is not None:
-        run.ranks.share(lambda: _by_sampler(run, stage.title, sampler, parts, folder, finish))
+        run.ranks.share(
+            lambda: _by_sampler(run, stage.title, sampler, parts, folder, finish, first_item)
+        )
         return folder
     network = model.network()
     models.fitting_prompts(network, prompts, settings.max_completion_length, stage.title)
@@ -76,6 +89,7 @@ def attempt_parts(
         finish,
         precision=settings.precision,
         seed=settings.seed,
+        first_item=first_item,
     )
     return folder
 
@@ -97,19 +111,20 @@ def _by_sampler(
     parts: Sequence[GenerationPart],
     folder: PartFolder,
     finish: Finish,
+    first_item: FirstItem,
 ) -> None:
     """The missing parts, one after the other, by an engine of its own; on rank 0."""
     missing = folder.missing()
     if not missing:
         return
     done = folder.count - len(missing)
-    if done:
-        run.say(f"{title}: {done} of {folder.count} parts are there already")
+    say_goes_on(run, title, folder, missing, first_item)
     wanted = run.settings.trainer.progress_bar
     bar = Bar(title, folder.count, "parts", wanted=wanted, done=done)
     try:
-        with loading as sampler:
+        with stopped_between_parts(title, folder), loading as sampler:
             for number, index in enumerate(missing, start=done + 1):
+                stopping.check()
                 tables, counts = finish(parts[index], sampler.complete(parts[index]))
                 folder.write(index, tables, counts)
                 bar.update(number)

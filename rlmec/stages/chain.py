@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rlmec import stopping
 from rlmec.artifacts import (
     Artifact,
     ArtifactStore,
@@ -40,6 +41,7 @@ from rlmec.uses import Uses
 Settings = dict[str, Any]
 # what a work folder holds only to go on after a kill
 RESUMING = ("parts", "checkpoints", "agreement")
+INEXACT = "inexact.txt"  # what resume=weights has cost, kept for the manifest
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def make(stage: Stage) -> Artifact:
     if key in run.made:
         return run.made[key]
     parents = {name: make(parent) for name, parent in stage.parents().items()}
+    stopping.check(f"before {stage.title}")
     address = run.ranks.share(lambda: stage.fingerprint(parents))
     began = time.monotonic()
     artifact = run.ranks.share(lambda: _find(stage, address))
@@ -217,7 +220,14 @@ def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact |
         _check_once(stage.run)
         if stage.run.settings.resume == "never":
             shutil.rmtree(work, ignore_errors=True)
-        say(f"{title}: {'goes on' if work.is_dir() else 'begins'}")
+        goes_on = any(any((work / name).glob("*")) for name in RESUMING)
+        if stage.run.settings.resume == "required" and not (goes_on or stage.run.made):
+            raise FileNotFoundError(
+                f"resume=required: there is nothing to go on from, neither in {work} nor a "
+                f"finished artifact that {title} needs; look at paths.artifacts, or begin with "
+                f"resume=auto"
+            )
+        say(f"{title}: {'goes on' if goes_on else 'begins'}")
         work.mkdir(parents=True, exist_ok=True)
         stage.run.uses.sign(stage.name, address)
     return found
@@ -245,6 +255,8 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
             "seconds": round(time.monotonic() - began, 2),
             "environment": environment(run.ranks.world, run.threads),
         }
+        if (note := run.store.work(stage.name, address) / INEXACT).is_file():
+            manifest["inexact"] = note.read_text(encoding="utf-8").strip()
         return run.store.commit(stage.name, address, manifest, drop=RESUMING)
 
     return run.ranks.share(commit)

@@ -17,10 +17,8 @@ from rlmec.checkpointing import (
     BestWeights,
     RandomStates,
     ResumeCheckpoint,
-    newest_loadable,
-    remove_newer,
-    saved_step,
-    step_of,
+    StopRequests,
+    keep_signals,
 )
 from rlmec.configuration import build
 from rlmec.datamodule import PlanSettings, SolutionPairDataModule
@@ -33,6 +31,7 @@ from rlmec.settings import FitSettings, TrainerSettings
 from rlmec.stages.chain import Run
 from rlmec.stages.diagnosing import CURVE
 from rlmec.stages.memory import FIT_REMEDIES, named_memory
+from rlmec.stages.resuming import resume_from
 
 __all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
 
@@ -138,16 +137,18 @@ def fit(
     folder, strategy = work / "checkpoints", fit_strategy(run)
     check_strategy(title, strategy, data, validation)
     best = validation.best if validation else None
-    chosen = run.ranks.share(lambda: _resume_from(run, title, folder, strategy))
-    trainer = L.Trainer(
-        **trainer_arguments(run, settings.precision) | _fit_arguments(run, title, strategy),
-        max_epochs=1,
-        accumulate_grad_batches=data.plan.accumulate,
-        gradient_clip_val=settings.gradient_clip,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        callbacks=_fit_callbacks(run, title, data, validation, folder, strategy),
-        default_root_dir=work,
+    chosen = run.ranks.share(lambda: resume_from(run, title, folder, strategy, data))
+    trainer = keep_signals(
+        L.Trainer(
+            **trainer_arguments(run, settings.precision) | _fit_arguments(run, title, strategy),
+            max_epochs=1,
+            accumulate_grad_batches=data.plan.accumulate,
+            gradient_clip_val=settings.gradient_clip,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            callbacks=_fit_callbacks(run, title, data, validation, folder, strategy),
+            default_root_dir=work,
+        )
     )
     if run.settings.model.compile:
         if isinstance(strategy, FullyShardedStrategy):
@@ -189,6 +190,8 @@ def _fit_callbacks(
     strategy: Any,
 ) -> list[Callback]:
     best, settings = validation.best if validation else None, run.settings.callbacks
+    deepspeed = isinstance(strategy, DeepSpeedStrategy)
+    stops = StopRequests(title, saves=not deepspeed)
     parts: list[Callback | None] = [
         TrainingCurve(folder.parent / CURVE),
         RandomStates(),
@@ -197,10 +200,11 @@ def _fit_callbacks(
         Progress(title, data.plan.epoch_at, run.settings.trainer.progress_bar),
         best,
         *(build(node) for node in settings.extra.values()),
+        stops,
         None
-        if isinstance(strategy, DeepSpeedStrategy)
+        if deepspeed
         else ResumeCheckpoint(
-            folder, settings.checkpoint_every_steps, settings.keep_checkpoints, best
+            folder, settings.checkpoint_every_steps, settings.keep_checkpoints, best, stops
         ),
     ]
     return [part for part in parts if part is not None]
@@ -230,32 +234,6 @@ def _check_finished(
         raise RuntimeError(
             f"{title}: the fit ended at step {trainer.global_step} of {data.plan.steps}"
         )
-
-
-def _resume_from(run: Run, title: str, folder: Path, strategy: Any) -> str | None:
-    """On rank 0: the checkpoint to go on from, said aloud."""
-    settings, stage = run.settings, title.split(" ")[0]
-    mine = settings.stage == stage and title == stage
-    if isinstance(strategy, DeepSpeedStrategy):
-        if mine and (settings.ckpt_path is not None or settings.resume == "required"):
-            raise ValueError(f"{title}: a fit under DeepSpeed cannot be resumed; use trainer=fsdp2")
-        run.say(f"{title}: under DeepSpeed no checkpoints are kept; a kill costs the whole fit")
-        return None
-    if settings.ckpt_path is not None and mine:
-        path = Path(settings.ckpt_path)
-        if not path.is_file():
-            raise FileNotFoundError(f"ckpt_path: {path} is no file")
-        run.say(f"{title}: goes on from {path} (ckpt_path)")
-        remove_newer(folder, saved_step(path))
-        return str(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = newest_loadable(folder, run.say)
-    if found is None:
-        if settings.resume == "required" and mine:
-            raise FileNotFoundError(f"resume=required: {folder} holds no checkpoint of {title}")
-        return None
-    run.say(f"{title}: resumes from optimizer step {step_of(found)} ({found})")
-    return str(found)
 
 
 def _loggers(run: Run, title: str) -> Sequence[Any] | bool:

@@ -8,6 +8,7 @@ is a matter of the problems, not of the solutions.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
@@ -24,6 +25,7 @@ from rlmec.records import Attempt, Problem, by_id
 from rlmec.stages import models
 from rlmec.stages.chain import Run
 from rlmec.stages.judging import Answer, attempts_of
+from rlmec.stages.predicting import say_goes_on, stopped_between_parts
 from rlmec.tables import PartFolder
 from rlmec.tasks.base import SPLITS
 from rlmec.tasks.imports import Found, ImportedSolution, SolutionFile
@@ -55,22 +57,21 @@ def import_parts(
     groups = cut(found.solutions, PART)
     folder = PartFolder(work / "parts", len(groups))
     missing = set(folder.missing())
-    if len(missing) < len(groups):
-        run.say(f"{title}: {len(groups) - len(missing)} of {len(groups)} parts are there already")
     judge = _Judge(run, model, known, {p.id for p in splits["train"][: s.max_problems]})
     bar = Bar(title, found.solutions, "solutions", wanted=run.settings.trainer.progress_bar)
     done = 0
-    try:
+    with contextlib.closing(bar), stopped_between_parts(title, folder):
         for index, solutions in zip_longest(range(len(groups)), in_parts(file, PART)):
             if index is None or solutions is None or len(solutions) != len(groups[index]):
                 raise ValueError(f"{s.path} has changed since its rows were counted")
             numbers = judge.numbered(solutions)
+            if 0 < len(missing) < len(groups) and index == min(missing):
+                first = solutions[0].problem_id
+                say_goes_on(run, title, folder, sorted(missing), lambda _, id_=first: id_)
             if index in missing:
                 attempts, counts = judge.part(solutions, numbers)
                 folder.write(index, {"attempts": (attempts, Attempt)}, counts)
             bar.update(done := done + len(solutions))
-    finally:
-        bar.close()
     return folder, found
 
 

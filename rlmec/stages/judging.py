@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rlmec import stopping
 from rlmec.evaluation import AccuracyMetric
 from rlmec.language.generation import Completion
 from rlmec.prompts import Codec
@@ -75,6 +76,7 @@ def correction_of(
     max_edit_ratio: float,
 ) -> Correction:
     """The GRM's rewrite of a wrong attempt, accepted or rejected."""
+    stopping.check()
     return judge_proposal(
         problem,
         attempt,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from rlmec import stopping
+from rlmec.checkpointing import keep_signals
 from rlmec.display import Bar
 from rlmec.parts import Sealed, part_loader
 from rlmec.stages.chain import Run
@@ -18,6 +21,7 @@ from rlmec.tables import PartFolder
 
 Tables = dict[str, tuple[Sequence[Any], type]]
 Finish = Callable[[Any, Any], tuple[Tables, dict[str, int]]]
+FirstItem = Callable[[int], str]
 
 
 class PartWriter(Callback):
@@ -46,6 +50,7 @@ class PartWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        stopping.check()
         if batch.part is not None:
             tables, counts = self.finish(batch.part, outputs)
             self.folder.write(batch.part.index, tables, counts)
@@ -61,6 +66,27 @@ class PartWriter(Callback):
         self.on_predict_end(trainer, pl_module)
 
 
+def say_goes_on(
+    run: Run, title: str, folder: PartFolder, missing: Sequence[int], first_item: FirstItem
+) -> None:
+    """Says, where some parts are there, at which part and item the work goes on."""
+    if len(missing) < folder.count:
+        run.say(
+            f"{title}: {folder.count - len(missing)} of {folder.count} parts are there already; "
+            f"goes on with part {missing[0] + 1}, from {first_item(missing[0])}"
+        )
+
+
+@contextlib.contextmanager
+def stopped_between_parts(title: str, folder: PartFolder) -> Iterator[None]:
+    """Lets a stop by a signal say how many parts it leaves; what is unfinished is dropped."""
+    try:
+        yield
+    except stopping.RunStopped as stop:
+        where = f"{title} with {folder.made()} of {folder.count} parts made"
+        raise stopping.RunStopped(stop.number, where) from None
+
+
 def predict_parts(
     run: Run,
     title: str,
@@ -71,23 +97,25 @@ def predict_parts(
     *,
     precision: str,
     seed: int,
+    first_item: FirstItem,
 ) -> None:
     """Computes and writes every part that `folder` does not hold yet; returns on all ranks when all
-    are written. Each part's bytes depend on the part alone."""
+    are written. Each part's bytes depend on the part alone; `first_item` names its first item."""
     missing = run.ranks.share(folder.missing)
     if not missing:
         return
-    if len(missing) < folder.count:
-        run.say(f"{title}: {folder.count - len(missing)} of {folder.count} parts are there already")
+    say_goes_on(run, title, folder, missing, first_item)
     wanted = run.settings.trainer.progress_bar
-    trainer = L.Trainer(
-        **trainer_arguments(run, precision),
-        enable_checkpointing=False,
-        callbacks=[PartWriter(title, folder, finish, wanted, len(missing))],
+    trainer = keep_signals(
+        L.Trainer(
+            **trainer_arguments(run, precision),
+            enable_checkpointing=False,
+            callbacks=[PartWriter(title, folder, finish, wanted, len(missing))],
+        )
     )
     seed_everything(seed, run.ranks.rank)
     loader = part_loader(parts, missing, run.ranks.rank, run.ranks.world)
-    with named_memory(title, PREDICT_REMEDIES):
+    with named_memory(title, PREDICT_REMEDIES), stopped_between_parts(title, folder):
         trainer.predict(module, dataloaders=loader, return_predictions=False)
     if run.ranks.world > 1:
         torch.distributed.barrier()

@@ -46,7 +46,17 @@ def correction_logprobs(
     folder = PartFolder(place / "corrections", len(parts))
     module = PolicyModule(model.network(), pad_id=codec.pad_id, end_ids=codec.end_ids)
     shown = f"{title} (corrections)"
-    predict_parts(run, shown, module, parts, folder, finish, precision=s.precision, seed=s.seed)
+    predict_parts(
+        run,
+        shown,
+        module,
+        parts,
+        folder,
+        finish,
+        precision=s.precision,
+        seed=s.seed,
+        first_item=lambda index: parts[index].rows[0].id,
+    )
     table = place / "corrections.parquet"
     run.ranks.share(lambda: folder.merge("scores", Score, table))
     return {score.attempt_id: list(score.old_logprobs) for score in read_table(table, Score)}

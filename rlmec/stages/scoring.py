@@ -130,6 +130,7 @@ class ScoreStage(Stage):
             finish,
             precision=s.precision,
             seed=s.seed,
+            first_item=lambda index: groups[index][0].id,
         )
 
     def _old_part(self, index: int, group: list[Attempt]) -> ScoringPart:

@@ -5,12 +5,14 @@ A teacher gets a whole part of the attempts at once; a part is on disk when the 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rlmec import stopping
 from rlmec.artifacts import Artifact, directory_digest, file_digest
 from rlmec.configuration import build
 from rlmec.display import Bar
@@ -21,6 +23,7 @@ from rlmec.rewriting import best_of, count_reasons, judge_proposal, proposal_ids
 from rlmec.rows import hash_share
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
 from rlmec.stages.importing import in_parts
+from rlmec.stages.predicting import say_goes_on, stopped_between_parts
 from rlmec.stages.sampling import SampleStage, start_model, start_of
 from rlmec.tables import PartFolder, count_rows, iter_columns, iter_table
 from rlmec.tasks.base import Judge, judge_of
@@ -76,24 +79,26 @@ class TeachStage(Stage):
         teacher = as_batch_teacher(own)
         parts = cut(total, s.part_size)
         folder = PartFolder(work / "parts", len(parts))
-        missing = set(folder.missing())
+        missing = folder.missing()
+        if missing:
+            say_goes_on(run, self.title, folder, missing, lambda i: self._first(table, i))
         counts = Counter(folder.counts())
         done = total - sum(len(parts[index]) for index in missing)
         bar = _Progress(self.title, total, run.settings.trainer.progress_bar, done)
-        until = max(missing, default=-1) + 1
-        for index, some in enumerate(islice(in_parts(self._wrong(table), s.part_size), until)):
-            if index not in missing:
-                continue
-            asked = [WrongAttempt(problems[a.problem_id], a.text) for a in some]
-            answers = teacher.correct_all(asked, spent=dict(counts), tick=bar.tick)
-            _require_one_each(teacher, asked, answers)
-            rows = self._judged(some, asked, answers, teacher.name, codec)
-            counted = Counter[str]()
-            for proposals in answers:
-                counted.update(proposals.counts)  # zeros stay
-            folder.write(index, {"corrections": (rows, Correction)}, counted)
-            counts.update(counted)
-        bar.close()
+        until, wanted = max(missing, default=-1) + 1, set(missing)
+        with contextlib.closing(bar), stopped_between_parts(self.title, folder):
+            for index, some in enumerate(islice(in_parts(self._wrong(table), s.part_size), until)):
+                if index not in wanted:
+                    continue
+                asked = [WrongAttempt(problems[a.problem_id], a.text) for a in some]
+                answers = teacher.correct_all(asked, spent=dict(counts), tick=bar.tick)
+                _require_one_each(teacher, asked, answers)
+                rows = self._judged(some, asked, answers, teacher.name, codec)
+                counted = Counter[str]()
+                for proposals in answers:
+                    counted.update(proposals.counts)  # zeros stay
+                folder.write(index, {"corrections": (rows, Correction)}, counted)
+                counts.update(counted)
         return self._finished(work, folder, own)
 
     def _count(self, table: Path) -> int:
@@ -112,6 +117,11 @@ class TeachStage(Stage):
         for attempt in iter_table(table, Attempt):
             if attempt.is_wrong and is_taught(self.run, attempt.problem_id):
                 yield attempt
+
+    def _first(self, table: Path, part: int) -> str:
+        """The id of a part's first attempt."""
+        start = part * self.run.settings.teach.part_size
+        return next(islice(self._wrong(table), start, None)).id
 
     def _judged(
         self,
@@ -141,6 +151,7 @@ class TeachStage(Stage):
         judge: Judge,
     ) -> Correction:
         """The verdict on the best of a teacher's proposals, or on there being none."""
+        stopping.check()
 
         def judged(text: str | None, clipped: bool) -> Correction:
             encode, decode, end = codec.encode, codec.decode, codec.eos_id

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+from rlmec import stopping
 from rlmec.records import Problem, Verdict
 
 SPLITS = ("train", "dev", "test")
@@ -39,13 +40,22 @@ class Task(Protocol):
 
 def judge_of(task: Task, texts: Sequence[str], problems: Sequence[Problem]) -> Judge:
     """The judge of a task for the texts at hand, each about its problem: `task.judge`, or what its
-    `judge_many` has found for all of them."""
+    `judge_many` has found for all of them. A signal that asks to stop is heard between verdicts."""
     many = getattr(task, "judge_many", None)
     if many is None:
-        return task.judge
+        return _stoppable(task.judge)
     known: dict[tuple[str, str], Verdict] = {}
     for at in range(0, len(texts), AT_ONCE):
+        stopping.check()  # a verdict may take seconds
         some, about = texts[at : at + AT_ONCE], problems[at : at + AT_ONCE]
         keys = [(text, problem.id) for text, problem in zip(some, about, strict=True)]
         known |= zip(keys, many(some, about), strict=True)
     return lambda text, problem: known[text, problem.id]
+
+
+def _stoppable(judge: Judge) -> Judge:
+    def judged(text: str, problem: Problem) -> Verdict:
+        stopping.check()
+        return judge(text, problem)
+
+    return judged

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from rlmec import stopping
 from rlmec.records import Problem
 
 REFUSALS = ("over_budget", "refused", "failed")
@@ -103,6 +104,7 @@ class OneByOne:
         del spent
         out = []
         for problem, attempt in attempts:
+            stopping.check()
             text = self._teacher.correct(problem, attempt)
             out.append(Proposals() if text is None else Proposals([Proposal(text)]))
             tick()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rlmec import stopping
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
 from rlmec.teachers.budget import Budget, Hold, Ledger, OverBudget, Tokens
 from rlmec.teachers.cache import AnswerCache
@@ -135,6 +136,7 @@ class EndpointTeacher:
             try:
                 for attempt in attempts:
                     free.acquire()
+                    stopping.check()
                     hold = None if stop.is_set() else ledger.admit(self._bound(attempt))
                     if stop.is_set():
                         break

@@ -18,7 +18,6 @@ mended.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 from rapidfuzz.distance import Levenshtein
@@ -26,7 +25,13 @@ from rapidfuzz.distance import Levenshtein
 from rlmec.records import Problem
 from rlmec.tasks import answers
 from rlmec.tasks.phrasings import tokens
-from rlmec.teachers.equations import mended_line, numbers_in, result_of, states_falsehood
+from rlmec.teachers.equations import (
+    Exact,
+    mended_line,
+    numbers_in,
+    result_of,
+    states_falsehood,
+)
 
 MOST_LINES = 60
 """Lines of an attempt or a reference that are looked at."""
@@ -164,7 +169,7 @@ class _Splice:
         """No number stems from a dropped line, and each line but the last is used later."""
         known = self.given | {r for r in self.reached[:j] if r is not None} | self.used[j]
         foreign = {r for r in self.results[:i] if r is not None} - known
-        needed: set[Fraction] = set()
+        needed: set[Exact] = set()
         for index in range(i_end - 1, i - 1, -1):
             result, numbers = self.results[index], set(numbers_in(self.attempt[index]))
             if index < i_end - 1 and (result is None or result not in needed):

@@ -1,0 +1,151 @@
+"""What can go wrong with a command, put into its process: at the n-th time that it comes to a point
+of its work, it is killed, asked to stop, or an error is raised there.
+
+The program's functions are wrapped in the child alone (`install`), never changed. The rows of every
+micro-batch are noted too, in a file that outlives the child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CODES = {"kill": -9, "term": 143, "group-term": 143, "usr1": 138, "int": 130, "int2": 130}
+CODES |= {"error": 1}
+FIT_POINTS = ("micro", "validate", "decode", "save", "saved", "begin")
+PART_POINTS = ("decode", "judge", "table", "part", "parted", "begin")
+
+
+class Injected(Exception):
+    """The error that a case puts in."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """`action` at the `nth` time that the work comes to `point`; at "time", once the share `nth` of
+    100 of the time of an uninterrupted run is over, from outside."""
+
+    action: str
+    point: str
+    nth: int
+
+    def __str__(self) -> str:
+        return f"{self.action}@{self.point}:{self.nth}"
+
+
+def act(action: str, pid: int) -> None:
+    """Does it to a process; an error only to the own one."""
+    if action == "error":
+        raise Injected("put in by a fault case")
+    numbers = {"kill": signal.SIGKILL, "usr1": signal.SIGUSR1}
+    numbers |= dict.fromkeys(("int", "int2"), signal.SIGINT)
+    number = numbers.get(action, signal.SIGTERM)
+    if action == "group-term":
+        os.killpg(os.getpgid(pid), number)
+    else:
+        os.kill(pid, number)
+    if action == "int2":
+        os.kill(pid, number)
+
+
+def install(stop: Stop | None, trace: Path) -> None:
+    """Puts the wraps into this process."""
+    seen: Counter[str] = Counter()
+
+    def at(point: str) -> bool:
+        """Counts; acts when it is time. True where a write is to be left half done."""
+        seen[point] += 1
+        return stop is not None and stop.point == point and seen[point] == stop.nth
+
+    def act_at(point: str) -> None:
+        if at(point):
+            act(stop.action, os.getpid())  # pyright: ignore
+
+    _wrap_fits(act_at, trace)
+    _wrap_decoding(act_at)
+    _wrap_writing(at, act_at, stop)
+
+
+def _before(owner: Any, name: str, do: Callable[..., None]) -> None:
+    whole = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        do(*args, **kwargs)
+        return whole(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def _wrap_fits(act_at: Callable[[str], None], trace: Path) -> None:
+    from rlmec.callbacks import Progress, Validation
+    from rlmec.modules.completion import CompletionModule
+
+    def note(module: Any, batch: Any, batch_idx: int) -> None:
+        step = module.trainer.global_step
+        ids = zlib.crc32(batch["input_ids"].numpy().tobytes())
+        with trace.open("a") as file:
+            file.write(json.dumps([step, batch_idx, ids]) + "\n")
+        act_at("micro")
+
+    _before(CompletionModule, "training_step", note)
+    _before(Validation, "_generate", lambda *args: act_at("validate"))
+    _before(Progress, "on_train_start", lambda *args: act_at("begin"))
+
+
+def _wrap_decoding(act_at: Callable[[str], None]) -> None:
+    from rlmec.language import drafting, generation, scoring
+    from rlmec.stages import attempting, predicting, teaching
+    from rlmec.stages import scoring as score_stage
+
+    _before(generation, "_choose", lambda *args: act_at("decode"))
+    _before(drafting._Batch, "_pass", lambda *args: act_at("decode"))
+    _before(scoring, "collate", lambda *args: act_at("decode"))
+    _before(attempting, "attempt_of", lambda *args, **kwargs: act_at("judge"))
+    _before(score_stage, "correction_of", lambda *args, **kwargs: act_at("judge"))
+    _before(teaching, "judge_proposal", lambda *args, **kwargs: act_at("judge"))
+    _before(predicting.PartWriter, "on_predict_start", lambda *args: act_at("begin"))
+
+
+def _wrap_writing(
+    at: Callable[[str], bool], act_at: Callable[[str], None], stop: Stop | None
+) -> None:
+    import torch
+
+    from rlmec import tables
+    from rlmec.checkpointing import AtomicCheckpointIO
+
+    whole_save, whole_rename = torch.save, os.rename
+    whole_checkpoint = AtomicCheckpointIO.save_checkpoint
+
+    def save(obj: Any, stream: Any, *args: Any, **kwargs: Any) -> None:
+        now = at("save")
+        begun = stream.tell()
+        whole_save(obj, stream, *args, **kwargs)
+        if now and stop is not None:  # half of the bytes are on disk
+            if stop.action in ("kill", "error"):
+                stream.truncate(begun + (stream.tell() - begun) // 2)
+                stream.flush()
+            act(stop.action, os.getpid())
+
+    def save_checkpoint(*args: Any, **kwargs: Any) -> None:
+        whole_checkpoint(*args, **kwargs)
+        act_at("saved")
+
+    def rename(source: Any, target: Any, **kwargs: Any) -> None:
+        kind = {".tmp-": "part", ".work": "commit"}.get(Path(source).name[:5])
+        if kind is not None:
+            act_at(kind)
+        whole_rename(source, target, **kwargs)
+        if kind is not None:
+            act_at({"part": "parted", "commit": "committed"}[kind])
+
+    torch.save, os.rename = save, rename
+    AtomicCheckpointIO.save_checkpoint = save_checkpoint
+    _before(tables, "sync", lambda *args: act_at("table"))

@@ -1,0 +1,199 @@
+"""Runs cases: stops, starts again, compares with an uninterrupted run of the same setting."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .cases import Case
+from .comparing import differences, finished, joined, trace
+from .damaging import Damage, no_damage
+from .forking import Child, start
+from .injecting import CODES, Stop, act, install
+from .settings import FITS, STAGES, command, upstream, write_configuration
+
+SWEPT = "policy.objective.epsilon=0.1,0.3"
+STOPPED_AT = re.compile(r"stopped by [\w-]+: \S+ at optimizer step (\d+) of")
+RESUMED_AT = re.compile(r"resumes from optimizer step (\d+)")
+PARTS = re.compile(r"(\d+) of \d+ parts are there already")
+
+
+@dataclass
+class Result:
+    """What became of a case."""
+
+    case: Case
+    stops: list[str] = field(default_factory=list)
+    went_on: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    rows_wrong: int = 0
+    torn: int = 0
+    torn_accepted: int = 0
+    slowest: float = 0.0
+    seconds: float = 0.0
+
+
+class Bench:
+    """Stores and uninterrupted runs below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.configuration = write_configuration(root / "conf")
+        self.took: dict[tuple[str, str], float] = {}
+
+    def argv(self, case: Case, store: Path) -> list[str]:
+        line = command(case.setting, case.stage, self.configuration, store, self.root / "start")
+        return ["-m", *line, SWEPT] if case.damage == "sweep" else line
+
+    def reference(self, setting: str, until: str) -> Path:
+        """The store of a setting with all stages up to one, made where it is not there."""
+        store = self.root / setting
+        if setting.startswith("lora") and not (self.root / "start").is_dir():
+            (warm,) = finished(self.reference("full1", "warmup"), "warmup")
+            shutil.copytree(warm / "model", self.root / "start")
+        for stage in [*upstream(setting, until), until]:
+            if not finished(store, stage):
+                self._run_whole(Case("reference", setting, stage, ()), store, stage)
+        return store
+
+    def swept(self) -> Path:
+        """The uninterrupted sweep's store, which its jobs' policies alone are taken from."""
+        store = self.root / "sweep"
+        if not store.is_dir():
+            self._copy(self.reference("full1", "score"), store, upstream("full1", "policy"))
+            self._run_whole(Case("reference", "full1", "policy", (), "sweep"), store, "sweep")
+        return store
+
+    def _run_whole(self, case: Case, store: Path, name: str) -> None:
+        log, began = store / "log.txt", time.monotonic()
+        noting = functools.partial(install, None, store / f"{name}.trace")
+        store.mkdir(parents=True, exist_ok=True)
+        if (code := start(self.argv(case, store), log, noting).wait()) != 0:
+            raise RuntimeError(
+                f"the uninterrupted run ended with {code}: {log.read_text()[-3000:]}"
+            )
+        self.took[case.setting, name] = time.monotonic() - began
+
+    def _copy(self, source: Path, target: Path, stages: list[str]) -> None:
+        for stage in stages:
+            shutil.copytree(source / "artifacts" / stage, target / "artifacts" / stage)
+
+    def run(self, case: Case) -> Result:
+        """A case from its beginning to the comparison; what is wrong is in the result."""
+        began, result = time.monotonic(), Result(case)
+        sweep = case.damage == "sweep"
+        whole = self.swept() if sweep else self.reference(case.setting, case.stage)
+        store = self.root / "cases" / case.name
+        shutil.rmtree(store, ignore_errors=True)
+        damage = no_damage(store) if sweep or not case.damage else Damage(case.damage, store)
+        with damage:
+            self._copy(whole, store, upstream(case.setting, case.stage))
+            _Walk(self, case, store, whole, result, damage).walk()
+        if not result.wrong:
+            shutil.rmtree(store, ignore_errors=True)
+        result.seconds = time.monotonic() - began
+        return result
+
+
+class _Walk:
+    """One case on its way."""
+
+    def __init__(
+        self, bench: Bench, case: Case, store: Path, whole: Path, result: Result, damage: Damage
+    ) -> None:
+        self.bench, self.case, self.store, self.whole = bench, case, store, whole
+        self.result, self.damage = result, damage
+        self.log, self.traces = store / "log.txt", list[Path]()
+
+    def walk(self) -> None:
+        stopped: int | None = None
+        for number, stop in enumerate(self.case.stops):
+            self.damage.before(number)
+            said = self._stopped_run(stop)
+            self._check_resumed(said, stopped)
+            at = STOPPED_AT.search(said)
+            stopped = int(at[1]) if at else None
+            self.damage.after(number, self.case.stage)
+        refused = self._refused()
+        said, code = self._run(None)
+        self._check_resumed(said, stopped)
+        if code != 0:
+            self.result.wrong.append(f"the last run ended with {code}")
+            return
+        name = "sweep" if self.case.damage == "sweep" else self.case.stage
+        self.result.wrong += differences(self.store, self.whole, self.case.stage)
+        if self.case.stage in FITS and name != "sweep" and not refused:
+            self._check_rows(self.whole / f"{name}.trace")
+
+    def _stopped_run(self, stop: Stop) -> str:
+        said, code = self._run(stop)
+        wanted = 1 if stop.point == "disk" else CODES[stop.action]
+        if code == wanted:
+            self.result.stops.append(str(stop))
+        elif code == 0:  # it was done before its time came
+            self.result.stops.append(f"({stop})")
+        else:
+            self.result.wrong.append(f"{stop} ended with {code}, not {wanted}")
+        return said
+
+    def _run(self, stop: Stop | None) -> tuple[str, int]:
+        said = self.log.stat().st_size if self.log.is_file() else 0
+        self.traces.append(self.store / f"{len(self.traces)}.trace")
+        put_in = None if stop is None or stop.point in ("time", "disk") else stop
+        noting = functools.partial(install, put_in, self.traces[-1])
+        child = start(self.bench.argv(self.case, self.store), self.log, noting)
+        if stop is not None and stop.point == "time":
+            self._strike_in_time(child, stop)
+        code = child.wait()
+        return self.log.read_bytes()[said:].decode(), code
+
+    def _strike_in_time(self, child: Child, stop: Stop) -> None:
+        took = self.bench.took.get((self.case.setting, self.case.stage), 5.0)
+        time.sleep(took * stop.nth / 100)
+        try:
+            act(stop.action, child.pid)
+        except ProcessLookupError:
+            return
+        struck = time.monotonic()
+        child.wait()
+        self.result.slowest = max(self.result.slowest, time.monotonic() - struck)
+
+    def _check_resumed(self, said: str, stopped: int | None) -> None:
+        """A fit that a signal stopped goes on at that step and no other."""
+        found = [int(n) for n in RESUMED_AT.findall(said)]
+        self.result.went_on += [f"step {n}" for n in found]
+        self.result.went_on += [f"part {n}" for n in PARTS.findall(said)]
+        sweep = self.case.damage == "sweep"
+        damaged = self.case.damage.startswith("checkpoint")
+        if stopped is not None and not sweep and not damaged and found[:1] != [stopped]:
+            self.result.wrong.append(f"stopped at step {stopped}, went on from {found}")
+
+    def _refused(self) -> bool:
+        """Whether the next run must refuse what is torn, and did; then it is taken away."""
+        if not self.damage.is_torn:
+            return False
+        self.result.torn += 1
+        if not self.damage.must_be_refused:
+            return False
+        said, code = self._run(None)
+        if code != 1 or "error:" not in said:
+            self.result.torn_accepted += 1
+            self.result.wrong.append(f"torn {self.case.damage}: ended with {code}")
+        self.damage.take_away()
+        return True
+
+    def _check_rows(self, reference: Path) -> None:
+        wanted = trace(reference)
+        found, skipped = joined([trace(path) for path in self.traces])
+        wrong = sum(a != b for a, b in zip(found, wanted, strict=False))
+        wrong += abs(len(found) - len(wanted)) + skipped
+        self.result.rows_wrong = wrong
+        if wrong:
+            self.result.wrong.append(f"{wrong} micro-batches lost, doubled or others")
+
+
+assert set(FITS) < set(STAGES)
