@@ -75,9 +75,10 @@ STAGE_NODES = {
     "evaluate": ("task", "prompt", "evaluate", "engine", *WEIGHTS),
     "report": ("report",),
 }
-# Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts; of
-# several judged tasks each one's node, in its own artifact alone; a key of a node that STAGE_NODES
-# names by itself counts there alone.)
+# Keys that change no artifact: hardware, display, places; and those that only say which artifacts
+# there are: rounds, the GRM's later steps (which count in the GRM of a later round). (Of a judged
+# model the digest counts; of several judged tasks each one's node, in its own artifact alone; a key
+# of a node that STAGE_NODES names by itself counts there alone.)
 IGNORED = (
     "trainer",
     "callbacks",
@@ -86,11 +87,14 @@ IGNORED = (
     "security",
     "seed",
     "stage",
+    "rounds",
     "resume",
     "ckpt_path",
     "run_name",
     "tags",
     "optimized_metric",
+    "grm.later_steps",
+    "report.each_round",
     "evaluate.model",
     "evaluate.attempts",
     "evaluate.against",

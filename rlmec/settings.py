@@ -119,14 +119,21 @@ class Mixture:
 @dataclass(frozen=True)
 class GrmSettings(FitSettings):
     """Training of the GRM; `model` (default: the policy's start) is a directory, `lora` as of the
-    policy (`model.lora`). `rows_together` of a problem share their prompt in one row."""
+    policy (`model.lora`). `rows_together` of a problem share their prompt in one row. It is
+    trained on for `later_steps` in each round after the first, or kept where that is None."""
 
     model: str | None = None
     lora: LoraSettings | None = None
     mixture: Mixture = field(default_factory=Mixture)
     rows_together: int = 1
+    later_steps: int | None = None
     val_share: float = 0.1
     max_completion_length: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.later_steps is not None and self.later_steps < 1:
+            raise ValueError(f"later_steps is {self.later_steps}, at least 1 is needed")
 
 
 @dataclass(frozen=True)
@@ -215,11 +222,13 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """The final table: the start, each of `compare` (changes to the policy node), the policy. The
-    token-reward page shows `page_pairs` attempts at most."""
+    """The final table: the start, each of `compare` (changes to the policy node), with
+    `each_round` the policy of every round, the policy. The token-reward page shows `page_pairs`
+    attempts at most."""
 
     compare: dict[str, dict[str, Any]] | None = None
     page_pairs: int = 5000
+    each_round: bool = True
 
 
 @dataclass(frozen=True)
@@ -285,7 +294,8 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The tree's root. `resume`: auto, required or never; `ckpt_path` is of the stage `stage`."""
+    """The tree's root. `resume`: auto, required or never; `ckpt_path` is of the stage `stage`. The
+    chain is gone through `rounds` times, each time from the policy trained before."""
 
     task: Any
     prompt: PromptSettings
@@ -308,11 +318,16 @@ class RunSettings:
     security: SecuritySettings
     seed: int = 1
     stage: str = "report"
+    rounds: int = 1
     resume: str = "auto"
     ckpt_path: str | None = None
     run_name: str | None = None
     tags: list[str] = field(default_factory=list)
     optimized_metric: str = "dev/accuracy"
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}, at least 1 is needed")
 
 
 def as_plain(settings: Any) -> dict[str, Any]:

@@ -234,8 +234,7 @@ def _check_finished(
 
 def _resume_from(run: Run, title: str, folder: Path, strategy: Any) -> str | None:
     """On rank 0: the checkpoint to go on from, said aloud."""
-    settings, stage = run.settings, title.split(" ")[0]
-    mine = settings.stage == stage and title == stage
+    settings, mine = run.settings, title == run.asked
     if isinstance(strategy, DeepSpeedStrategy):
         if mine and (settings.ckpt_path is not None or settings.resume == "required"):
             raise ValueError(f"{title}: a fit under DeepSpeed cannot be resumed; use trainer=fsdp2")

@@ -21,8 +21,8 @@ from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Stage
 from rlmec.stages.judging import correction_of
 from rlmec.stages.predicting import predict_parts
-from rlmec.stages.rewarding import GrmStage
-from rlmec.stages.sampling import SampleStage, start_model, start_of
+from rlmec.stages.rewarding import grm_of
+from rlmec.stages.sampling import RoundStage, SampleStage
 from rlmec.stages.teaching import TeachStage, correction_metrics, is_taught
 from rlmec.tables import PartFolder, read_table, write_table
 
@@ -40,7 +40,7 @@ class Shown:
     too_long_to_rewrite: int
 
 
-class ScoreStage(Stage):
+class ScoreStage(RoundStage):
     """Raw log-probs of every attempt under the GRM and the old policy, and the GRM's own
     corrections of the wrong attempts that have none from the teacher."""
 
@@ -48,16 +48,13 @@ class ScoreStage(Stage):
     version = 3  # attempts too long for a model are left out and counted
 
     def parents(self) -> dict[str, Stage]:
-        run = self.run
-        own = {"sample": SampleStage(run), "teach": TeachStage(run), "grm": GrmStage(run)}
-        return start_of(run)[0] | own
-
-    def inputs(self) -> dict[str, str]:
-        return start_of(self.run)[1]
+        run, start = self.run, self.start
+        own = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
+        return super().parents() | own | {"grm": grm_of(start)}
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run, s = self.run, self.run.settings.score
-        start = start_model(run, parents)
+        start = self.start.model(parents)
         grm = models.of_artifact(parents["grm"], run.settings)
         problems = by_id(run.task.problems("train"))
         shown = self._shown(parents, start, grm, problems)
