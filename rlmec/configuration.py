@@ -109,6 +109,8 @@ IGNORED = (
     "model.lora",
     *WEIGHTS,
 )
+# Keys that count where they are on alone: off, an artifact is what it was before they were there.
+SWITCHES = {"grm": {"label_weight": 0.0}, "score": {"labels": False}}
 # Keys of this project's own teachers that change how they ask, not what they answer. Their budget
 # counts: it decides which attempts get a correction.
 ASKING = ("api_key_env", "cache", "max_concurrency", "max_retries", "max_failures")
@@ -125,6 +127,9 @@ def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
     for node, _, key in (dotted.partition(".") for dotted in IGNORED):
         if key and node in nodes:
             nodes[node] = {k: v for k, v in nodes[node].items() if k != key}
+    for node, off in SWITCHES.items():
+        if node in nodes:
+            nodes[node] = {k: v for k, v in nodes[node].items() if k not in off or v != off[k]}
     if str((nodes.get("teacher") or {}).get("_target_")).startswith("rlmec.teachers."):
         nodes["teacher"] = {k: v for k, v in nodes["teacher"].items() if k not in ASKING}
     return nodes

@@ -120,13 +120,15 @@ class Mixture:
 class GrmSettings(FitSettings):
     """Training of the GRM; `model` (default: the policy's start) is a directory, `lora` as of the
     policy (`model.lora`). `rows_together` of a problem share their prompt in one row. It is
-    trained on for `later_steps` in each round after the first, or kept where that is None."""
+    trained on for `later_steps` in each round after the first, or kept where that is None. Above a
+    `label_weight` of 0 it also learns to say of an attempt's tokens whether to keep them."""
 
     model: str | None = None
     lora: LoraSettings | None = None
     mixture: Mixture = field(default_factory=Mixture)
     rows_together: int = 1
     later_steps: int | None = None
+    label_weight: float = 0.0
     val_share: float = 0.1
     max_completion_length: int = 512
 
@@ -134,14 +136,18 @@ class GrmSettings(FitSettings):
         super().__post_init__()
         if self.later_steps is not None and self.later_steps < 1:
             raise ValueError(f"later_steps is {self.later_steps}, at least 1 is needed")
+        if self.label_weight < 0:
+            raise ValueError(f"label_weight is {self.label_weight}, a weight is not below 0")
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected."""
+    """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected. With
+    `labels` a token's probability is that of its label (see rlmec.labels), not its likelihood."""
 
     seed: int = 1
     rewrite: bool = True
+    labels: bool = False
     max_edit_ratio: float = 0.5
     max_completion_length: int = 512
     max_length: int = 2048
@@ -328,6 +334,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}, at least 1 is needed")
+        if self.score.labels and not self.grm.label_weight:
+            raise ValueError("score.labels: the GRM learns no labels; set grm.label_weight=1")
 
 
 def as_plain(settings: Any) -> dict[str, Any]:

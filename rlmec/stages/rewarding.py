@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlmec.artifacts import Artifact
+from rlmec.batching import Row
 from rlmec.callbacks import Validation
 from rlmec.configuration import build
 from rlmec.datamodule import SolutionPairDataModule
+from rlmec.labels import labelled_rows
 from rlmec.modules.reward_model import RewardModelModule
 from rlmec.objectives import weighted_likelihood
 from rlmec.records import Attempt, Correction, Problem, by_id, require_same_tokenizer
-from rlmec.rows import grm_rows, hash_share
+from rlmec.rows import grm_rows, hash_share, together
 from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
@@ -164,26 +165,37 @@ class GrmStage(RoundStage):
     ) -> SolutionPairDataModule:
         settings = self.own
 
-        def rows_of(attempts: list[Attempt], corrections: list[Correction], mix: Any):
-            return lambda data: grm_rows(
-                data.prompts,
-                data.problems,
-                attempts,
-                corrections,
-                copy=mix.copy,
-                locate=mix.locate,
-                seed=settings.seed,
-                most=settings.rows_together,
-                limit=min(data.max_length, data.max_tokens or data.max_length),
-            )
+        def rows_of(
+            attempts: list[Attempt], corrections: list[Correction], label_weight: float = 0.0
+        ):
+            def made(data: SolutionPairDataModule) -> list[Row]:
+                prompts, known, mix = data.prompts, data.problems, settings.mixture
+                found = grm_rows(
+                    prompts,
+                    known,
+                    attempts,
+                    corrections,
+                    copy=mix.copy,
+                    locate=mix.locate,
+                    seed=settings.seed,
+                )
+                if label_weight:
+                    found = labelled_rows(
+                        found, prompts, known, attempts, corrections, label_weight
+                    )
+                problem_of = {a.id: a.problem_id for a in attempts}
+                groups = {row.id: problem_of[row.id.rpartition("/")[0]] for row in found}
+                limit = min(data.max_length, data.max_tokens or data.max_length)
+                return together(found, groups, settings.rows_together, limit)
 
-        mixture = settings.mixture
+            return made
+
         return SolutionPairDataModule(
             model.prompts,
             list(problems.values()),
-            rows_of(taught.attempts, taught.corrections, mixture),
+            rows_of(taught.attempts, taught.corrections, settings.label_weight),
             plan_settings(settings, self.run.settings.trainer, model.context),
-            val_rows=rows_of(taught.val_attempts, taught.val_corrections, mixture),
+            val_rows=rows_of(taught.val_attempts, taught.val_corrections),
             attempts=taught.attempts,
             corrections=taught.corrections,
         )

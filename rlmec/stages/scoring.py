@@ -12,6 +12,7 @@ from rlmec.alignment import edit_ratio
 from rlmec.artifacts import Artifact
 from rlmec.batching import Row
 from rlmec.credit import copied_share
+from rlmec.labels import kept_logprobs, reading_row
 from rlmec.modules.policy import PolicyModule
 from rlmec.modules.reward_model import GrmOutput, RewardModelModule
 from rlmec.parts import Draft, ScoringPart, cut
@@ -41,8 +42,9 @@ class Shown:
 
 
 class ScoreStage(RoundStage):
-    """Raw log-probs of every attempt under the GRM and the old policy, and the GRM's own
-    corrections of the wrong attempts that have none from the teacher."""
+    """Raw log-probs of every attempt under the GRM and the old policy (with `score.labels` those of
+    keeping its tokens), and the GRM's own corrections of the wrong attempts that have none from the
+    teacher."""
 
     name = "score"
     version = 3  # attempts too long for a model are left out and counted
@@ -155,13 +157,16 @@ class ScoreStage(RoundStage):
         index: int,
         group: list[Attempt],
     ) -> ScoringPart:
-        """Attempts that the GRM must correct are drafts; the others are scored alone."""
-        rows, drafts = [], []
+        """Attempts that the GRM must correct are drafts; the others are scored alone. With
+        `score.labels` all are read, and drafts rewritten besides."""
+        rows, drafts, labels = [], [], self.run.settings.score.labels
         for a in group:
             problem, ids = problems[a.problem_id], a.completion_ids
             if a.id in to_correct:
                 drafts.append(Draft(grm.prompts.rewrite(problem, ids), ids))
-            else:
+            if labels:
+                rows.append(reading_row(grm.prompts, problem, ids, a.id))
+            elif a.id not in to_correct:
                 rows.append(rewriting_row(grm.prompts, problem, ids, ids, a.id))
         return ScoringPart(index, rows, drafts, self.run.settings.score.max_completion_length)
 
@@ -178,11 +183,14 @@ class ScoreStage(RoundStage):
             alone, rewritten = iter(output.logprobs), iter(output.rewrites)
             scores, corrections = [], []
             for a in groups[part.index]:
-                if a.id not in to_correct:
+                values: list[float] = []
+                if s.labels:
+                    values = kept_logprobs(next(alone))
+                elif a.id not in to_correct:
                     values = next(alone)
-                else:
+                if a.id in to_correct:
                     problem, made = problems[a.problem_id], next(rewritten)
-                    values = made.draft_logprobs
+                    values = values or made.draft_logprobs
                     proposal = correction_of(
                         run.task, codec, problem, a, made.completion, s.max_edit_ratio
                     )
