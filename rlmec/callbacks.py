@@ -32,7 +32,8 @@ class Validation(Callback):
 
     It runs every `every_steps` optimizer steps. `judge` gets the numbers of the prompts that this
     rank completed and the completions, and returns sums (as floats) over them, `count` among them;
-    the callback adds them over the ranks and logs each one's share as `{prefix}/{name}`. With
+    the callback adds them over the ranks and logs each one's share as `{prefix}/{name}`. Of
+    `watched` training rows the mean entropy at their scored tokens is logged beside it. With
     `drafts` of the completions they are found faster, and are the same. `best` is offered the share
     named `monitor`; training stops at the first optimizer step at which it reaches `target`.
     """
@@ -50,9 +51,10 @@ class Validation(Callback):
         best: BestWeights | None = None,
         target: float | None = None,
         drafts: Sequence[list[int]] | None = None,
+        watched: int = 0,
     ) -> None:
         self.prompts, self.judge = list(prompts), judge
-        self.drafts = drafts
+        self.drafts, self.watched = drafts, watched
         self.every_steps = every_steps
         self.decoding = Decoding(max_completion_length)
         self.batch_size, self.prefix, self.monitor = batch_size, prefix, monitor
@@ -87,7 +89,8 @@ class Validation(Callback):
             self._validate(trainer, pl_module)
 
     def _validate(self, trainer: L.Trainer, pl_module: CompletionModule) -> None:
-        figures = self._loss(trainer, pl_module) | self._generate(trainer, pl_module)
+        figures = self._loss(trainer, pl_module) | self._entropy(trainer, pl_module)
+        figures |= self._generate(trainer, pl_module)
         self.history.append({"step": float(trainer.global_step), **figures})
         publish(trainer, figures)
         score = figures.get(f"{self.prefix}/{self.monitor}")
@@ -99,20 +102,34 @@ class Validation(Callback):
             self.stopped = True
             trainer.should_stop = True
 
-    @torch.no_grad()
     def _loss(self, trainer: Any, pl_module: CompletionModule) -> dict[str, float]:
         if pl_module.is_cut:  # the ranks have different numbers of batches
             return {}
         batches = trainer.datamodule.val_dataloader()
+        mean = self._mean(trainer, pl_module, batches, pl_module.validation_step)
+        return {} if mean is None else {"val/loss": mean}
+
+    def _entropy(self, trainer: Any, pl_module: CompletionModule) -> dict[str, float]:
+        if pl_module.is_cut or not self.watched:
+            return {}
+        batches = trainer.datamodule.watched_batches(self.watched)
+        mean = self._mean(trainer, pl_module, batches, pl_module.entropy_step)
+        return {} if mean is None else {"val/entropy": mean}
+
+    @torch.no_grad()
+    def _mean(
+        self, trainer: Any, pl_module: CompletionModule, batches: Sequence[Any], step: Any
+    ) -> float | None:
+        """The mean over the tokens of all batches and ranks of what `step` sums up and counts."""
         sums = torch.zeros(2, dtype=torch.float64)
         pl_module.eval()
         with trainer.precision_plugin.forward_context():
             for i, batch in enumerate(batches):
                 moved = {k: v.to(pl_module.device) for k, v in batch.items()}
-                sums += pl_module.validation_step(moved, i).double().cpu()
+                sums += step(moved, i).double().cpu()
         pl_module.train()
         total, count = self._added(trainer, sums.tolist())
-        return {"val/loss": total / count} if count else {}
+        return total / count if count else None
 
     def _generate(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float]:
         if not self.prompts:

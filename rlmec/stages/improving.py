@@ -23,6 +23,9 @@ from rlmec.tables import read_table
 
 __all__ = ["PolicyStage", "joined_data", "policies"]
 
+WATCHED = 64
+"""Training rows at whose tokens the policy's entropy is measured with each validation."""
+
 
 class PolicyStage(RoundStage):
     """Trains the policy on from where its round starts; `node` is the policy node, changed for a
@@ -81,6 +84,7 @@ class PolicyStage(RoundStage):
             every_steps=node.val_every_steps,
             max_completion_length=node.max_completion_length,
             best=best_weights(work) if dev else None,
+            watched=WATCHED,
         )
         history = fit(run, self.title, node, work, module, data, validation)
         run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
