@@ -75,10 +75,9 @@ STAGE_NODES = {
     "evaluate": ("task", "prompt", "evaluate", "engine", *WEIGHTS),
     "report": ("report",),
 }
-# Keys that change no artifact: hardware, display, places; and those that only say which artifacts
-# there are: rounds, the GRM's later steps (which count in the GRM of a later round). (Of a judged
-# model the digest counts; of several judged tasks each one's node, in its own artifact alone; a key
-# of a node that STAGE_NODES names by itself counts there alone.)
+# Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts; of
+# several judged tasks each one's node, in its own artifact alone; a key of a node that STAGE_NODES
+# names by itself counts there alone.)
 IGNORED = (
     "trainer",
     "callbacks",
@@ -87,14 +86,12 @@ IGNORED = (
     "security",
     "seed",
     "stage",
-    "rounds",
     "resume",
     "ckpt_path",
     "run_name",
     "tags",
     "optimized_metric",
-    "grm.later_steps",
-    "report.each_round",
+    *("rounds", "grm.later_steps", "report.each_round"),  # say which artifacts there are
     "evaluate.model",
     "evaluate.attempts",
     "evaluate.against",
@@ -127,9 +124,8 @@ def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
     for node, _, key in (dotted.partition(".") for dotted in IGNORED):
         if key and node in nodes:
             nodes[node] = {k: v for k, v in nodes[node].items() if k != key}
-    for node, off in SWITCHES.items():
-        if node in nodes:
-            nodes[node] = {k: v for k, v in nodes[node].items() if k not in off or v != off[k]}
+    for node in SWITCHES.keys() & nodes:
+        nodes[node] = {k: v for k, v in nodes[node].items() if SWITCHES[node].get(k, ...) != v}
     if str((nodes.get("teacher") or {}).get("_target_")).startswith("rlmec.teachers."):
         nodes["teacher"] = {k: v for k, v in nodes["teacher"].items() if k not in ASKING}
     return nodes
