@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class Validation(Callback):
 
     It runs every `every_steps` optimizer steps. `judge` gets the numbers of the prompts that this
     rank completed and the completions, and returns sums (as floats) over them, `count` among them;
-    the callback adds them over the ranks and logs each one's share as `{prefix}/{name}`. With
+    the callback adds them over the ranks and logs each one's share as `{prefix}/{name}`. Of
+    `watched` training rows the mean entropy at their scored tokens is logged beside it. With
     `drafts` of the completions they are found faster, and are the same. `best` is offered the share
     named `monitor`; training stops at the first optimizer step at which it reaches `target`.
     A signal that asks to stop ends it on all ranks without a figure; the fit is then saved and
@@ -53,9 +54,10 @@ class Validation(Callback):
         best: BestWeights | None = None,
         target: float | None = None,
         drafts: Sequence[list[int]] | None = None,
+        watched: int = 0,
     ) -> None:
         self.prompts, self.judge = list(prompts), judge
-        self.drafts = drafts
+        self.drafts, self.watched = drafts, watched
         self.every_steps = every_steps
         self.decoding = Decoding(max_completion_length)
         self.batch_size, self.prefix, self.monitor = batch_size, prefix, monitor
@@ -116,18 +118,20 @@ class Validation(Callback):
 
     def _figures(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float] | None:
         """What was measured, over all ranks; None where any of them was asked to stop."""
-        mine, sums = [0.0, 0.0], dict[str, float]()
+        means: dict[str, list[float]] = {}
+        sums: dict[str, float] = {}
         try:
-            mine = self._loss(trainer, pl_module).tolist()
+            for name, batches, step in self._measured(trainer, pl_module):
+                means[name] = self._summed(trainer, pl_module, batches, step)
             sums = self._generate(trainer, pl_module)
         except stopping.RunStopped:
             pl_module.train()
         self._asked = agreed(trainer)
         if self._asked is not None:
             return None
-        total, tokens = self._added(trainer, mine)
-        losses = {"val/loss": total / tokens} if tokens else {}
-        return losses | self._shares(trainer, sums)
+        totals = {name: self._added(trainer, mine) for name, mine in means.items()}
+        shares = {name: total / count for name, (total, count) in totals.items() if count}
+        return shares | self._shares(trainer, sums)
 
     def _shares(self, trainer: L.Trainer, sums: dict[str, float]) -> dict[str, float]:
         """The sums of all ranks over the count of all."""
@@ -136,21 +140,32 @@ class Validation(Callback):
         count = max(totals.pop("count", 0.0), 1.0)
         return {f"{self.prefix}/{name}": value / count for name, value in totals.items()}
 
+    def _measured(
+        self, trainer: Any, pl_module: CompletionModule
+    ) -> Iterator[tuple[str, Any, Any]]:
+        """Name, batches and step of what is measured without completions; nothing where the ranks
+        have different numbers of batches."""
+        if pl_module.is_cut:
+            return
+        data = trainer.datamodule
+        yield "val/loss", data.val_dataloader(), pl_module.validation_step
+        if self.watched:
+            yield "val/entropy", data.watched_batches(self.watched), pl_module.entropy_step
+
     @torch.no_grad()
-    def _loss(self, trainer: Any, pl_module: CompletionModule) -> torch.Tensor:
-        """Sum of the validation rows' loss on this rank, and the tokens it is over."""
+    def _summed(
+        self, trainer: Any, pl_module: CompletionModule, batches: Sequence[Any], step: Any
+    ) -> list[float]:
+        """Over this rank's batches: the sum of what `step` adds up, and the tokens it is over."""
         sums = torch.zeros(2, dtype=torch.float64)
-        if pl_module.is_cut:  # the ranks have different numbers of batches
-            return sums
-        batches = trainer.datamodule.val_dataloader()
         pl_module.eval()
         with trainer.precision_plugin.forward_context():
             for i, batch in enumerate(batches):
                 stopping.check()
                 moved = {k: v.to(pl_module.device) for k, v in batch.items()}
-                sums += pl_module.validation_step(moved, i).double().cpu()
+                sums += step(moved, i).double().cpu()
         pl_module.train()
-        return sums
+        return sums.tolist()
 
     def _generate(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float]:
         """The judge's sums over the prompts of this rank."""

@@ -94,6 +94,7 @@ IGNORED = (
     "run_name",
     "tags",
     "optimized_metric",
+    *("rounds", "grm.later_steps", "report.each_round"),  # say which artifacts there are
     "evaluate.model",
     "evaluate.attempts",
     "evaluate.against",
@@ -109,6 +110,8 @@ IGNORED = (
     "model.lora",
     *WEIGHTS,
 )
+# Keys that count where they are on alone: off, an artifact is what it was before they were there.
+SWITCHES = {"grm": {"label_weight": 0.0}, "score": {"labels": False}}
 # Keys of this project's own teachers that change how they ask, not what they answer. Their budget
 # counts: it decides which attempts get a correction.
 ASKING = ("api_key_env", "cache", "max_concurrency", "max_retries", "max_failures")
@@ -125,6 +128,8 @@ def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
     for node, _, key in (dotted.partition(".") for dotted in IGNORED):
         if key and node in nodes:
             nodes[node] = {k: v for k, v in nodes[node].items() if k != key}
+    for node in SWITCHES.keys() & nodes:
+        nodes[node] = {k: v for k, v in nodes[node].items() if SWITCHES[node].get(k, ...) != v}
     if str((nodes.get("teacher") or {}).get("_target_")).startswith("rlmec.teachers."):
         nodes["teacher"] = {k: v for k, v in nodes["teacher"].items() if k not in ASKING}
     return nodes

@@ -212,11 +212,20 @@ class SolutionPairDataModule(L.LightningDataModule):
             rows = [row for row in rows if row.longest <= self.settings.max_length]
             rows.sort(key=lambda row: -len(row.input_ids))
             self._val = rows[self.rank :: self.plan.world_size]
-        lengths = [len(row.input_ids) for row in self._val]
+        return self._batches(self._val)
+
+    def watched_batches(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """Batches of this rank's share of `count` training rows, the same ones at every call,
+        spread evenly over the rows."""
+        some = self.rows[:: max(1, len(self.rows) // max(count, 1))][:count]
+        return self._batches(some[self.rank :: self.plan.world_size])
+
+    def _batches(self, rows: list[Row]) -> list[dict[str, torch.Tensor]]:
+        lengths = [len(row.input_ids) for row in rows]
         limit = self.max_tokens or VAL_TOKENS
         pad = self.prompts.codec.pad_id
         return [
-            collate([self._val[i] for i in group], pad, 1.0, 1.0)
+            collate([rows[i] for i in group], pad, 1.0, 1.0)
             for group in like_lengths(lengths, limit)
         ]
 

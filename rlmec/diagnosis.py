@@ -137,7 +137,21 @@ def of_training(curve: Curve) -> list[NamedWarning]:
 
 
 def of_validation(metrics: Metrics) -> list[NamedWarning]:
-    """Greedy solutions of dev problems that are cut off more and more during a training."""
+    """Greedy solutions of dev problems that are cut off more and more during a training; an
+    entropy that falls to a tenth."""
+    return _growing(metrics) + _collapsing(metrics)
+
+
+def _collapsing(metrics: Metrics) -> list[NamedWarning]:
+    seen = [row["val/entropy"] for row in metrics.get("history", []) if "val/entropy" in row]
+    if len(seen) < 2 or seen[-1] >= 0.1 * seen[0]:
+        return []
+    text = f"the mean entropy of the policy's tokens fell from {seen[0]:.3g} to {seen[-1]:.3g} "
+    text += "nats: it hardly samples anything but its likeliest token"
+    return [NamedWarning("entropy_collapse", text, "policy.steps")]
+
+
+def _growing(metrics: Metrics) -> list[NamedWarning]:
     cut = [
         row["dev/clipped_rate"] for row in metrics.get("history", []) if "dev/clipped_rate" in row
     ]

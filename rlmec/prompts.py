@@ -122,7 +122,13 @@ class Prompts:
 
     def rewrite(self, problem: Problem, attempt_ids: Sequence[int]) -> list[int]:
         """Prompt of the GRM: corrects `attempt_ids` (its end token is left out here)."""
-        ids = self.codec.without_end(attempt_ids)
+        return self._rewrite(problem, self.codec.without_end(attempt_ids))
+
+    def attempt_place(self, problem: Problem) -> int:
+        """Where in `rewrite`'s prompt the attempt begins."""
+        return self._rewrite(problem, [-1]).index(-1)
+
+    def _rewrite(self, problem: Problem, ids: list[int]) -> list[int]:
         t = self.templates
         template = t.rewrite if problem.solution is not None else t.rewrite_answer_only
         return self._ids(template, attempt=ids, **_known(problem))

@@ -119,22 +119,35 @@ class Mixture:
 @dataclass(frozen=True)
 class GrmSettings(FitSettings):
     """Training of the GRM; `model` (default: the policy's start) is a directory, `lora` as of the
-    policy (`model.lora`). `rows_together` of a problem share their prompt in one row."""
+    policy (`model.lora`). `rows_together` of a problem share their prompt in one row. It is
+    trained on for `later_steps` in each round after the first, or kept where that is None. Above a
+    `label_weight` of 0 it also learns to say of an attempt's tokens whether to keep them."""
 
     model: str | None = None
     lora: LoraSettings | None = None
     mixture: Mixture = field(default_factory=Mixture)
     rows_together: int = 1
+    later_steps: int | None = None
+    label_weight: float = 0.0
     val_share: float = 0.1
     max_completion_length: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.later_steps is not None and self.later_steps < 1:
+            raise ValueError(f"later_steps is {self.later_steps}, at least 1 is needed")
+        if self.label_weight < 0:
+            raise ValueError(f"label_weight is {self.label_weight}, a weight is not below 0")
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected."""
+    """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected. With
+    `labels` a token's probability is that of its label (see rlmec.labels), not its likelihood."""
 
     seed: int = 1
     rewrite: bool = True
+    labels: bool = False
     max_edit_ratio: float = 0.5
     max_completion_length: int = 512
     max_length: int = 2048
@@ -215,11 +228,13 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """The final table: the start, each of `compare` (changes to the policy node), the policy. The
-    token-reward page shows `page_pairs` attempts at most."""
+    """The final table: the start, each of `compare` (changes to the policy node), with
+    `each_round` the policy of every round, the policy. The token-reward page shows `page_pairs`
+    attempts at most."""
 
     compare: dict[str, dict[str, Any]] | None = None
     page_pairs: int = 5000
+    each_round: bool = True
 
 
 @dataclass(frozen=True)
@@ -301,7 +316,8 @@ class TrainerSettings:
 @dataclass(frozen=True)
 class RunSettings:
     """The tree's root. `resume` what was cut off: auto; required: not from nothing; never; weights:
-    also on another number of ranks, no longer bit for bit. `ckpt_path` is of the stage `stage`."""
+    also on another number of ranks, no longer bit for bit. `ckpt_path` is of the stage `stage`. The
+    chain is gone through `rounds` times, each time from the policy trained before."""
 
     task: Any
     prompt: PromptSettings
@@ -325,11 +341,18 @@ class RunSettings:
     prune: PruneSettings = field(default_factory=PruneSettings)
     seed: int = 1
     stage: str = "report"
+    rounds: int = 1
     resume: Literal["auto", "required", "never", "weights"] = "auto"
     ckpt_path: str | None = None
     run_name: str | None = None
     tags: list[str] = field(default_factory=list)
     optimized_metric: str = "dev/accuracy"
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}, at least 1 is needed")
+        if self.score.labels and not self.grm.label_weight:
+            raise ValueError("score.labels: the GRM learns no labels; set grm.label_weight=1")
 
 
 def as_plain(settings: Any) -> dict[str, Any]:

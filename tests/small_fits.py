@@ -63,13 +63,15 @@ def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, compiled=
     """What `fit` reads of a run with one process."""
     said = [] if said is None else said
     logger = {} if logs is None else {"csv": {"_target_": CSV, "save_dir": str(logs)}}
-    around = {"stage": "policy", "ckpt_path": None, "resume": "auto"} | settings
+    asked = settings.pop("stage", "policy")
+    around = {"ckpt_path": None, "resume": "auto"} | settings
     around |= {"model": ModelSettings(compile=compiled)}
     trainer = TrainerSettings("cpu", progress_bar=False, log_every_n_steps=log_every)
     callbacks = CallbackSettings(save_every, keep)
     return SimpleNamespace(
         ranks=Ranks(),
         say=said.append,
+        asked=asked,
         settings=SimpleNamespace(trainer=trainer, callbacks=callbacks, logger=logger, **around),
     )
 

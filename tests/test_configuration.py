@@ -453,6 +453,7 @@ COUNTS = {
     "teacher": {"teach"},
     "teach": {"teach"},
     "grm": {"grm"},
+    "grm.later_steps": set(),  # in the GRM of a later round alone
     "score": {"score"},
     "policy": {"policy"},
     "evaluate": {"evaluate"},
@@ -463,15 +464,15 @@ COUNTS = {
     "evaluate.text_field": set(),
     "evaluate.question_field": set(),
     "report": {"report"},
+    "report.each_round": set(),  # by what the report reads
     "engine": {"sample", "evaluate"},
     "engine.tensor_parallel_size": set(),
     "engine.gpu_memory_utilization": set(),
     "engine.max_model_len": set(),
     "engine.enforce_eager": set(),
 }
-IGNORED = (
-    "export prune trainer callbacks logger paths security seed stage resume ckpt_path run_name tags"
-)
+IGNORED = "export prune trainer callbacks logger paths security seed stage rounds resume ckpt_path"
+IGNORED += " run_name tags"
 
 
 def leaves(value, key=()):

@@ -90,6 +90,19 @@ def head_nll(
     return torch.cat([_again(head, h, y, form) for h, y in pieces])
 
 
+@torch.no_grad()
+def head_entropy(head: Any, hidden: torch.Tensor, form: HeadForm = PLAIN) -> torch.Tensor:
+    """Entropy (nats) of the distribution at each state: [N, D] -> float32 [N], no more than
+    DENSE_LOGITS logits at once."""
+    part = max(1, DENSE_LOGITS // head.weight.shape[0])
+    return torch.cat([entropy(form.logits(head(states))) for states in hidden.split(part)])
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """H = -sum_v p_v log p_v, p = softmax(logits), 0 log 0 = 0: [N, V] -> float32 [N], nats."""
+    return torch.special.entr(logits.float().softmax(-1)).sum(-1)
+
+
 def _again(head: Any, hidden: torch.Tensor, targets: torch.Tensor, form: HeadForm) -> torch.Tensor:
     """A part of the tokens, recomputed in the backward pass (with the same dropout)."""
     if not torch.is_grad_enabled():

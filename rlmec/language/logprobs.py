@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rlmec.language.attention import attention_arguments
-from rlmec.language.head import head_form, head_nll
+from rlmec.language.head import entropy, head_entropy, head_form, head_nll
 
 
 class TokenLogprobs(nn.Module):
@@ -35,7 +35,22 @@ class TokenLogprobs(nn.Module):
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Tensors of `batching.collate` -> float32 [N], nats."""
-        sources, targets = batch["sources"], batch["targets"]  # [N]
+        states, targets = self._chosen(batch), batch["targets"]  # [N, D] or [N, V], [N]
+        if self.form is None:
+            return -F.cross_entropy(states.float(), targets, reduction="none")
+        return -head_nll(self.network.get_output_embeddings(), states, targets, self.form)
+
+    @torch.no_grad()
+    def entropies(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Entropy of the distribution that each scored token is drawn from: float32 [N], nats."""
+        states = self._chosen(batch)
+        if self.form is None:
+            return entropy(states)
+        return head_entropy(self.network.get_output_embeddings(), states, self.form)
+
+    def _chosen(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """At the scored tokens' sources the hidden states [N, D]; where the network has no `form`,
+        its logits [N, V]."""
         arguments = {
             "input_ids": batch["input_ids"],
             "use_cache": False,
@@ -43,8 +58,6 @@ class TokenLogprobs(nn.Module):
         }
         if self.form is None:
             logits = self.network(**arguments).logits  # [B, T, V]
-            chosen = logits.flatten(0, 1)[sources].float()  # [N, V]
-            return -F.cross_entropy(chosen, targets, reduction="none")
+            return logits.flatten(0, 1)[batch["sources"]]
         hidden = self.network.get_decoder()(**arguments).last_hidden_state  # [B, T, D]
-        chosen = hidden.flatten(0, 1).index_select(0, sources)  # [N, D]
-        return -head_nll(self.network.get_output_embeddings(), chosen, targets, self.form)
+        return hidden.flatten(0, 1).index_select(0, batch["sources"])

@@ -181,6 +181,11 @@ class CompletionModule(L.LightningModule):
         logprobs = self.tokens(batch).logprobs
         return torch.stack([-logprobs.sum(), logprobs.new_tensor(float(len(logprobs)))])
 
+    def entropy_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """[2]: sum of the entropies (nats) at the scored tokens, and their number."""
+        entropies = self.net.entropies(batch)  # [N]
+        return torch.stack([entropies.sum(), entropies.new_tensor(float(len(entropies)))])
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
 

@@ -12,7 +12,10 @@ Rows = Sequence[Mapping[str, float]]
 PANELS = {
     "warmup": ("train/loss", "dev/accuracy"),
     "grm": ("train/loss", "val/loss", "grm/rewrite_success"),
-    "policy": ("train/loss", "dev/accuracy", "train/approx_kl", "train/ratio/mean"),
+    "policy": (
+        *("train/loss", "dev/accuracy", "train/approx_kl", "train/ratio/mean"),
+        "val/entropy",
+    ),
 }
 """What is drawn of each stage, where it was recorded."""
 

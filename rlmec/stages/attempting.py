@@ -50,13 +50,12 @@ def attempt_parts(
     ValueError where a prompt and its completion do not fit the model's context.
     """
     run, codec, each = stage.run, model.codec, decoding.num_generations
+    name = stage.name if stage.round == 1 else f"{stage.name} {stage.round}"  # of the seeds
     judge = task or run.task
     prompts = [model.prompts.policy(problem, examples) for problem in problems]
     groups = cut(len(problems), settings.part_size)
     parts = [
-        GenerationPart(
-            i, [prompts[j] for j in which], decoding, part_seed(settings.seed, stage.name, i)
-        )
+        GenerationPart(i, [prompts[j] for j in which], decoding, part_seed(settings.seed, name, i))
         for i, which in enumerate(groups)
     ]
 

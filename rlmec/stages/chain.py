@@ -64,6 +64,7 @@ class Run:
     before_making: Callable[[Run], None] | None = None  # on rank 0, before the first artifact
     stages: list[dict[str, Any]] = field(default_factory=list)
     made: dict[tuple[str, str], Artifact] = field(default_factory=dict)
+    asked: str = ""  # the title of the stage that was asked for
     tasks: dict[str, Task] = field(default_factory=dict)  # those judged beside the run's own
 
     def __post_init__(self) -> None:
@@ -101,17 +102,24 @@ class Run:
 
 
 class Stage(ABC):
-    """One artifact of the chain. `variant` tells several of one stage in one job apart."""
+    """One artifact of the chain. `variant` and `round` tell several of one stage in one job
+    apart."""
 
     name = ""
     version = 1
+    round = 1
 
     def __init__(self, run: Run, variant: str = "") -> None:
         self.run, self.variant = run, variant
 
     @property
+    def which(self) -> str:
+        later = f"round {self.round}" if self.round > 1 else ""
+        return ", ".join(filter(None, (self.variant, later)))
+
+    @property
     def title(self) -> str:
-        return f"{self.name} ({self.variant})" if self.variant else self.name
+        return f"{self.name} ({self.which})" if self.which else self.name
 
     def parents(self) -> dict[str, Stage]:
         """Stages whose artifacts this one reads, by the name it reads them under."""
@@ -119,7 +127,8 @@ class Stage(ABC):
 
     def settings(self) -> Settings:
         """The plain values that count in the fingerprint."""
-        return stage_settings(self.run.settings, self.name)
+        later = {"round": self.round} if self.round > 1 else {}
+        return stage_settings(self.run.settings, self.name) | later
 
     def inputs(self) -> dict[str, str]:
         """Digests of files and model directories that the stage reads."""
@@ -180,7 +189,7 @@ def model_digest(path: str, revision: str | None) -> str:
 
 def make(stage: Stage) -> Artifact:
     """The stage's artifact, made now if it is not there; its parents first."""
-    run, key = stage.run, (stage.name, stage.variant)
+    run, key = stage.run, (stage.name, stage.which)
     if key in run.made:
         return run.made[key]
     parents = {name: make(parent) for name, parent in stage.parents().items()}
@@ -267,6 +276,7 @@ def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
     entry = {
         "name": stage.name,
         "variant": stage.variant,
+        "round": stage.round,
         "made": made,
         "artifact": str(artifact.path),
         "rows": artifact.rows,

@@ -30,21 +30,21 @@ from rlmec.stages.evaluating import (
     judged_tasks,
 )
 from rlmec.stages.exporting import check_export, export, last_stage
-from rlmec.stages.improving import PolicyStage
+from rlmec.stages.improving import policies
 from rlmec.stages.memory import plan_memory
 from rlmec.stages.reporting import ReportStage
-from rlmec.stages.rewarding import GrmStage
-from rlmec.stages.sampling import SampleStage, WarmupStage, warmup_task
+from rlmec.stages.rewarding import grm_of
+from rlmec.stages.sampling import SampleStage, Start, WarmupStage, warmup_task
 from rlmec.stages.scoring import ScoreStage
 from rlmec.stages.teaching import TeachStage, check_teacher
 
 DOORS: dict[str, Callable[[Run], Stage]] = {
     "warmup": WarmupStage,
-    "sample": SampleStage,
-    "teach": TeachStage,
-    "grm": GrmStage,
-    "score": ScoreStage,
-    "policy": PolicyStage,
+    "sample": lambda run: SampleStage(run, last_start(run)),
+    "teach": lambda run: TeachStage(run, last_start(run)),
+    "grm": lambda run: grm_of(last_start(run)),
+    "score": lambda run: ScoreStage(run, last_start(run)),
+    "policy": lambda run: policies(run)[-1],
     "evaluate": lambda run: judged_policy(run, None),
     "report": ReportStage,
 }
@@ -62,8 +62,13 @@ _QUIET = (
 )
 
 
+def last_start(run: Run) -> Start:
+    """What the last round starts from."""
+    return policies(run)[-1].start
+
+
 def judged_policy(run: Run, task: str | None) -> EvaluateStage:
-    return EvaluateStage(run, JudgedModel(run, PolicyStage(run)), task=task)
+    return EvaluateStage(run, JudgedModel(run, policies(run)[-1]), task=task)
 
 
 def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> float | None:
@@ -95,7 +100,9 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     if settings.stage == EXPORT:
         export(run)
         return _closing(run)
-    artifact = make(DOORS[settings.stage](run))
+    asked = DOORS[settings.stage](run)
+    run.asked = asked.title
+    artifact = make(asked)
     if settings.stage == "report":
         run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
         run.say(f"report: {artifact.file('index.html')}")
@@ -111,9 +118,9 @@ def check_inputs(run: Run) -> None:
     run here, a teacher without its key or a GRM with another tokenizer than the policy's ends it
     before anything is made; so do problems to be judged that were trained on, and examples that
     are not there."""
-    s, order = run.settings, list(DOORS)
-    until = order[: order.index(last_stage(s)) + 1]
-    if "sample" in until and ("sample", "") not in run.made and s.sample.path is None:
+    s, until = run.settings, stages_until(run.settings)
+    sampling = s.sample.path is None or s.rounds > 1
+    if "sample" in until and ("sample", "") not in run.made and sampling:
         engine_of(run).check()
     splits = ["train"]
     if (s.model.path is None and s.warmup.val_problems) or (
@@ -127,7 +134,7 @@ def check_inputs(run: Run) -> None:
     if left_out := getattr(run.task, "left_out", None):
         run.say(f"{run.task.name}: {len(left_out)} rows left out, the first: {left_out[0]}")
     if "teach" in until:
-        check_teacher(run)
+        check_teacher(run, last_start(run))
     if "evaluate" in until:
         for name in (None, *judged_tasks(run)):
             examples_before(run, name, judged_problems(run, name, trained=True)[0])
@@ -135,6 +142,14 @@ def check_inputs(run: Run) -> None:
         start = models.start_tokenizer(s, warmup_task(run).problems("train"))
         found = models.LanguageModel(s.grm.model, s).codec.digest
         require_same_tokenizer(models.codec(start).digest, found, f"grm.model ({s.grm.model})")
+
+
+def stages_until(settings: RunSettings) -> list[str]:
+    """The names of the stages that a run makes; rounds before the last go up to the policy."""
+    order, last = list(DOORS), last_stage(settings)
+    if settings.rounds > 1 and last != "warmup":
+        last = max(last, "policy", key=order.index)
+    return order[: order.index(last) + 1]
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from rlmec.settings import EvaluateSettings
 from rlmec.stages import models
 from rlmec.stages.attempting import attempt_parts
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
-from rlmec.stages.sampling import start_model, start_of
+from rlmec.stages.sampling import RoundStage, Start
 from rlmec.tables import PartFolder, read_table
 from rlmec.tasks.base import Task
 
@@ -67,25 +67,21 @@ def examples_before(run: Run, name: str | None, problems: list[Problem]) -> list
 class JudgedModel:
     """The model of an evaluation: a policy (variant), the start, or a directory of the user's."""
 
-    def __init__(self, run: Run, stage: Stage | None = None, path: str | None = None) -> None:
-        self.run, self.stage, self.path = run, stage, path
+    def __init__(self, run: Run, stage: RoundStage | None = None, path: str | None = None) -> None:
+        self.run, self.trained, self.path = run, Start(run, stage), path
 
     def parents(self) -> dict[str, Stage]:
-        if self.path is not None:
-            return {}
-        return {"policy": self.stage} if self.stage else start_of(self.run)[0]
+        return self.trained.parents() if self.path is None else {}
 
     def inputs(self) -> dict[str, str]:
         if self.path is not None:
             return {"model": model_digest(self.path, None)}
-        return {} if self.stage else start_of(self.run)[1]
+        return self.trained.inputs()
 
     def model(self, parents: dict[str, Artifact]) -> models.LanguageModel:
         if self.path is not None:
             return models.LanguageModel(self.path, self.run.settings)
-        if self.stage is not None:
-            return models.of_artifact(parents["policy"], self.run.settings)
-        return start_model(self.run, parents)
+        return self.trained.model(parents)
 
 
 class EvaluateStage(Stage):

@@ -21,9 +21,8 @@ from rlmec.settings import RunSettings, as_plain
 from rlmec.stages import models
 from rlmec.stages.chain import Run, Stage, make
 from rlmec.stages.evaluating import EvaluateStage, JudgedModel
-from rlmec.stages.improving import PolicyStage, joined_data
-from rlmec.stages.rewarding import GrmStage
-from rlmec.stages.sampling import start_model
+from rlmec.stages.improving import joined_data, policies
+from rlmec.stages.rewarding import grm_of
 
 __all__ = ["check_export", "export", "last_stage"]
 
@@ -76,11 +75,11 @@ def export(run: Run) -> None:
 
 
 def _policy(run: Run, target: Path) -> Mapping[str, Any]:
-    return _model(run, PolicyStage(run), target)
+    return _model(run, policies(run)[-1], target)
 
 
 def _grm(run: Run, target: Path) -> Mapping[str, Any]:
-    return _model(run, GrmStage(run), target)
+    return _model(run, grm_of(policies(run)[-1].start), target)
 
 
 def _model(run: Run, stage: Stage, target: Path) -> Mapping[str, Any]:
@@ -124,7 +123,7 @@ def _evaluation(run: Run, kind: str, artifact: Artifact) -> dict[str, Any]:
     """Figures of the policy's evaluation, where it was made already."""
     if kind != "policy":
         return {}
-    stage = EvaluateStage(run, JudgedModel(run, PolicyStage(run)))
+    stage = EvaluateStage(run, JudgedModel(run, policies(run)[-1]))
     found = run.store.find(stage.name, stage.fingerprint({"policy": artifact}))
     return {} if found is None else {"evaluate": found.metrics}
 
@@ -157,5 +156,6 @@ def _scores(run: Run, target: Path) -> Mapping[str, Any]:
 
 def _joined(run: Run):
     """The pairs as policy training joins them, with its reward rule and edit weights."""
-    parents = {name: make(stage) for name, stage in PolicyStage(run).parents().items()}
-    return joined_data(run, start_model(run, parents), run.settings.policy, parents)
+    last = policies(run)[-1]
+    parents = {name: make(stage) for name, stage in last.parents().items()}
+    return joined_data(run, last.start.model(parents), run.settings.policy, parents)

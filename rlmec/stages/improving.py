@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlmec.artifacts import Artifact
 from rlmec.callbacks import Validation
-from rlmec.configuration import build, stage_settings
+from rlmec.configuration import build
 from rlmec.datamodule import SolutionPairDataModule
 from rlmec.records import Attempt, Correction, Score
 from rlmec.settings import ModelSettings, PolicySettings, as_plain
@@ -16,40 +16,41 @@ from rlmec.stages.chain import Outcome, Run, Settings, Stage
 from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import accuracy_judge
 from rlmec.stages.referencing import correction_logprobs
-from rlmec.stages.sampling import (
-    SampleStage,
-    dev_problems,
-    policy_module,
-    start_model,
-    start_of,
-)
+from rlmec.stages.sampling import RoundStage, SampleStage, Start, dev_problems, policy_module
 from rlmec.stages.scoring import ScoreStage
 from rlmec.stages.teaching import TeachStage
 from rlmec.tables import read_table
 
-__all__ = ["PolicyStage", "joined_data"]
+__all__ = ["PolicyStage", "joined_data", "policies"]
+
+WATCHED = 64
+"""Training rows at whose tokens the policy's entropy is measured with each validation."""
 
 
-class PolicyStage(Stage):
-    """Trains the policy; `node` is the policy node, changed for a variant of a comparison."""
+class PolicyStage(RoundStage):
+    """Trains the policy on from where its round starts; `node` is the policy node, changed for a
+    variant of a comparison."""
 
     name = "policy"
     version = 3  # a step holds as many computed tokens, shared or not
 
-    def __init__(self, run: Run, variant: str = "", node: PolicySettings | None = None) -> None:
-        super().__init__(run, variant)
+    def __init__(
+        self,
+        run: Run,
+        variant: str = "",
+        node: PolicySettings | None = None,
+        start: Start | None = None,
+    ) -> None:
+        super().__init__(run, start, variant)
         self.node = node or run.settings.policy
 
     def settings(self) -> Settings:
-        return stage_settings(self.run.settings, self.name) | {"policy": as_plain(self.node)}
+        return super().settings() | {"policy": as_plain(self.node)}
 
     def parents(self) -> dict[str, Stage]:
-        run = self.run
-        own = {"sample": SampleStage(run), "teach": TeachStage(run), "score": ScoreStage(run)}
-        return start_of(run)[0] | own
-
-    def inputs(self) -> dict[str, str]:
-        return start_of(self.run)[1]
+        run, start = self.run, self.start
+        own = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
+        return super().parents() | own | {"score": ScoreStage(run, start)}
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run, node = self.run, self.node
@@ -58,7 +59,7 @@ class PolicyStage(Stage):
                 f"policy.precision is {node.precision}, but the scores were made at "
                 f"{run.settings.score.precision} (score.precision)"
             )
-        model = start_model(run, parents)
+        model = self.start.model(parents)
         data = joined_data(run, model, node, parents)
         if node.score_corrections:
             data.start_logprobs = correction_logprobs(run, self.title, model, data, work)
@@ -83,6 +84,7 @@ class PolicyStage(Stage):
             every_steps=node.val_every_steps,
             max_completion_length=node.max_completion_length,
             best=best_weights(work) if dev else None,
+            watched=WATCHED,
         )
         history = fit(run, self.title, node, work, module, data, validation)
         run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
@@ -106,6 +108,15 @@ class PolicyStage(Stage):
             "policy/padding_share": data.plan.padding_share(),
             "history": history,
         }
+
+
+def policies(run: Run, variant: str = "", node: PolicySettings | None = None) -> list[PolicyStage]:
+    """The policy of every round, each trained on from the one before; a variant goes through as
+    many rounds, on samples of its own from the second on."""
+    found = [PolicyStage(run, variant, node)]
+    while len(found) < run.settings.rounds:
+        found.append(PolicyStage(run, variant, node, Start(run, found[-1])))
+    return found
 
 
 def joined_data(

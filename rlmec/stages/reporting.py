@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ from rlmec.records import Correction
 from rlmec.report.figures import accuracy_figure
 from rlmec.report.harness import harness_results
 from rlmec.report.judgements import Judgement, paired_p_value
+from rlmec.report.rounds import RoundLine, rounds_table
 from rlmec.report.table import Line, markdown
 from rlmec.settings import as_plain
-from rlmec.stages.chain import Outcome, Run, Settings, Stage
+from rlmec.stages.chain import Outcome, Run, Settings, Stage, make
 from rlmec.stages.comparing import judgement_of, panels_of
 from rlmec.stages.crediting import scored_attempts
 from rlmec.stages.evaluating import EvaluateStage, JudgedModel, judged_tasks
-from rlmec.stages.improving import PolicyStage
+from rlmec.stages.improving import PolicyStage, policies
 from rlmec.stages.picturing import pictures
-from rlmec.stages.rewarding import GrmStage
-from rlmec.stages.sampling import SampleStage, start_of
+from rlmec.stages.rewarding import grm_of
+from rlmec.stages.sampling import SampleStage, Start, start_of
 from rlmec.stages.scoring import ScoreStage
 from rlmec.stages.teaching import TeachStage
 from rlmec.tables import read_table
@@ -30,17 +32,31 @@ from rlmec.tables import read_table
 __all__ = ["ReportStage", "policy_variants"]
 
 START, MAIN = "start", "rlmec"
+ROUND = "round_"
 
 
 def policy_variants(run: Run) -> dict[str, PolicyStage]:
-    """The policies of the comparison by name: `report.compare`'s changes of the policy node."""
+    """The policies of the comparison by name: `report.compare`'s changes of the policy node, each
+    as it is after the last round."""
     out = {}
     for name, changes in (run.settings.report.compare or {}).items():
-        if name in (START, MAIN):
+        if name in (START, MAIN) or name.startswith(ROUND):
             raise ConfigurationError(f"report.compare: the name {name!r} is taken")
         node = rebind(run.settings.policy, changes, f"report.compare.{name}")
-        out[name] = PolicyStage(run, name, node)
+        out[name] = policies(run, name, node)[-1]
     return out
+
+
+def earlier_rounds(run: Run) -> dict[str, PolicyStage]:
+    """The policies of all rounds but the last, by name."""
+    return {f"{ROUND}{stage.round}": stage for stage in policies(run)[:-1]}
+
+
+def round_stages(start: Start) -> dict[str, Stage]:
+    """What a round has before its policy is trained."""
+    run = start.run
+    own: dict[str, Stage] = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
+    return own | {"score": ScoreStage(run, start), "grm": grm_of(start)}
 
 
 class ReportStage(Stage):
@@ -56,20 +72,30 @@ class ReportStage(Stage):
         """Evaluations on a task by the name of what is judged, the policy last."""
         run = self.run
         out = {START: EvaluateStage(run, JudgedModel(run), START, task)}
-        for name, stage in policy_variants(run).items():
+        others = policy_variants(run)
+        if run.settings.report.each_round:
+            others |= earlier_rounds(run)
+        for name, stage in others.items():
             out[name] = EvaluateStage(run, JudgedModel(run, stage), name, task)
-        return out | {MAIN: EvaluateStage(run, JudgedModel(run, PolicyStage(run)), task=task)}
+        return out | {MAIN: EvaluateStage(run, JudgedModel(run, policies(run)[-1]), task=task)}
 
     def parents(self) -> dict[str, Stage]:
-        run = self.run
-        own = {"sample": SampleStage(run), "teach": TeachStage(run), "score": ScoreStage(run)}
-        own["grm"] = GrmStage(run)
-        policies = {f"policy/{name}": s for name, s in policy_variants(run).items()}
-        policies[f"policy/{MAIN}"] = PolicyStage(run)
+        run, last = self.run, policies(self.run)[-1]
+        own: dict[str, Stage] = {}
+        trained: dict[str, Stage] = {}
+        for name, stage in earlier_rounds(run).items():
+            before = round_stages(stage.start)
+            if run.settings.grm.later_steps is None:
+                del before["grm"]  # the last round has it too
+            own |= {f"{kind}/{name}": s for kind, s in before.items()}
+            trained[f"policy/{name}"] = stage
+        own |= round_stages(last.start)
+        trained |= {f"policy/{name}": s for name, s in policy_variants(run).items()}
+        trained[f"policy/{MAIN}"] = last
         judged = {f"evaluate/{name}": stage for name, stage in self.judged().items()}
         for task in judged_tasks(run):
             judged |= {f"evaluate/{task}/{name}": s for name, s in self.judged(task).items()}
-        return start_of(run)[0] | own | policies | judged
+        return start_of(run)[0] | own | trained | judged
 
     def inputs(self) -> dict[str, str]:
         return start_of(self.run)[1]
@@ -85,12 +111,17 @@ class ReportStage(Stage):
         scored = scored_attempts(self.run, parents)
         credit = scored.metrics()
         notes = self._notes(parents)
+        rounds = self._rounds(parents, own, credit)
+        if len(rounds) > 1:
+            notes.insert(0, rounds_table(rounds))
         atomic_write_text(work / "table.md", markdown(lines, credit, notes, beside))
         tables = {None: lines, **beside}
         plain = {task: [dataclasses.asdict(line) for line in t] for task, t in tables.items()}
         atomic_write_json(
             work / "table.json",
-            {"lines": plain.pop(None), "credit": credit} | ({"tasks": plain} if plain else {}),
+            {"lines": plain.pop(None), "credit": credit}
+            | ({"tasks": plain} if plain else {})
+            | ({"rounds": [*map(dataclasses.asdict, rounds)]} if len(rounds) > 1 else {}),
         )
         everything = [*own, *(j for judged in others.values() for j in judged)]
         accuracy_figure(panels_of(everything), work / "accuracy.png")
@@ -117,7 +148,7 @@ class ReportStage(Stage):
         """The start first, the policy last; each compared with both on the same problems."""
         out = []
         for at, j in enumerate(judged):
-            policy, m = parents.get(f"policy/{j.model}"), j.figures
+            spent, m = self._spent(j.model), j.figures
             others = (judged[0] if at else None, judged[-1] if at < len(judged) - 1 else None)
             paired = [o and paired_p_value(o.attempts, j.attempts) for o in others]
             out.append(
@@ -127,10 +158,45 @@ class ReportStage(Stage):
                     m["accuracy_low"],
                     m["accuracy_high"],
                     int(m["problems"]),
-                    None if policy is None else policy.rows,
-                    None if policy is None else policy.manifest["seconds"],
+                    *spent,
                     *paired,
                     flexible=m.get("accuracy_flexible"),
+                )
+            )
+        return out
+
+    def _spent(self, name: str) -> tuple[int | None, float | None]:
+        """Updates and seconds of a policy's trainings, those of earlier rounds with them."""
+        run = self.run
+        named = policy_variants(run) | earlier_rounds(run) | {MAIN: policies(run)[-1]}
+        if name not in named:
+            return None, None
+        stages = [at.policy for at in Start(run, named[name]).until_here() if at.policy]
+        made = [make(stage) for stage in stages]  # made before the report
+        return sum(m.rows for m in made), sum(m.manifest["seconds"] for m in made)
+
+    def _rounds(
+        self, parents: dict[str, Artifact], judged: list[Judgement], credit: Mapping[str, Any]
+    ) -> list[RoundLine]:
+        """What each round sampled, corrected and trained; the last one's `credit` is known."""
+        out, accuracy = [], {j.model: j.figures["accuracy"] for j in judged}
+        for name in (*earlier_rounds(self.run), MAIN):
+            last = name == MAIN
+            of = {k: parents[k if last else f"{k}/{name}"] for k in ("sample", "teach", "score")}
+            if not last:
+                credit = scored_attempts(self.run, parents | of).metrics()
+            policy = parents[f"policy/{name}"]
+            out.append(
+                RoundLine(
+                    len(out) + 1,
+                    of["sample"].rows,
+                    of["sample"].metrics.get("sample/accuracy"),
+                    of["teach"].metrics.get("teach/accepted", 0)
+                    + of["score"].metrics.get("score/accepted", 0),
+                    credit.get("grm/credit_precision"),
+                    policy.rows,
+                    policy.metrics.get("dev/accuracy"),
+                    accuracy.get(name),
                 )
             )
         return out

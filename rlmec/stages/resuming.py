@@ -37,8 +37,7 @@ def resume_from(
     Raises FileNotFoundError where `ckpt_path` is no file or `resume=required` finds nothing for the
     stage that was asked for, ValueError where a fit under DeepSpeed should be resumed.
     """
-    settings, stage = run.settings, title.split(" ")[0]
-    mine = settings.stage == stage and title == stage
+    settings, mine = run.settings, title == run.asked
     if isinstance(strategy, DeepSpeedStrategy):
         if mine and (settings.ckpt_path is not None or settings.resume == "required"):
             raise ValueError(f"{title}: a fit under DeepSpeed cannot be resumed; use trainer=fsdp2")

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlmec.artifacts import Artifact
+from rlmec.batching import Row
 from rlmec.callbacks import Validation
 from rlmec.configuration import build
 from rlmec.datamodule import SolutionPairDataModule
+from rlmec.labels import labelled_rows
 from rlmec.modules.reward_model import RewardModelModule
 from rlmec.objectives import weighted_likelihood
 from rlmec.records import Attempt, Correction, Problem, by_id, require_same_tokenizer
-from rlmec.rows import grm_rows, hash_share
+from rlmec.rows import grm_rows, hash_share, together
 from rlmec.stages import models
-from rlmec.stages.chain import Outcome, Stage, model_digest
+from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
 from rlmec.stages.fitting import best_weights, fit, plan_settings, share_prefixes
 from rlmec.stages.judging import rewriting_judge
-from rlmec.stages.sampling import SampleStage, start_model, start_of
+from rlmec.stages.sampling import RoundStage, SampleStage, Start
 from rlmec.stages.teaching import TeachStage, is_taught
 from rlmec.tables import read_table
 
-__all__ = ["GrmStage"]
+__all__ = ["GrmStage", "grm_of"]
+
+
+def grm_of(start: Start) -> GrmStage:
+    """The GRM of a round: trained on in each (`grm.later_steps`), or that of the first round."""
+    return GrmStage(start.run, None if start.run.settings.grm.later_steps is None else start)
 
 
 @dataclass(frozen=True)
@@ -35,26 +42,49 @@ class Taught:
     val_corrections: list[Correction]
 
 
-class GrmStage(Stage):
-    """Trains the GRM on rewriting, copying and locating over the taught problems."""
+class GrmStage(RoundStage):
+    """Trains the GRM on rewriting, copying and locating over the taught problems; in a later round
+    that of the round before is trained on, for `grm.later_steps`."""
 
     name = "grm"
     version = 2  # says what prompts it was trained with
 
+    def __init__(self, run: Run, start: Start | None = None) -> None:
+        super().__init__(run, start)
+        own = run.settings.grm
+        if self.round > 1:
+            own = dataclasses.replace(own, steps=own.later_steps, epochs=None)
+        self.own = own
+
+    def settings(self) -> Settings:
+        found = super().settings()
+        if self.round > 1:
+            found["grm"] |= {"steps": self.own.steps, "epochs": None}
+        return found
+
     def parents(self) -> dict[str, Stage]:
-        run = self.run
-        return start_of(run)[0] | {"sample": SampleStage(run), "teach": TeachStage(run)}
+        run, start = self.run, self.start
+        own = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
+        before = {} if start.policy is None else {"grm": grm_of(start.policy.start)}
+        return super().parents() | own | before
 
     def inputs(self) -> dict[str, str]:
-        path = self.run.settings.grm.model
-        return start_of(self.run)[1] | ({} if path is None else {"grm": model_digest(path, None)})
+        path = self.own.model if self.round == 1 else None
+        return super().inputs() | ({} if path is None else {"grm": model_digest(path, None)})
+
+    def _model(
+        self, start: models.LanguageModel, parents: dict[str, Artifact]
+    ) -> models.LanguageModel:
+        """What is trained: the GRM of the round before, `grm.model` or the policy's start."""
+        path = self.own.model
+        if "grm" in parents:
+            return models.of_artifact(parents["grm"], self.run.settings)
+        return start if path is None else models.LanguageModel(path, self.run.settings)
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        run, settings = self.run, self.run.settings.grm
-        start = start_model(run, parents)
-        model = (
-            start if settings.model is None else models.LanguageModel(settings.model, run.settings)
-        )
+        run, settings = self.run, self.own
+        start = self.start.model(parents)
+        model = self._model(start, parents)
         require_same_tokenizer(
             start.codec.digest, model.codec.digest, f"grm.model ({settings.model})"
         )
@@ -104,12 +134,12 @@ class GrmStage(Stage):
     def _can_be_rewritten(
         self, model: models.LanguageModel, problems: dict[str, Problem], attempt: Attempt
     ) -> bool:
-        limit, length = model.context, self.run.settings.grm.max_completion_length
+        limit, length = model.context, self.own.max_completion_length
         prompt = model.prompts.rewrite(problems[attempt.problem_id], attempt.completion_ids)
         return limit is None or len(prompt) + max(length, len(attempt.completion_ids)) <= limit
 
     def _taught(self, parents: dict[str, Artifact]) -> Taught:
-        run, settings = self.run, self.run.settings.grm
+        run, settings = self.run, self.own
         attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
         corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
         attempts = [a for a in attempts if is_taught(run, a.problem_id)]
@@ -133,28 +163,39 @@ class GrmStage(Stage):
     def _data(
         self, model: models.LanguageModel, problems: dict[str, Problem], taught: Taught
     ) -> SolutionPairDataModule:
-        settings = self.run.settings.grm
+        settings = self.own
 
-        def rows_of(attempts: list[Attempt], corrections: list[Correction], mix: Any):
-            return lambda data: grm_rows(
-                data.prompts,
-                data.problems,
-                attempts,
-                corrections,
-                copy=mix.copy,
-                locate=mix.locate,
-                seed=settings.seed,
-                most=settings.rows_together,
-                limit=min(data.max_length, data.max_tokens or data.max_length),
-            )
+        def rows_of(
+            attempts: list[Attempt], corrections: list[Correction], label_weight: float = 0.0
+        ):
+            def made(data: SolutionPairDataModule) -> list[Row]:
+                prompts, known, mix = data.prompts, data.problems, settings.mixture
+                found = grm_rows(
+                    prompts,
+                    known,
+                    attempts,
+                    corrections,
+                    copy=mix.copy,
+                    locate=mix.locate,
+                    seed=settings.seed,
+                )
+                if label_weight:
+                    found = labelled_rows(
+                        found, prompts, known, attempts, corrections, label_weight
+                    )
+                problem_of = {a.id: a.problem_id for a in attempts}
+                groups = {row.id: problem_of[row.id.rpartition("/")[0]] for row in found}
+                limit = min(data.max_length, data.max_tokens or data.max_length)
+                return together(found, groups, settings.rows_together, limit)
 
-        mixture = settings.mixture
+            return made
+
         return SolutionPairDataModule(
             model.prompts,
             list(problems.values()),
-            rows_of(taught.attempts, taught.corrections, mixture),
+            rows_of(taught.attempts, taught.corrections, settings.label_weight),
             plan_settings(settings, self.run.settings.trainer, model.context),
-            val_rows=rows_of(taught.val_attempts, taught.val_corrections, mixture),
+            val_rows=rows_of(taught.val_attempts, taught.val_corrections),
             attempts=taught.attempts,
             corrections=taught.corrections,
         )

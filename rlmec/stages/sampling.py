@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rlmec.stages.judging import accuracy_judge
 from rlmec.tables import PartFolder
 from rlmec.tasks.base import Task
 
-__all__ = ["SampleStage", "WarmupStage", "start_model", "start_of"]
+__all__ = ["RoundStage", "SampleStage", "Start", "WarmupStage", "start_model", "start_of"]
 
 
 def start_of(run: Run) -> tuple[dict[str, Stage], dict[str, str]]:
@@ -41,6 +42,54 @@ def start_model(run: Run, parents: dict[str, Artifact]) -> models.LanguageModel:
     if "warmup" in parents:
         return models.of_artifact(parents["warmup"], run.settings)
     return models.LanguageModel(str(run.settings.model.path), run.settings)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a round of the chain starts from: the first from the start of the policy, a later one
+    from the `policy` that the round before has trained."""
+
+    run: Run
+    policy: RoundStage | None = None
+
+    @property
+    def round(self) -> int:
+        return 1 if self.policy is None else self.policy.round + 1
+
+    @property
+    def variant(self) -> str:
+        return "" if self.policy is None else self.policy.variant
+
+    def until_here(self) -> list[Start]:
+        """The starts of all rounds up to this one."""
+        before = [] if self.policy is None else self.policy.start.until_here()
+        return [*before, self]
+
+    def parents(self) -> dict[str, Stage]:
+        return start_of(self.run)[0] if self.policy is None else {"policy": self.policy}
+
+    def inputs(self) -> dict[str, str]:
+        return start_of(self.run)[1] if self.policy is None else {}
+
+    def model(self, parents: dict[str, Artifact]) -> models.LanguageModel:
+        if self.policy is None:
+            return start_model(self.run, parents)
+        return models.of_artifact(parents["policy"], self.run.settings)
+
+
+class RoundStage(Stage):
+    """A stage that every round of the chain has; `start` says which round (default: the first)."""
+
+    def __init__(self, run: Run, start: Start | None = None, variant: str | None = None) -> None:
+        self.start = start or Start(run)
+        super().__init__(run, self.start.variant if variant is None else variant)
+        self.round = self.start.round
+
+    def parents(self) -> dict[str, Stage]:
+        return self.start.parents()
+
+    def inputs(self) -> dict[str, str]:
+        return self.start.inputs()
 
 
 def dev_problems(run: Run, count: int) -> list[Problem]:
@@ -115,27 +164,29 @@ def policy_module(
     )
 
 
-class SampleStage(Stage):
-    """Attempts at the train problems: sampled from the start, or imported; each judged."""
+class SampleStage(RoundStage):
+    """Attempts at the train problems: sampled from the start, or (in the first round) imported;
+    each judged."""
 
     name = "sample"
 
     @property
     def version(self) -> int:
         """3: imported by parts; 2: sampled with random numbers of their own for each sample."""
-        return 2 if self.run.settings.sample.path is None else 3
+        return 2 if self.imported is None else 3
 
-    def parents(self) -> dict[str, Stage]:
-        return start_of(self.run)[0]
+    @property
+    def imported(self) -> str | None:
+        """The file of ready-made solutions that takes the place of sampling."""
+        return self.run.settings.sample.path if self.round == 1 else None
 
     def inputs(self) -> dict[str, str]:
-        path = self.run.settings.sample.path
-        own = {} if path is None else {"sample.path": file_digest(path)}
-        return start_of(self.run)[1] | own
+        own = {} if self.imported is None else {"sample.path": file_digest(self.imported)}
+        return super().inputs() | own
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        model = start_model(self.run, parents)
-        if self.run.settings.sample.path is not None:
+        model = self.start.model(parents)
+        if self.imported is not None:
             return self.run.ranks.share(lambda: self._import(work, model))
         return self._sample(work, model)
 

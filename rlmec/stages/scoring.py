@@ -12,6 +12,7 @@ from rlmec.alignment import edit_ratio
 from rlmec.artifacts import Artifact
 from rlmec.batching import Row
 from rlmec.credit import copied_share
+from rlmec.labels import kept_logprobs, reading_row
 from rlmec.modules.policy import PolicyModule
 from rlmec.modules.reward_model import GrmOutput, RewardModelModule
 from rlmec.parts import Draft, ScoringPart, cut
@@ -21,8 +22,8 @@ from rlmec.stages import models
 from rlmec.stages.chain import Outcome, Stage
 from rlmec.stages.judging import correction_of
 from rlmec.stages.predicting import predict_parts
-from rlmec.stages.rewarding import GrmStage
-from rlmec.stages.sampling import SampleStage, start_model, start_of
+from rlmec.stages.rewarding import grm_of
+from rlmec.stages.sampling import RoundStage, SampleStage
 from rlmec.stages.teaching import TeachStage, correction_metrics, is_taught
 from rlmec.tables import PartFolder, read_table, write_table
 from rlmec.tasks.base import judge_of
@@ -41,24 +42,22 @@ class Shown:
     too_long_to_rewrite: int
 
 
-class ScoreStage(Stage):
-    """Raw log-probs of every attempt under the GRM and the old policy, and the GRM's own
-    corrections of the wrong attempts that have none from the teacher."""
+class ScoreStage(RoundStage):
+    """Raw log-probs of every attempt under the GRM and the old policy (with `score.labels` those of
+    keeping its tokens), and the GRM's own corrections of the wrong attempts that have none from the
+    teacher."""
 
     name = "score"
     version = 3  # attempts too long for a model are left out and counted
 
     def parents(self) -> dict[str, Stage]:
-        run = self.run
-        own = {"sample": SampleStage(run), "teach": TeachStage(run), "grm": GrmStage(run)}
-        return start_of(run)[0] | own
-
-    def inputs(self) -> dict[str, str]:
-        return start_of(self.run)[1]
+        run, start = self.run, self.start
+        own = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
+        return super().parents() | own | {"grm": grm_of(start)}
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run, s = self.run, self.run.settings.score
-        start = start_model(run, parents)
+        start = self.start.model(parents)
         grm = models.of_artifact(parents["grm"], run.settings)
         problems = by_id(run.task.problems("train"))
         shown = self._shown(parents, start, grm, problems)
@@ -160,13 +159,16 @@ class ScoreStage(Stage):
         index: int,
         group: list[Attempt],
     ) -> ScoringPart:
-        """Attempts that the GRM must correct are drafts; the others are scored alone."""
-        rows, drafts = [], []
+        """Attempts that the GRM must correct are drafts; the others are scored alone. With
+        `score.labels` all are read, and drafts rewritten besides."""
+        rows, drafts, labels = [], [], self.run.settings.score.labels
         for a in group:
             problem, ids = problems[a.problem_id], a.completion_ids
             if a.id in to_correct:
                 drafts.append(Draft(grm.prompts.rewrite(problem, ids), ids))
-            else:
+            if labels:
+                rows.append(reading_row(grm.prompts, problem, ids, a.id))
+            elif a.id not in to_correct:
                 rows.append(rewriting_row(grm.prompts, problem, ids, ids, a.id))
         return ScoringPart(index, rows, drafts, self.run.settings.score.max_completion_length)
 
@@ -186,11 +188,14 @@ class ScoreStage(Stage):
             judge = judge_of(run.task, texts, about)
             scores, corrections = [], []
             for a in groups[part.index]:
-                if a.id not in to_correct:
+                values: list[float] = []
+                if s.labels:
+                    values = kept_logprobs(next(alone))
+                elif a.id not in to_correct:
                     values = next(alone)
-                else:
+                if a.id in to_correct:
                     problem, made = problems[a.problem_id], next(rewritten)
-                    values = made.draft_logprobs
+                    values = values or made.draft_logprobs
                     proposal = correction_of(
                         judge, codec, problem, a, made.completion, s.max_edit_ratio
                     )

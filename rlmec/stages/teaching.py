@@ -24,7 +24,7 @@ from rlmec.rows import hash_share
 from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
 from rlmec.stages.importing import in_parts
 from rlmec.stages.predicting import say_goes_on, stopped_between_parts
-from rlmec.stages.sampling import SampleStage, start_model, start_of
+from rlmec.stages.sampling import RoundStage, SampleStage, Start
 from rlmec.tables import PartFolder, count_rows, iter_columns, iter_table
 from rlmec.tasks.base import Judge, judge_of
 from rlmec.teachers.base import BatchTeacher, Proposals, WrongAttempt, as_batch_teacher
@@ -38,40 +38,45 @@ def is_taught(run: Run, problem_id: str) -> bool:
     return hash_share(teach.seed, "teach", problem_id) < teach.share
 
 
-def check_teacher(run: Run) -> None:
+def check_teacher(run: Run, start: Start) -> None:
     """Lets the teacher say what it lacks (a key, a library) before anything is made, unless its
-    corrections are there already."""
-    stage = TeachStage(run)
-    if run.store.find(stage.name, _address(stage)) is None:
+    corrections of the round that `start` begins, and of those before, are there already."""
+    stages = [TeachStage(run, at) for at in start.until_here()]
+    known: dict[tuple[str, str], str] = {}
+    if any(run.store.find(stage.name, _address(stage, known)) is None for stage in stages):
         node: Settings = run.settings.teacher
         teacher = build(node | {"_partial_": True}, task=run.task)
         if hasattr(teacher.func, "check"):
             teacher().check()
 
 
-def _address(stage: Stage) -> str:
-    """The fingerprint that a stage's artifact has or will have."""
-    parents = {name: (p.name, _address(p)) for name, p in stage.parents().items()}
-    return stage.fingerprint({k: Artifact(n, fp, Path(), {}) for k, (n, fp) in parents.items()})
+def _address(stage: Stage, known: dict[tuple[str, str], str]) -> str:
+    """The fingerprint that a stage's artifact has or will have; those found are `known`."""
+    key = (stage.name, stage.which)
+    if key not in known:
+        parents = {name: (p.name, _address(p, known)) for name, p in stage.parents().items()}
+        found = {k: Artifact(n, fp, Path(), {}) for k, (n, fp) in parents.items()}
+        known[key] = stage.fingerprint(found)
+    return known[key]
 
 
-class TeachStage(Stage):
+class TeachStage(RoundStage):
     """The teacher's corrections of the wrong attempts of its share of the problems."""
 
     name = "teach"
 
     def parents(self) -> dict[str, Stage]:
-        return start_of(self.run)[0] | {"sample": SampleStage(self.run)}
+        return super().parents() | {"sample": SampleStage(self.run, self.start)}
 
     def inputs(self) -> dict[str, str]:
-        return start_of(self.run)[1] | teacher_files(self.run.settings.teacher)
+        return super().inputs() | teacher_files(self.run.settings.teacher)
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         return self.run.ranks.share(lambda: self._teach(work, parents))
 
     def _teach(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run, s = self.run, self.run.settings.teach
-        codec = start_model(run, parents).codec
+        codec = self.start.model(parents).codec
         problems = by_id(run.task.problems("train"))
         table = parents["sample"].file("attempts.parquet")
         total = self._count(table)

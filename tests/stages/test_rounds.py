@@ -1,0 +1,158 @@
+"""Online: a later round samples from the policy that the round before has trained, and trains it
+on; what is made once is shared."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_runs import run, settings_of, start_model
+
+from rlmec.batching import Row
+from rlmec.binding import ConfigurationError
+from rlmec.language.head import evaluating
+from rlmec.language.scoring import score_rows
+from rlmec.launch import Ranks
+from rlmec.modules.policy import PolicyModule
+from rlmec.records import Attempt, Score
+from rlmec.report.rounds import RoundLine, rounds_table
+from rlmec.stages import models
+from rlmec.stages.chain import Run
+from rlmec.stages.improving import policies
+from rlmec.stages.reporting import policy_variants
+from rlmec.tables import read_table
+
+ONLINE = ("rounds=2", "policy.optimizer.lr=0.01")
+ROUND = ["sample", "teach", "grm", "score", "policy"]
+
+
+def stages(root, model, *overrides):
+    """The stages of a run in the order they were made or found: (name, round) -> entry."""
+    run(root, model, *overrides)
+    summary = json.loads((root / "outputs" / "run" / "summary.json").read_text())
+    return {(s["name"], s["variant"], s["round"]): s for s in summary["stages"]}
+
+
+def manifest(entry):
+    return json.loads((Path(entry["artifact"]) / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory):
+    """A finished run of two rounds with its report."""
+    root = tmp_path_factory.mktemp("online")
+    model = start_model(root / "start")
+    return root, model, stages(root, model, *ONLINE)
+
+
+def test_a_round_starts_from_the_policy_of_the_one_before(online):
+    _, _, found = online
+    assert [key for key in found if key[0] in ROUND] == [
+        *((name, "", 1) for name in ROUND),
+        *((name, "", 2) for name in ROUND if name != "grm"),
+    ]
+    first = manifest(found["policy", "", 1])["fingerprint"]
+    for name in ("sample", "teach", "score", "policy"):
+        later = manifest(found[name, "", 2])
+        assert later["parents"]["policy"] == first, name
+        assert later["settings"]["round"] == 2
+        assert "round" not in manifest(found[name, "", 1])["settings"]
+    assert (
+        manifest(found["score", "", 2])["parents"]["grm"]
+        == manifest(found["grm", "", 1])["fingerprint"]
+    )
+
+    one, two = (
+        read_table(Path(found["sample", "", n]["artifact"]) / "attempts.parquet", Attempt)
+        for n in (1, 2)
+    )
+    assert {a.problem_id for a in one} == {a.problem_id for a in two}, "all problems in each"
+    assert [a.completion_ids for a in one] != [a.completion_ids for a in two]
+
+
+def test_old_log_probs_of_a_later_round_are_those_of_its_start(online):
+    root, model, found = online
+    settings = settings_of(root, model, *ONLINE)
+    start = models.LanguageModel(f"{found['policy', '', 1]['artifact']}/model", settings)
+    module = PolicyModule(start.network(), pad_id=start.codec.pad_id, end_ids=start.codec.end_ids)
+    attempts = read_table(Path(found["sample", "", 2]["artifact"]) / "attempts.parquet", Attempt)
+    scores = read_table(Path(found["score", "", 2]["artifact"]) / "scores.parquet", Score)
+    rows = [
+        Row.likelihood(a.id, [*a.prompt_ids, *a.completion_ids], len(a.prompt_ids))
+        for a in attempts[:4]
+    ]
+    with evaluating(module.net):
+        expected = score_rows(module.net, rows, start.codec.pad_id)
+    for score, values in zip(scores, expected, strict=False):
+        assert score.old_logprobs == pytest.approx(values, abs=1e-4)
+
+
+def test_fewer_rounds_are_found_in_more(online):
+    root, model, found = online
+    one = stages(root, model, "policy.optimizer.lr=0.01", "stage=evaluate")
+    assert not [key for key, entry in one.items() if entry["made"]]
+    assert one["policy", "", 1]["artifact"] == found["policy", "", 1]["artifact"]
+    assert one["evaluate", "", 1]["artifact"] == found["evaluate", "round_1", 1]["artifact"]
+
+
+def test_the_report_has_every_round(online):
+    _, _, found = online
+    folder = Path(found["report", "", 1]["artifact"])
+    table = json.loads((folder / "table.json").read_text())
+    assert [line["name"] for line in table["lines"]] == ["start", "round_1", "rlmec"]
+    assert [line["updates"] for line in table["lines"]] == [None, 2, 4], "of all rounds until then"
+    rounds = table["rounds"]
+    assert [r["round"] for r in rounds] == [1, 2]
+    for r in rounds:
+        sampled = found["sample", "", r["round"]]
+        assert r["attempts"] == sampled["rows"]
+        assert r["sampled_accuracy"] == sampled["metrics"]["sample/accuracy"]
+        assert r["updates"] == 2
+    assert [r["accuracy"] for r in rounds] == [line["accuracy"] for line in table["lines"][1:]]
+    assert "| round | attempts |" in (folder / "table.md").read_text()
+
+
+def test_the_grm_is_trained_on_where_it_is_asked_for(online):
+    root, model, found = online
+    later = stages(root, model, *ONLINE, "grm.later_steps=1", "stage=policy")
+    made = [key[0] for key, entry in later.items() if entry["made"]]
+    assert made == ["grm", "score", "policy"], "the second round's, from its own corrections"
+    grm = manifest(later["grm", "", 2])
+    assert grm["parents"]["grm"] == manifest(found["grm", "", 1])["fingerprint"]
+    assert grm["parents"]["teach"] == manifest(found["teach", "", 2])["fingerprint"]
+    assert (grm["settings"]["grm"]["steps"], grm["rows"]) == (1, 1)
+    assert manifest(later["score", "", 2])["parents"]["grm"] == grm["fingerprint"]
+
+
+def test_a_variant_goes_through_rounds_of_its_own(online, tmp_path):
+    root, model, _ = online
+    changes = "report.compare={sft: {steps: 3}}"
+    settings = settings_of(root, model, *ONLINE, changes)
+    last = policy_variants(Run(settings, Ranks(), tmp_path))["sft"]
+    assert (last.title, last.node.steps) == ("policy (sft, round 2)", 3)
+    sample = last.parents()["sample"]
+    assert sample.title == "sample (sft, round 2)"
+    before = sample.parents()["policy"]
+    assert before.title == "policy (sft)"
+    assert before.parents()["sample"].title == "sample", "the first round's is the same for all"
+    assert [stage.round for stage in policies(Run(settings, Ranks(), tmp_path))] == [1, 2]
+    taken = settings_of(root, model, "report.compare={round_1: {steps: 3}}")
+    with pytest.raises(ConfigurationError, match="'round_1' is taken"):
+        policy_variants(Run(taken, Ranks(), tmp_path))
+
+
+@pytest.mark.parametrize("given", ["rounds=0", "grm.later_steps=0"])
+def test_numbers_below_one_are_refused(online, given):
+    root, model, _ = online
+    with pytest.raises(ConfigurationError, match="at least 1 is needed"):
+        settings_of(root, model, given)
+
+
+def test_the_table_leaves_empty_what_was_not_measured():
+    lines = [
+        RoundLine(1, 40, 0.5, 12, 0.25, 30, 0.6, 0.625),
+        RoundLine(2, 38, None, 9, None, 30, None, None),
+    ]
+    assert rounds_table(lines).splitlines()[2:] == [
+        "| 1 | 40 | 50.0 % | 12 | 0.250 | 30 | 60.0 % | 62.5 % |",
+        "| 2 | 38 |  | 9 |  | 30 |  |  |",
+    ]
