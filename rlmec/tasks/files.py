@@ -87,8 +87,8 @@ def whole_text(text: str, where: str, field: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{where}: field {shortened(field)!r} has half a character (a lone surrogate) at {error.start}; "
-            "expected a text"
+            f"{where}: field {shortened(field)!r} has half a character (a lone surrogate) at "
+            f"{error.start}; expected a text"
         ) from error
     return text
 
