@@ -6,6 +6,7 @@ nothing.
 """
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,12 @@ def sources():
 FILES = dict(sources())
 
 
+@functools.cache
+def parsed(path):
+    """The syntax of a file, for all rules."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def test_the_files_are_seen():
     assert len(FILES) > 25
     assert {"records", "settings", "artifacts", "configuration", "batching"} <= set(FILES)
@@ -234,7 +241,7 @@ def test_no_file_breaks_the_rule(rule):
     broken = {
         str(path.relative_to(ROOT)): lines
         for name, path in FILES.items()
-        if (lines := RULES[rule](name, ast.parse(path.read_text(encoding="utf-8"))))
+        if (lines := RULES[rule](name, parsed(path)))
     }
     assert broken == {}
 

@@ -49,19 +49,19 @@ class Row:
     def text(self, field: str) -> str:
         """The field as text; finite numbers are written out. ValueError where it is missing or
         neither, and for a text with half a character, which no table could hold."""
+        name = shortened(field)
         if field not in self.values:
             raise ValueError(
-                f"{self.where}: no field {field!r}; expected a row with {field!r}, "
-                f"found {self.names}"
+                f"{self.where}: no field {name!r}; expected a row with {name!r}, found {self.names}"
             )
         value = self.values[field]
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError(
-                f"{self.where}: field {field!r} is a {type(value).__name__}; "
+                f"{self.where}: field {name!r} is a {type(value).__name__}; "
                 "expected a text or a number"
             )
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{self.where}: field {field!r} is {value}; expected a finite number")
+            raise ValueError(f"{self.where}: field {name!r} is {value}; expected a finite number")
         return str(value) if not isinstance(value, str) else whole_text(value, self.where, field)
 
     def texts(self, field: str) -> tuple[str, ...]:
@@ -87,8 +87,8 @@ def whole_text(text: str, where: str, field: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{where}: field {field!r} has half a character (a lone surrogate) at {error.start}; "
-            "expected a text"
+            f"{where}: field {shortened(field)!r} has half a character (a lone surrogate) at "
+            f"{error.start}; expected a text"
         ) from error
     return text
 
