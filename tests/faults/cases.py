@@ -84,7 +84,7 @@ def chosen() -> list[Case]:
 def ranked() -> list[Case]:
     """Two ranks: stops of the fit and of generation, by a signal to rank 0 or to both."""
     plans = {
-        "policy": (Stop("term", "micro", 2), Stop("kill", "micro", 3)),
+        "warmup": (Stop("term", "micro", 2), Stop("kill", "micro", 3)),
         "grm": (Stop("group-term", "micro", 3), Stop("int", "validate", 2)),
         "sample": (Stop("term", "decode", 5), Stop("kill", "part", 1)),
     }
