@@ -2,7 +2,7 @@
 # make test      set up, then run all tests
 # make check     set up, then lint, types and the fast tests
 # make table     set up, then the comparison over three seeds that the README shows
-# make faults    set up, then stop and restart the real commands 250 times, and compare what they make
+# make faults    set up, then stop and restart the real commands some 280 times, and compare what they make
 # make benchmark set up, then measure what speed is promised (BENCHMARK="preset=cpu_124m" for more)
 # make profile   set up, then show what the time of the default chain goes into, on few steps
 # make scale     set up, then a million imported solutions through judging, aligning and writing

@@ -22,6 +22,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from rlmec import stopping
+from rlmec.artifacts import ArtifactError
 
 _NAME = re.compile(r"step-(\d{8})\.ckpt")
 _PART = ".part"
@@ -57,7 +58,7 @@ def newest_loadable(folder: Path, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that loads, or None where there is none at all.
 
     Left-over parts are swept, and torn checkpoints newer than it, which would otherwise count among
-    those kept. Raises RuntimeError where checkpoints exist but none loads: a run
+    those kept. Raises ArtifactError where checkpoints exist but none loads: a run
     never starts from scratch in silence.
     """
     for left in (*folder.glob(f"*{_PART}"), *folder.glob("weights-*.ckpt")):
@@ -72,7 +73,7 @@ def newest_loadable(folder: Path, say: Callable[[str], None]) -> Path | None:
         remove_newer(folder, step_of(path))
         return path
     if found:
-        raise RuntimeError(
+        raise ArtifactError(
             f"{folder}: none of {len(found)} checkpoints loads; remove them to start anew"
         )
     return None

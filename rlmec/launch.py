@@ -84,10 +84,17 @@ def stop_with_parent() -> None:
 def command(overrides: Sequence[str], run_dir: str | Path, extra: Sequence[str] = ()) -> list[str]:
     """The program's own command line for one job in a given run folder, whatever its name holds."""
     folder = QuotedString(text=str(run_dir), quote=Quote.single).with_quotes()
-    name = HydraConfig.get().job.config_name if HydraConfig.initialized() else None
-    config = [f"--config-name={name}"] if name else []
+    config = _configuration() if HydraConfig.initialized() else []
     own = ["hydra.mode=RUN", f"hydra.run.dir={folder}"]
     return [sys.executable, os.path.abspath(sys.argv[0]), *config, *overrides, *own, *extra]
+
+
+def _configuration() -> list[str]:
+    """The command line's own configuration: which file, and the folder of a user's own ones."""
+    hydra = HydraConfig.get()
+    sources = hydra.runtime.config_sources
+    own = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
+    return [f"--config-name={hydra.job.config_name}", *own] if hydra.job.config_name else own
 
 
 def launched_outside() -> bool:

@@ -250,7 +250,10 @@ def _check_once(run: Run) -> None:
 
 def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact:
     run, began = stage.run, time.monotonic()
-    outcome = stage.build(run.store.work(stage.name, address), parents)
+    try:
+        outcome = stage.build(run.store.work(stage.name, address), parents)
+    except stopping.RunStopped as stop:
+        raise stopping.RunStopped(stop.number, stop.where or stage.title) from None
 
     def commit() -> Artifact:
         manifest = {

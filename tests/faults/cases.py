@@ -19,7 +19,7 @@ PLACES = {
     "lora3": ("sample", "grm", "score", "policy"),
     "lora5w2": ("grm", "policy"),
 }
-ROUNDS, EACH = 2, 5
+ROUNDS, EACH = 3, 4
 """Cases of a setting and stage, and stops of a case."""
 
 
@@ -84,7 +84,7 @@ def chosen() -> list[Case]:
 def ranked() -> list[Case]:
     """Two ranks: stops of the fit and of generation, by a signal to rank 0 or to both."""
     plans = {
-        "policy": (Stop("term", "micro", 2), Stop("kill", "micro", 3)),
+        "warmup": (Stop("term", "micro", 2), Stop("kill", "micro", 3)),
         "grm": (Stop("group-term", "micro", 3), Stop("int", "validate", 2)),
         "sample": (Stop("term", "decode", 5), Stop("kill", "part", 1)),
     }
@@ -121,8 +121,8 @@ def all_cases(seed: int) -> list[Case]:
         for setting, stages in PLACES.items()
         for stage in stages
     ]
-    half = len(random_ones) // ROUNDS
-    return [*chosen(), *swept(), *random_ones[:half], *ranked(), *random_ones[half:]]
+    first = len(random_ones) // ROUNDS
+    return [*chosen(), *swept(), *random_ones[:first], *ranked(), *random_ones[first:]]
 
 
 def _read(text: str) -> Stop:

@@ -11,9 +11,6 @@ from types import TracebackType
 
 from .comparing import finished
 
-SMALL = "640k"
-"""Of a disk that is full before a stage is done: room for what lies upstream and a bit."""
-
 
 def no_damage(store: Path) -> Damage:
     return Damage("", store)

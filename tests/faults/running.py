@@ -92,7 +92,10 @@ class Bench:
         damage = no_damage(store) if sweep or not case.damage else Damage(case.damage, store)
         with damage:
             self._copy(whole, store, upstream(case.setting, case.stage))
-            _Walk(self, case, store, whole, result, damage).walk()
+            try:
+                _Walk(self, case, store, whole, result, damage).walk()
+            except TimeoutError as error:
+                result.wrong.append(str(error))
         if not result.wrong:
             shutil.rmtree(store, ignore_errors=True)
         result.seconds = time.monotonic() - began

@@ -316,3 +316,14 @@ def test_a_thousand_easy_answers_equal_direct_math_verify():
     assert [verdict == "right" for verdict in found] == direct
     assert set(found) == {"right", "wrong"}
     assert 400 < sum(direct) < 900
+
+
+def test_signals_to_all_processes_of_a_job_leave_the_children_at_work(verifier):
+    """They are for the run, which drops what it has not finished; a child that died of one would
+    make a right answer a "crash"."""
+    assert verifier.check(*HALF) == "right"
+    (child,) = before = pids(verifier)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(child, number)
+    assert verifier.check(r"\frac{1}{4}", "0.25") == "right"
+    assert pids(verifier) == before
