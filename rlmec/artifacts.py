@@ -86,8 +86,9 @@ class ArtifactStore:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             address = (manifest["stage"], manifest["fingerprint"])
-            if not isinstance(manifest.get("metrics", {}), dict):
-                raise TypeError("its metrics are no object")
+            for name in ("metrics", "files"):
+                if not isinstance(manifest.get(name, {}), dict):
+                    raise TypeError(f"its {name} are no object")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(
                 f"{folder / MANIFEST} cannot be read ({type(error).__name__}: {error}); "
@@ -97,12 +98,11 @@ class ArtifactStore:
             other = ascii(f"{address[0]}/{address[1]}")[:80]
             raise ArtifactError(f"{folder} holds the manifest of {other}")
         for name, size in manifest.get("files", {}).items():
-            found = (folder / name).stat().st_size if (folder / name).is_file() else None
+            found = _size(folder / name)
             if found != size:
                 state = "is gone" if found is None else f"has {found} bytes, not {size}"
-                raise ArtifactError(
-                    f"{folder / name} {state}; remove {folder} to have it made again"
-                )
+                shown = ascii(f"{folder / name} {state}")[1:-1][:300]
+                raise ArtifactError(f"{shown}; remove {folder} to have it made again")
         return Artifact(stage, fp, folder, manifest)
 
     @contextlib.contextmanager
@@ -168,6 +168,14 @@ def _sync_below(folder: Path, skip: Sequence[str] = ()) -> None:
         for name in files:
             sync(Path(parent, name))
         sync(Path(parent))
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, None where there is none."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:  # a name that no file can have
+        return None
 
 
 def _sizes_below(folder: Path, skip: Sequence[str]) -> dict[str, int]:
@@ -318,16 +326,8 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    described = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    command = ["git", "-C", str(root), *described]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -47,6 +47,7 @@ def code_of(work):
     """The exit code of a forked process that listens and then does `work`."""
 
     def child():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
         stopping.listen()
         sys.exit(work())
 

@@ -154,7 +154,9 @@ def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
             ckpt_path=None,
             resume="auto",
         )
-        run: Any = SimpleNamespace(ranks=Ranks(), say=lambda text: None, settings=around)
+        run: Any = SimpleNamespace(
+            ranks=Ranks(), say=lambda text: None, settings=around, asked="policy"
+        )
         settings = FitSettings({}, {}, seed=bench.seed, steps=steps, gradient_clip=CLIP)
         fit(run, "policy", settings, Path(folder), module, data, None)
     return _a_step(module.stamps), module

@@ -18,7 +18,7 @@ def commands():
     """(page, program, arguments) of every command; what follows a # is a comment."""
     for page in PAGES:
         for program, rest in COMMAND.findall(page.read_text()):
-            yield page, program, shlex.split(rest, comments=True)
+            yield page, program, shlex.split(rest.removesuffix(" &"), comments=True)
 
 
 FOUND = sorted({(p.relative_to(ROOT).as_posix(), name, *args) for p, name, args in commands()})
