@@ -101,16 +101,33 @@ def _wrap_fits(act_at: Callable[[str], None], trace: Path) -> None:
 
 def _wrap_decoding(act_at: Callable[[str], None]) -> None:
     from rlmec.language import drafting, generation, scoring
-    from rlmec.stages import attempting, predicting, teaching
+    from rlmec.stages import predicting, teaching
     from rlmec.stages import scoring as score_stage
 
     _before(generation, "_choose", lambda *args: act_at("decode"))
     _before(drafting._Batch, "_pass", lambda *args: act_at("decode"))
     _before(scoring, "collate", lambda *args: act_at("decode"))
-    _before(attempting, "attempt_of", lambda *args, **kwargs: act_at("judge"))
+    _wrap_verdicts(act_at)
     _before(score_stage, "correction_of", lambda *args, **kwargs: act_at("judge"))
     _before(teaching, "judge_proposal", lambda *args, **kwargs: act_at("judge"))
     _before(predicting.PartWriter, "on_predict_start", lambda *args: act_at("begin"))
+
+
+def _wrap_verdicts(act_at: Callable[[str], None]) -> None:
+    from rlmec.stages import judging
+
+    whole = judging.judge_of
+
+    def judge_of(*args: Any) -> Any:
+        judge = whole(*args)
+
+        def judged(*asked: Any) -> Any:
+            act_at("judge")
+            return judge(*asked)
+
+        return judged
+
+    judging.judge_of = judge_of
 
 
 def _wrap_writing(
