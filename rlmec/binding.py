@@ -183,10 +183,11 @@ class Binder:
     def target(self, value: dict[str, Any], key: str) -> dict[str, Any]:
         name = value["_target_"]
         if not (isinstance(name, str) and name.startswith(self.allowed)):
+            package = ascii(str(name).split(".")[0])[1:-1]
             raise ConfigurationError(
                 f"{key}._target_: {name!r} is not allowed; a target starts with one of "
                 f"{', '.join(self.allowed)} or a prefix in security.allow, as in "
-                f"security.allow=[{str(name).split('.')[0]}.]"
+                f"security.allow=[{package}.]"
             )
         try:
             signature = signature_of(name, self.allowed, self.importing)
