@@ -102,9 +102,9 @@ def swept() -> list[Case]:
 
 def quick() -> list[Case]:
     """The six stops of `make test`."""
-    kill, term = Stop("kill", "micro", 8), Stop("term", "validate", 2)
+    kill, term = Stop("kill", "micro", 8), Stop("term", "validate", 1)
     return [
-        Case("quick-warmup", "full3w2", "warmup", (kill, term, Stop("kill", "save", 1))),
+        Case("quick-warmup", "full3w2", "warmup", (kill, term, Stop("kill", "save", 2))),
         Case(
             "quick-sample", "full1", "sample", (Stop("int", "decode", 14), Stop("kill", "part", 2))
         ),
