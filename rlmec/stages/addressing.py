@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlmec.artifacts import Artifact
 from rlmec.keeping import Named
 from rlmec.launch import Ranks
 from rlmec.settings import RunSettings
-from rlmec.stages.chain import Run, Stage
+from rlmec.stages.chain import Run, Stage, address_of
 from rlmec.stages.reporting import ReportStage
 
 __all__ = ["addresses"]
@@ -25,15 +24,6 @@ def addresses(settings: RunSettings) -> list[Named]:
     be read.
     """
     run = Run(settings, Ranks(), Path())
-    found: dict[tuple[str, str], Named] = {}
-    _visit(ReportStage(run), found)
-    return list(found.values())
-
-
-def _visit(stage: Stage, found: dict[tuple[str, str], Named]) -> Named:
-    key = (stage.name, stage.variant)
-    if key not in found:
-        above = {name: _visit(parent, found) for name, parent in stage.parents().items()}
-        parents = {k: Artifact(n.stage, n.fingerprint, Path(), {}) for k, n in above.items()}
-        found[key] = Named(stage.title, stage.name, stage.fingerprint(parents))
-    return found[key]
+    known: dict[tuple[str, str], tuple[Stage, str]] = {}
+    address_of(ReportStage(run), known)
+    return [Named(stage.title, stage.name, address) for stage, address in known.values()]

@@ -118,6 +118,11 @@ class Stage(ABC):
         return ", ".join(filter(None, (self.variant, later)))
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from every other stage of its job."""
+        return self.name, self.which
+
+    @property
     def title(self) -> str:
         return f"{self.name} ({self.which})" if self.which else self.name
 
@@ -187,9 +192,19 @@ def model_digest(path: str, revision: str | None) -> str:
     return f"{path}@{hub_commit(path, revision)}"
 
 
+def address_of(stage: Stage, known: dict[tuple[str, str], tuple[Stage, str]]) -> str:
+    """The fingerprint that a stage's artifact has or will have; nothing is made. `known`, by the
+    stages' keys, grows by the stage and all that it is made from, parents first."""
+    if stage.key not in known:
+        above = {name: (p.name, address_of(p, known)) for name, p in stage.parents().items()}
+        parents = {name: Artifact(kind, fp, Path(), {}) for name, (kind, fp) in above.items()}
+        known[stage.key] = stage, stage.fingerprint(parents)
+    return known[stage.key][1]
+
+
 def make(stage: Stage) -> Artifact:
     """The stage's artifact, made now if it is not there; its parents first."""
-    run, key = stage.run, (stage.name, stage.which)
+    run, key = stage.run, stage.key
     if key in run.made:
         return run.made[key]
     parents = {name: make(parent) for name, parent in stage.parents().items()}

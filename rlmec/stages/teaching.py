@@ -21,7 +21,7 @@ from rlmec.prompts import Codec
 from rlmec.records import Attempt, Correction, Problem, by_id, is_wrong
 from rlmec.rewriting import best_of, count_reasons, judge_proposal, proposal_ids
 from rlmec.rows import hash_share
-from rlmec.stages.chain import Outcome, Run, Settings, Stage, model_digest
+from rlmec.stages.chain import Outcome, Run, Settings, Stage, address_of, model_digest
 from rlmec.stages.importing import in_parts
 from rlmec.stages.predicting import say_goes_on, stopped_between_parts
 from rlmec.stages.sampling import RoundStage, SampleStage, Start
@@ -42,22 +42,12 @@ def check_teacher(run: Run, start: Start) -> None:
     """Lets the teacher say what it lacks (a key, a library) before anything is made, unless its
     corrections of the round that `start` begins, and of those before, are there already."""
     stages = [TeachStage(run, at) for at in start.until_here()]
-    known: dict[tuple[str, str], str] = {}
-    if any(run.store.find(stage.name, _address(stage, known)) is None for stage in stages):
+    known: dict[tuple[str, str], tuple[Stage, str]] = {}
+    if any(run.store.find(stage.name, address_of(stage, known)) is None for stage in stages):
         node: Settings = run.settings.teacher
         teacher = build(node | {"_partial_": True}, task=run.task)
         if hasattr(teacher.func, "check"):
             teacher().check()
-
-
-def _address(stage: Stage, known: dict[tuple[str, str], str]) -> str:
-    """The fingerprint that a stage's artifact has or will have; those found are `known`."""
-    key = (stage.name, stage.which)
-    if key not in known:
-        parents = {name: (p.name, _address(p, known)) for name, p in stage.parents().items()}
-        found = {k: Artifact(n, fp, Path(), {}) for k, (n, fp) in parents.items()}
-        known[key] = stage.fingerprint(found)
-    return known[key]
 
 
 class TeachStage(RoundStage):

@@ -15,7 +15,7 @@ from rlmec.launch import Ranks
 from rlmec.modules.policy import PolicyModule
 from rlmec.records import Attempt, Score
 from rlmec.report.rounds import RoundLine, rounds_table
-from rlmec.stages import models
+from rlmec.stages import addresses, models
 from rlmec.stages.chain import Run
 from rlmec.stages.improving import policies
 from rlmec.stages.reporting import policy_variants
@@ -42,6 +42,15 @@ def online(tmp_path_factory):
     root = tmp_path_factory.mktemp("online")
     model = start_model(root / "start")
     return root, model, stages(root, model, *ONLINE)
+
+
+def test_the_addresses_that_are_told_are_those_of_all_rounds(online):
+    """What stage=prune keeps: two rounds have stages of the same names."""
+    root, model, found = online
+    told = addresses(settings_of(root, model, *ONLINE, "stage=report"))
+    made = {(s["name"], Path(s["artifact"]).name) for s in found.values()}
+    assert made <= {(named.stage, named.fingerprint) for named in told}
+    assert len({named.title for named in told}) == len(told)
 
 
 def test_a_round_starts_from_the_policy_of_the_one_before(online):
