@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlmec.rewards import edit_labels
+
 
 def first_error_labels(
     grm_logprobs: np.ndarray,
@@ -27,13 +29,9 @@ def first_error_labels(
     values are not looked at. Negative settings raise ValueError. Source: the edit labels of
     method.md, follow-up work, up to the first error as in VPPO, arXiv 2601.18984.
     """
-    if reward < 0 or penalty < 0:
-        raise ValueError(f"reward {reward} and penalty {penalty} are sizes: not below 0")
-    out = np.zeros(len(removed), dtype=np.float32)  # [n]
-    if is_right:
-        return out + np.float32(reward)
-    if first_edit is not None:
+    out = edit_labels(grm_logprobs, is_right, removed, reward=reward, penalty=penalty)  # [n]
+    if not is_right and first_edit is not None:
         kept = np.flatnonzero(~np.asarray(removed[first_edit:], dtype=bool))  # [kept tokens]
-        end = first_edit + int(kept[0]) if len(kept) else len(removed)
-        out[first_edit:end] = -penalty
+        if len(kept):
+            out[first_edit + kept[0] :] = 0.0
     return out
