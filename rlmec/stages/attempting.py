@@ -117,7 +117,7 @@ def _by_sampler(
     if not missing:
         return
     done = folder.count - len(missing)
-    say_goes_on(run, title, folder, missing, first_item)
+    say_goes_on(run, title, folder, missing, first_item(missing[0]))
     wanted = run.settings.trainer.progress_bar
     bar = Bar(title, folder.count, "parts", wanted=wanted, done=done)
     try:

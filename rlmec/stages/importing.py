@@ -56,7 +56,8 @@ def import_parts(
     found = file.found()
     groups = cut(found.solutions, PART)
     folder = PartFolder(work / "parts", len(groups))
-    missing = set(folder.missing())
+    missing = folder.missing()
+    wanted = set(missing)
     judge = _Judge(run, model, known, {p.id for p in splits["train"][: s.max_problems]})
     bar = Bar(title, found.solutions, "solutions", wanted=run.settings.trainer.progress_bar)
     done = 0
@@ -65,10 +66,9 @@ def import_parts(
             if index is None or solutions is None or len(solutions) != len(groups[index]):
                 raise ValueError(f"{s.path} has changed since its rows were counted")
             numbers = judge.numbered(solutions)
-            if 0 < len(missing) < len(groups) and index == min(missing):
-                first = solutions[0].problem_id
-                say_goes_on(run, title, folder, sorted(missing), lambda _, id_=first: id_)
-            if index in missing:
+            if missing and index == missing[0]:
+                say_goes_on(run, title, folder, missing, solutions[0].problem_id)
+            if index in wanted:
                 attempts, counts = judge.part(solutions, numbers)
                 folder.write(index, {"attempts": (attempts, Attempt)}, counts)
             bar.update(done := done + len(solutions))

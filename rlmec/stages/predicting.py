@@ -67,13 +67,13 @@ class PartWriter(Callback):
 
 
 def say_goes_on(
-    run: Run, title: str, folder: PartFolder, missing: Sequence[int], first_item: FirstItem
+    run: Run, title: str, folder: PartFolder, missing: Sequence[int], first_item: str
 ) -> None:
     """Says, where some parts are there, at which part and item the work goes on."""
     if len(missing) < folder.count:
         run.say(
             f"{title}: {folder.count - len(missing)} of {folder.count} parts are there already; "
-            f"goes on with part {missing[0] + 1}, from {first_item(missing[0])}"
+            f"goes on with part {missing[0] + 1}, from {first_item}"
         )
 
 
@@ -104,7 +104,7 @@ def predict_parts(
     missing = run.ranks.share(folder.missing)
     if not missing:
         return
-    say_goes_on(run, title, folder, missing, first_item)
+    say_goes_on(run, title, folder, missing, first_item(missing[0]))
     wanted = run.settings.trainer.progress_bar
     trainer = keep_signals(
         L.Trainer(

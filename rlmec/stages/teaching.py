@@ -75,8 +75,6 @@ class TeachStage(RoundStage):
         parts = cut(total, s.part_size)
         folder = PartFolder(work / "parts", len(parts))
         missing = folder.missing()
-        if missing:
-            say_goes_on(run, self.title, folder, missing, lambda i: self._first(table, i))
         counts = Counter(folder.counts())
         done = total - sum(len(parts[index]) for index in missing)
         bar = _Progress(self.title, total, run.settings.trainer.progress_bar, done)
@@ -85,6 +83,8 @@ class TeachStage(RoundStage):
             for index, some in enumerate(islice(in_parts(self._wrong(table), s.part_size), until)):
                 if index not in wanted:
                     continue
+                if index == missing[0]:
+                    say_goes_on(run, self.title, folder, missing, some[0].id)
                 asked = [WrongAttempt(problems[a.problem_id], a.text) for a in some]
                 answers = teacher.correct_all(asked, spent=dict(counts), tick=bar.tick)
                 _require_one_each(teacher, asked, answers)
@@ -112,11 +112,6 @@ class TeachStage(RoundStage):
         for attempt in iter_table(table, Attempt):
             if attempt.is_wrong and is_taught(self.run, attempt.problem_id):
                 yield attempt
-
-    def _first(self, table: Path, part: int) -> str:
-        """The id of a part's first attempt."""
-        start = part * self.run.settings.teach.part_size
-        return next(islice(self._wrong(table), start, None)).id
 
     def _judged(
         self,
