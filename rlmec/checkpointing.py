@@ -143,13 +143,15 @@ class StopRequests(Callback):
 
 
 def agreed(trainer: L.Trainer) -> int | None:
-    """The number of a signal that any rank was asked to stop by; all ranks call it."""
+    """The signal that any rank was asked to stop by, the first rank's before the others': what it
+    passes on reaches them as SIGTERM. All ranks call it."""
     number = stopping.requested()
     if trainer.world_size == 1:
         return number
-    asked = torch.tensor([number or 0], device=trainer.strategy.root_device)
+    ranked = 0 if number is None else 256 * (trainer.world_size - trainer.global_rank) + number
+    asked = torch.tensor([ranked], device=trainer.strategy.root_device)
     dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-    return int(asked) or None
+    return int(asked) % 256 or None
 
 
 class ResumeCheckpoint(Checkpoint):

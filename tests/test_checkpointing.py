@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -20,6 +21,7 @@ from small_fits import (
     torn_save,
 )
 
+from rlmec import checkpointing
 from rlmec.checkpointing import (
     AtomicCheckpointIO,
     BestWeights,
@@ -272,3 +274,35 @@ def test_another_number_of_ranks_is_refused():
 
     with pytest.raises(ValueError, match="of 2 ranks, this run has 1"):
         states.on_train_start(OneRank(), None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [((None, None), None), ((2, 15), 2), ((15, 2), 15), ((None, 10), 10), ((10, None), 10)],
+)
+def test_the_first_ranks_signal_decides(monkeypatch, asked, wanted):
+    """Ctrl-C on rank 0 reaches rank 1 as SIGTERM: the run ends as by Ctrl-C."""
+    given = []
+
+    def ask(tensor, op):
+        given.append(tensor.clone())
+
+    trainers = [
+        SimpleNamespace(
+            world_size=2,
+            global_rank=rank,
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        )
+        for rank in range(2)
+    ]
+    monkeypatch.setattr(checkpointing.dist, "all_reduce", ask)
+    for trainer, number in zip(trainers, asked, strict=True):
+        monkeypatch.setattr(checkpointing.stopping, "requested", lambda number=number: number)
+        checkpointing.agreed(trainer)
+
+    def most(tensor, op):
+        assert op == checkpointing.dist.ReduceOp.MAX
+        tensor.copy_(torch.stack(given).max(0).values)
+
+    monkeypatch.setattr(checkpointing.dist, "all_reduce", most)
+    assert [checkpointing.agreed(trainer) for trainer in trainers] == [wanted, wanted]

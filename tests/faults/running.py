@@ -117,13 +117,15 @@ class _Walk:
         for number, stop in enumerate(self.case.stops):
             self.damage.before(number)
             said = self._stopped_run(stop)
-            self._check_resumed(said, stopped)
             at = STOPPED_AT.search(said)
-            stopped = int(at[1]) if at else None
+            found = self._went_on(said)
+            if at or found:  # not struck before it could say where it goes on
+                self._check_resumed(found, stopped)
+                stopped = int(at[1]) if at else None
             self.damage.after(number, self.case.stage)
         refused = self._refused()
         said, code = self._run(None)
-        self._check_resumed(said, stopped)
+        self._check_resumed(self._went_on(said), stopped)
         if code != 0:
             self.result.wrong.append(f"the last run ended with {code}")
             return
@@ -165,11 +167,15 @@ class _Walk:
         child.wait()
         self.result.slowest = max(self.result.slowest, time.monotonic() - struck)
 
-    def _check_resumed(self, said: str, stopped: int | None) -> None:
-        """A fit that a signal stopped goes on at that step and no other."""
+    def _went_on(self, said: str) -> list[int]:
+        """Notes what the run says that it goes on from; the optimizer steps among it."""
         found = [int(n) for n in RESUMED_AT.findall(said)]
         self.result.went_on += [f"step {n}" for n in found]
         self.result.went_on += [f"part {n}" for n in PARTS.findall(said)]
+        return found
+
+    def _check_resumed(self, found: list[int], stopped: int | None) -> None:
+        """A fit that a signal stopped goes on at that step and no other."""
         sweep = self.case.damage == "sweep"
         damaged = self.case.damage.startswith("checkpoint")
         if stopped is not None and not sweep and not damaged and found[:1] != [stopped]:
