@@ -133,8 +133,7 @@ class ArtifactStore:
 
         The manifest gets `stage`, `fingerprint`, `created` and the sizes of all `files`. `drop`
         names what only resuming needed (parts, checkpoints): removed after the rename, so that a
-        kill before it loses nothing. A final folder that is already there is an ArtifactError, and
-        the work folder stays as it was.
+        kill before it loses nothing. A final folder that is there is an ArtifactError.
         """
         work, final = self.work(stage, fp), self.final(stage, fp)
         if final.exists():
@@ -147,9 +146,14 @@ class ArtifactStore:
         atomic_write_json(work / MANIFEST, whole)
         os.rename(work, final)
         sync(final.parent)
-        for name in drop:
-            shutil.rmtree(final / name, ignore_errors=True)
+        remove_below(final, drop)
         return Artifact(stage, fp, final, json.loads(json.dumps(whole)))
+
+
+def remove_below(folder: Path, names: Sequence[str]) -> None:
+    """Removes subfolders that are there."""
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

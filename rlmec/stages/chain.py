@@ -26,6 +26,7 @@ from rlmec.artifacts import (
     environment_differences,
     file_digest,
     fingerprint,
+    remove_below,
     source_digest,
 )
 from rlmec.configuration import build, stage_settings
@@ -227,7 +228,10 @@ def make(stage: Stage) -> Artifact:
 def _find(stage: Stage, address: str) -> Artifact | None:
     """On rank 0: the artifact, if it is made; from now on it is in the hands of this job."""
     stage.run.uses.hold(stage.name, address)
-    return stage.run.store.find(stage.name, address)
+    found = stage.run.store.find(stage.name, address)
+    if found is not None:
+        remove_below(found.path, RESUMING)  # left by a kill right behind the commit
+    return found
 
 
 def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact | None:
