@@ -1,5 +1,8 @@
 """Joined pairs with their credit, worked by hand; what is dropped or refused; the loader."""
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -277,6 +280,19 @@ def planned(workers=0, accumulate=3, **changes):
 def same(one, other):
     assert one.keys() == other.keys()
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_workers_outlive_what_asks_the_run_to_stop(number):
+    """The step in work still wants its batches, more of them than were made before the signal."""
+    expected = [batch["input_ids"].tolist() for batch in planned().train_dataloader()]
+    assert len(expected) > 2 * 2 + 2
+    batches = iter(planned(workers=2).train_dataloader())
+    found = [next(batches)]
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, number)
+    found += batches
+    assert [batch["input_ids"].tolist() for batch in found] == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])

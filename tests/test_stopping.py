@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -26,6 +27,7 @@ from test_resuming import STEPS, Case, Killed, Objective, resumed_steps
 from rlmec import stopping
 from rlmec.artifacts import ArtifactError, ArtifactStore
 from rlmec.language.generation import Decoding, generate
+from rlmec.launch import stop_with_parent
 from rlmec.objectives import rlmec_clipped
 from rlmec.stopping import RunStopped
 from rlmec.teachers.base import OneByOne, WrongAttempt
@@ -285,3 +287,27 @@ def test_an_artifact_whose_files_are_not_those_committed_is_refused(damage, tmp_
         os.truncate(final / "model" / "weights", 4)
     with pytest.raises(ArtifactError, match=r"weights (is gone|has 4 bytes, not 8)"):
         store.find("sample", "f" * 20)
+
+
+def test_a_sweeps_worker_is_asked_to_stop_when_its_launcher_ends():
+    fork = multiprocessing.get_context("fork")
+    heard, tell = fork.Pipe(duplex=False)
+
+    def worker():
+        signal.signal(signal.SIGTERM, lambda *_: tell.send("asked"))
+        stop_with_parent()
+        tell.send("ready")
+        time.sleep(20)
+
+    def launcher():
+        child = fork.Process(target=worker, name="LokyProcess-1")
+        child.start()
+        child.join()
+
+    parent = fork.Process(target=launcher)
+    parent.start()
+    assert heard.poll(10)
+    assert heard.recv() == "ready"
+    parent.kill()
+    assert heard.poll(10)
+    assert heard.recv() == "asked"

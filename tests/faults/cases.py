@@ -67,6 +67,7 @@ def chosen() -> list[Case]:
         case("in-last-validation", "lora1w2", "grm", "term@validate:4", "int@validate:1"),
         case("first-validation", "full1", "warmup", "term@validate:1", "int@decode:3"),
         case("all-processes", "lora5w2", "policy", "group-term@micro:7", "group-term@micro:2"),
+        case("ctrl-c", "full3w2", "policy", "group-int@micro:8", "group-int@validate:1"),
         case("requeued-by-slurm", "full1", "policy", *["usr1@micro:2"] * 3),
         case("torn-checkpoint", "full3w2", "grm", "kill@micro:17", damage="checkpoint"),
         case("torn-checkpoints", "lora3", "policy", "kill@micro:17", damage="checkpoints"),
@@ -102,9 +103,9 @@ def swept() -> list[Case]:
 
 def quick() -> list[Case]:
     """The six stops of `make test`."""
-    kill, term = Stop("kill", "micro", 8), Stop("term", "validate", 1)
+    ctrl_c, term = Stop("group-int", "micro", 8), Stop("term", "validate", 1)
     return [
-        Case("quick-warmup", "full3w2", "warmup", (kill, term, Stop("kill", "save", 2))),
+        Case("quick-warmup", "full3w2", "warmup", (ctrl_c, term, Stop("kill", "save", 2))),
         Case(
             "quick-sample", "full1", "sample", (Stop("int", "decode", 14), Stop("kill", "part", 2))
         ),

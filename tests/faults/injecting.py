@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 CODES = {"kill": -9, "term": 143, "group-term": 143, "usr1": 138, "int": 130, "int2": 130}
-CODES |= {"error": 1}
+CODES |= {"group-int": 130, "error": 1}
 FIT_POINTS = ("micro", "validate", "decode", "save", "saved", "begin")
 PART_POINTS = ("decode", "judge", "table", "part", "parted", "begin")
 
@@ -45,9 +45,9 @@ def act(action: str, pid: int) -> None:
     if action == "error":
         raise Injected("put in by a fault case")
     numbers = {"kill": signal.SIGKILL, "usr1": signal.SIGUSR1}
-    numbers |= dict.fromkeys(("int", "int2"), signal.SIGINT)
+    numbers |= dict.fromkeys(("int", "int2", "group-int"), signal.SIGINT)
     number = numbers.get(action, signal.SIGTERM)
-    if action == "group-term":
+    if action.startswith("group-"):
         os.killpg(os.getpgid(pid), number)
     else:
         os.kill(pid, number)

@@ -113,6 +113,18 @@ def test_a_crash_is_told_apart_and_tried_once_more(stand_in):
     verifier.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_child_outlives_what_asks_the_run_to_stop(number):
+    """Ctrl-C in a terminal reaches all processes, and the run's last part still wants verdicts."""
+    verifier = Verifier(processes=1)
+    assert verifier.check("1", "1") == "right"
+    (pid,) = pids(verifier)
+    os.kill(pid, number)
+    assert verifier.check("2", "2") == "right"
+    assert pids(verifier) == [pid]
+    verifier.close()
+
+
 def test_a_child_that_does_no_work_is_killed_from_outside(stand_in, monkeypatch):
     monkeypatch.setattr(verifier_module, "PATIENCE", 0.3)
     verifier = stand_in(STAND_IN)
