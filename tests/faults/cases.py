@@ -101,6 +101,15 @@ def swept() -> list[Case]:
     return [Case(f"sweep-{i}", "full1", "policy", s, "sweep") for i, s in enumerate(plans)]
 
 
+def worn(seed: int) -> Case:
+    """Sampling that is killed forty times, four of them right behind a part."""
+    draw = random.Random(seed)
+    stops = [Stop("kill", "decode", draw.randint(1, 12)) for _ in range(36)]
+    for _ in range(4):
+        stops.insert(draw.randint(0, len(stops)), Stop("kill", "parted", 1))
+    return Case("sample-40-times", "full1", "sample", tuple(stops))
+
+
 def quick() -> list[Case]:
     """The six stops of `make test`."""
     ctrl_c, term = Stop("group-int", "micro", 8), Stop("term", "validate", 1)
@@ -123,7 +132,7 @@ def all_cases(seed: int) -> list[Case]:
         for stage in stages
     ]
     first = len(random_ones) // ROUNDS
-    return [*chosen(), *swept(), *random_ones[:first], *ranked(), *random_ones[first:]]
+    return [*chosen(), worn(seed), *swept(), *random_ones[:first], *ranked(), *random_ones[first:]]
 
 
 def _read(text: str) -> Stop:
