@@ -93,12 +93,17 @@ def ranked() -> list[Case]:
 
 
 def swept() -> list[Case]:
-    """A sweep of two jobs of the policy's stage, stopped in either."""
+    """A sweep of two jobs of the policy's stage, stopped in either; with joblib by a signal to the
+    sweep's own process while its workers are in the fits."""
     plans = [
         (Stop("term", "micro", 3), Stop("kill", "micro", 8)),
         (Stop("int", "micro", 9), Stop("kill", "commit", 1)),
     ]
-    return [Case(f"sweep-{i}", "full1", "policy", s, "sweep") for i, s in enumerate(plans)]
+    both = (Stop("term", "checkpoint", 2), Stop("kill", "checkpoint", 6))
+    return [
+        *(Case(f"sweep-{i}", "full1", "policy", s, "sweep") for i, s in enumerate(plans)),
+        Case("sweep-joblib", "full1", "policy", both, "sweep"),
+    ]
 
 
 def worn(seed: int) -> Case:

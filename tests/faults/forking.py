@@ -12,6 +12,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -56,20 +57,22 @@ class Child:
     began: float
     code: int | None = None
 
-    def wait(self, patience: float = PATIENCE) -> int:
-        if self.code is not None:
-            return self.code
-        deadline = time.monotonic() + patience
-        while True:
+    def is_running(self) -> bool:
+        if self.code is None:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
-            if ended:
-                self.code = os.waitstatus_to_exitcode(status)
-                return self.code
+            self.code = os.waitstatus_to_exitcode(status) if ended else None
+        return self.code is None
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        deadline = time.monotonic() + patience
+        while self.is_running():
             if time.monotonic() > deadline:
                 os.killpg(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 raise TimeoutError(f"it did not end within {patience:.0f} s: {self.log}")
             time.sleep(0.005)
+        assert self.code is not None
+        return self.code
 
 
 def start(argv: Sequence[str], log: Path, prepare: Callable[[], None] = lambda: None) -> Child:
@@ -107,5 +110,6 @@ def _as_program() -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
+    threading._shutdown()  # pyright: ignore  # as the interpreter does at its end, in this order
     atexit._run_exitfuncs()
     return code & 255

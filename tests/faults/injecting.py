@@ -29,8 +29,9 @@ class Injected(Exception):
 
 @dataclass(frozen=True)
 class Stop:
-    """`action` at the `nth` time that the work comes to `point`; at "time", once the share `nth` of
-    100 of the time of an uninterrupted run is over, from outside."""
+    """`action` at the `nth` time that the work comes to `point`; from outside at "time", once the
+    share `nth` of 100 of the time of an uninterrupted run is over, and at "checkpoint", once one of
+    optimizer step `nth` is there."""
 
     action: str
     point: str

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlmec.checkpointing import step_of
+
 from .cases import Case
 from .comparing import differences, finished, joined, trace
 from .damaging import Damage, no_damage
@@ -17,6 +19,9 @@ from .injecting import CODES, Stop, act, install
 from .settings import FITS, STAGES, command, upstream, write_configuration
 
 SWEPT = "policy.objective.epsilon=0.1,0.3"
+OUTSIDE = ("time", "checkpoint", "disk")
+"""Points that no wrap in the command's own process sees."""
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 STOPPED_AT = re.compile(r"stopped by [\w-]+: \S+ at optimizer step (\d+) of")
 RESUMED_AT = re.compile(r"resumes from optimizer step (\d+)")
 PARTS = re.compile(r"(\d+) of \d+ parts are there already")
@@ -47,7 +52,8 @@ class Bench:
 
     def argv(self, case: Case, store: Path) -> list[str]:
         line = command(case.setting, case.stage, self.configuration, store, self.root / "start")
-        return ["-m", *line, SWEPT] if case.damage == "sweep" else line
+        joblib = JOBLIB if case.name.endswith("-joblib") else ()
+        return ["-m", *line, SWEPT, *joblib] if case.damage == "sweep" else line
 
     def reference(self, setting: str, until: str) -> Path:
         """The store of a setting with all stages up to one, made where it is not there."""
@@ -148,17 +154,24 @@ class _Walk:
     def _run(self, stop: Stop | None) -> tuple[str, int]:
         said = self.log.stat().st_size if self.log.is_file() else 0
         self.traces.append(self.store / f"{len(self.traces)}.trace")
-        put_in = None if stop is None or stop.point in ("time", "disk") else stop
+        put_in = None if stop is None or stop.point in OUTSIDE else stop
         noting = functools.partial(install, put_in, self.traces[-1])
         child = start(self.bench.argv(self.case, self.store), self.log, noting)
-        if stop is not None and stop.point == "time":
-            self._strike_in_time(child, stop)
+        if stop is not None and stop.point in ("time", "checkpoint"):
+            self._strike(child, stop)
         code = child.wait()
         return self.log.read_bytes()[said:].decode(), code
 
-    def _strike_in_time(self, child: Child, stop: Stop) -> None:
-        took = self.bench.took.get((self.case.setting, self.case.stage), 5.0)
-        time.sleep(took * stop.nth / 100)
+    def _strike(self, child: Child, stop: Stop) -> None:
+        """From outside: after a share of the usual time, or at a checkpoint of that step."""
+        if stop.point == "time":
+            took = self.bench.took.get((self.case.setting, self.case.stage), 5.0)
+            time.sleep(took * stop.nth / 100)
+        while stop.point == "checkpoint" and child.is_running():
+            found = (self.store / "artifacts").rglob("checkpoints/step-*.ckpt")
+            if any(step_of(path) >= stop.nth for path in found):
+                break
+            time.sleep(0.002)
         try:
             act(stop.action, child.pid)
         except ProcessLookupError:
