@@ -25,4 +25,5 @@ def test_stopped_commands_go_on_to_the_same_bytes(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 stops in 3 cases: 0 cases differ, 0 rows lost or doubled, 0 of 1 torn" in done.stdout
     warmup = re.search(r"quick-warmup: .* went on from (.*): the same", done.stdout)
+    assert warmup is not None
     assert warmup[1].split(", ") == ["step 3", "step 3", "step 3"]  # killed in saving 4
