@@ -160,6 +160,8 @@ def export_network(
         network.save_pretrained(folder)
     else:
         network.save_pretrained(folder, state_dict=state)
+    for name in ("is_local", "local_files_only"):  # how it was loaded here is nobody else's matter
+        tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(folder)
 
 

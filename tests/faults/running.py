@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlmec.checkpointing import step_of
-
 from .cases import Case
 from .comparing import differences, finished, joined, trace
 from .damaging import Damage, no_damage
@@ -169,7 +167,7 @@ class _Walk:
             time.sleep(took * stop.nth / 100)
         while stop.point == "checkpoint" and child.is_running():
             found = (self.store / "artifacts").rglob("checkpoints/step-*.ckpt")
-            if any(step_of(path) >= stop.nth for path in found):
+            if any(int(path.stem.removeprefix("step-")) >= stop.nth for path in found):
                 break
             time.sleep(0.002)
         try:

@@ -98,6 +98,19 @@ def test_an_export_is_plain_hugging_face_with_equal_logits(kind, tmp_path):
     assert tokenizer_digest(load_tokenizer(tmp_path)) == tokenizer_digest(tok)
 
 
+def test_an_export_does_not_tell_how_its_tokenizer_was_loaded(tmp_path):
+    """Else the same work gives other bytes offline (HF_HUB_OFFLINE) than online."""
+    from transformers import AutoTokenizer
+
+    tokenizer().save_pretrained(tmp_path / "start")
+    written = set()
+    for offline in (True, False):
+        tok = AutoTokenizer.from_pretrained(tmp_path / "start", local_files_only=offline)
+        export_network(network(), tok, tmp_path / str(offline))
+        written.add((tmp_path / str(offline) / "tokenizer_config.json").read_text())
+    assert len(written) == 1
+
+
 def test_weights_in_half_precision_are_loaded_in_float32(tmp_path):
     network().to(torch.bfloat16).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
