@@ -118,14 +118,13 @@ def real_samples(path: Path) -> list[Sample]:
     from rlmec.rewriting import judge_proposal, propose
     from rlmec.stages.judging import Answer, attempts_of
     from rlmec.tasks.gsm8k import Gsm8kTask
-    from rlmec.tasks.imports import import_solutions
+    from rlmec.tasks.imports import SolutionFile
     from rlmec.teachers.reference import ReferenceTeacher
 
     task, teacher = Gsm8kTask(path=str(path)), ReferenceTeacher()
     problems = [p for split in ("train", "dev", "test") for p in task.problems(split)]
-    found = import_solutions(
-        str(path), problems, "*.solution", "*.is_correct", clean=task.clean
-    ).solutions
+    file = SolutionFile(str(path), problems, "*.solution", "*.is_correct", clean=task.clean)
+    found = list(file)
     texts = [t for p in problems for t in (p.question, p.solution or "")]
     tokenizer = train_tokenizer([*texts, *(s.text for s in found)], VOCABULARY, digits=3)
     codes = codec(tokenizer)

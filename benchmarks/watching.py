@@ -8,6 +8,7 @@ second: at least what all had together at any one time. Pages that several share
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def watched(
             break
         peak = max(peak, sum(map(resident, tree(process.pid))))
         if kill_when is not None and kill_when():
-            process.kill()
+            os.kill(process.pid, signal.SIGKILL)  # Popen.kill would wait for it, too, and reap it
         time.sleep(LOOK_SECONDS if kill_when is None else 0.005)
     process.returncode = os.waitstatus_to_exitcode(status)
     cpu = used.ru_utime + used.ru_stime

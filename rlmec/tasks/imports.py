@@ -1,8 +1,8 @@
 """Ready-made solutions from a file, matched with a task's problems.
 
 In: a file whose rows name a problem and hold one or more solutions, perhaps with labels; out: the
-solutions of known problems in file order, one at a time or all at once, and how many rows and
-solutions were passed over. Field names may be paths: `*.solution` takes `solution` out of every
+solutions of known problems in file order, one at a time, and how many rows and solutions were
+passed over. Field names may be paths: `*.solution` takes `solution` out of every
 object in the row, and `*.is_correct` the label beside it.
 """
 
@@ -30,18 +30,8 @@ class ImportedSolution(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImportedSolutions:
-    """What a file gave: rows whose problem is not asked for and blank solutions are counted."""
-
-    solutions: list[ImportedSolution]
-    rows: int
-    unknown_rows: int
-    blank_solutions: int
-
-
-@dataclass(frozen=True)
 class Found:
-    """How much there is in a file."""
+    """How much a file holds, and what in it is passed over."""
 
     solutions: int
     rows: int
@@ -111,10 +101,6 @@ class SolutionFile:
         counts = Counter[str]()
         for _ in self.read(counts):
             pass
-        return self.found_by(counts)
-
-    def found_by(self, counts: Counter[str]) -> Found:
-        """What `read` has counted, as `found` gives it."""
         made = Found(*(counts[f.name] for f in fields(Found)))
         if not made.solutions:
             raise ValueError(
@@ -123,25 +109,6 @@ class SolutionFile:
                 "blank solutions)"
             )
         return made
-
-
-def import_solutions(
-    path: str,
-    problems: Sequence[Problem],
-    text_field: str,
-    label_field: str | None = None,
-    question_field: str = "question",
-    problem_id_field: str = "problem_id",
-    clean: Callable[[str], str] | None = None,
-) -> ImportedSolutions:
-    """All solutions of a `SolutionFile` at once. ValueError also where there is none."""
-    file = SolutionFile(
-        path, problems, text_field, label_field, question_field, problem_id_field, clean
-    )
-    counts = Counter[str]()
-    solutions = list(file.read(counts))
-    found = file.found_by(counts)
-    return ImportedSolutions(solutions, found.rows, found.unknown_rows, found.blank_solutions)
 
 
 @lru_cache

@@ -13,17 +13,18 @@ from benchmarks.watching import watched
 from rlmec.records import Attempt, Correction
 from rlmec.tables import read_table, write_table
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.imports import import_solutions
+from rlmec.tasks.imports import SolutionFile
 
 
 def test_the_made_up_solutions_are_right_where_they_say_so(tmp_path):
     known, made = write_files(tmp_path, 40, 400, seed=3)
     task = Gsm8kTask(path={"test": str(known)})
     problems = {p.id: p for p in task.problems("test")}
-    found = import_solutions(str(made), list(problems.values()), "solution", "right")
+    file = SolutionFile(str(made), list(problems.values()), "solution", "right")
+    found = file.found()
     assert (len(problems), found.rows, found.unknown_rows) == (40, 400, 0)
-    verdicts = [task.judge(s.text, problems[s.problem_id]) for s in found.solutions]
-    assert [v == "right" for v in verdicts] == [s.label for s in found.solutions]
+    verdicts = [task.judge(s.text, problems[s.problem_id]) for s in file]
+    assert [v == "right" for v in verdicts] == [s.label for s in file]
     assert 0.4 < verdicts.count("right") / 400 < 0.6
     assert verdicts.count("no_answer") > 4
     again = write_files(tmp_path / "again", 40, 400, seed=3)[1]

@@ -24,7 +24,7 @@ from rlmec.tasks.choices import OptionTask
 from rlmec.tasks.competition_math import MathTask
 from rlmec.tasks.files import read_rows
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.imports import import_solutions
+from rlmec.tasks.imports import SolutionFile
 from rlmec.tasks.jsonl import JsonlTask
 from rlmec.tasks.mmlu import MmluTask
 from rlmec.tasks.svamp import SvampTask
@@ -94,9 +94,11 @@ def imports(rng: random.Random, folder: Path) -> None:
         fields = (spoiled_text(rng, "*.solution")[:50], fields[1])
     named = () if fields[0] != "*.solution" else (str(path),)
     with refusing(*named):
-        found = import_solutions(str(path), known, *fields)
-        assert all(s.problem_id in {p.id for p in known} for s in found.solutions)
-        "".join(s.text + s.source for s in found.solutions).encode()
+        file = SolutionFile(str(path), known, *fields)
+        solutions, found = list(file), file.found()
+        assert len(solutions) == found.solutions
+        assert all(s.problem_id in {p.id for p in known} for s in solutions)
+        "".join(s.text + s.source for s in solutions).encode()
     _unchanged(path, data)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlmec.records import Problem
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.imports import Found, ImportedSolution, SolutionFile, import_solutions
+from rlmec.tasks.imports import Found, ImportedSolution, SolutionFile
 
 PROBLEMS = [Problem("p1", "One?", "1"), Problem("p2", "Two?", "2")]
 
@@ -30,12 +30,12 @@ def test_a_wildcard_takes_every_object_that_holds_the_field(tmp_path):
         {"question": "Three?", "b": {"solution": "A: 3", "ok": True}},
         {"question": "One?", "b": {"solution": " ", "ok": False}},
     ]
-    found = import_solutions(write(tmp_path / "s.jsonl", rows), PROBLEMS, "*.solution", "*.ok")
-    assert found.solutions == [
+    file = SolutionFile(write(tmp_path / "s.jsonl", rows), PROBLEMS, "*.solution", "*.ok")
+    assert list(file) == [
         ImportedSolution("p2", "A: 2", True, "gpt-3.5"),
         ImportedSolution("p2", "A: 3", False, "b"),
     ]
-    assert (found.rows, found.unknown_rows, found.blank_solutions) == (3, 1, 1)
+    assert file.found() == Found(solutions=2, rows=3, unknown_rows=1, blank_solutions=1)
 
 
 def test_plain_and_nested_fields_and_ids(tmp_path):
@@ -44,10 +44,10 @@ def test_plain_and_nested_fields_and_ids(tmp_path):
         {"problem_id": "p9", "out": {"text": "A: 1"}},
     ]
     path = write(tmp_path / "s.jsonl", rows)
-    found = import_solutions(path, PROBLEMS, "out.text", clean=str.lower)
-    assert found.solutions == [("p1", "a: 1", None, "imported")]
-    assert found.unknown_rows == 1
-    assert import_solutions(path, PROBLEMS, "out.*").solutions == [("p1", "A: 1", None, "text")]
+    file = SolutionFile(path, PROBLEMS, "out.text", clean=str.lower)
+    assert list(file) == [("p1", "a: 1", None, "imported")]
+    assert file.found().unknown_rows == 1
+    assert list(SolutionFile(path, PROBLEMS, "out.*")) == [("p1", "A: 1", None, "text")]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_plain_and_nested_fields_and_ids(tmp_path):
 )
 def test_bad_rows_and_fields_are_refused(tmp_path, row, text, label, message):
     with pytest.raises(ValueError, match=message):
-        import_solutions(write(tmp_path / "s.jsonl", [row]), PROBLEMS, text, label)
+        SolutionFile(write(tmp_path / "s.jsonl", [row]), PROBLEMS, text, label).found()
 
 
 def test_a_file_is_read_anew_each_time(tmp_path):
@@ -103,11 +103,11 @@ def test_the_released_model_solutions_agree_with_their_labels(data: Path):
     path = str(data / "gsm8k" / "model_solutions_part.jsonl")
     task = Gsm8kTask(path={"test": path})
     problems = task.problems("test")
-    found = import_solutions(path, problems, "*.solution", "*.is_correct", clean=task.clean)
+    file = SolutionFile(path, problems, "*.solution", "*.is_correct", clean=task.clean)
     known = {p.id: p for p in problems}
-    assert len(found.solutions) == 2640
-    assert found.unknown_rows == 0
-    for solution in found.solutions:
+    found = file.found()
+    assert (found.solutions, found.unknown_rows) == (2640, 0)
+    for solution in file:
         verdict = task.judge(solution.text, known[solution.problem_id])
         assert (verdict == "right") == solution.label
         assert "<<" not in solution.text or solution.text.count("<<") > solution.text.count(">>")

@@ -13,7 +13,7 @@ from rlmec.records import Problem
 from rlmec.tasks import answers
 from rlmec.tasks.arithmetic import ArithmeticTask
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.imports import import_solutions
+from rlmec.tasks.imports import SolutionFile
 from rlmec.teachers.base import Teacher
 from rlmec.teachers.reference import ReferenceTeacher
 
@@ -119,10 +119,10 @@ def test_real_attempts_are_corrected_within_the_limit(data: Path):
     path = str(data / "gsm8k" / "model_solutions_part.jsonl")
     task = Gsm8kTask(path=path, dev_share=0.15, test_share=0.2)
     problems = {p.id: p for p in task.problems("train")}
-    found = import_solutions(path, list(problems.values()), "*.solution", clean=task.clean)
+    file = SolutionFile(path, list(problems.values()), "*.solution", clean=task.clean)
     cut = re.compile(r"\d|\n|[^\s\d]+").findall
     ratios = []
-    for solution in found.solutions:
+    for solution in file:
         problem = problems[solution.problem_id]
         if task.judge(solution.text, problem) == "right":
             continue
