@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from benchmarks.rewards import by_rule
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 ALPHA = 0.05
+NEAR = 0.02
+"""Points that near to each other are labelled together."""
 INK, BETTER, WORSE, LEVEL = "#4a4e57", "#0b9b6d", "#d1603d", "#8a8f98"
 
 
@@ -79,18 +82,20 @@ def draw_regimes(found: dict[str, list[dict[str, str]]]) -> Figure:
 
 def draw_rewards(lines: list[dict[str, str]]) -> Figure:
     """A point a rule: precision over recall of the punished tokens, means over seeds. Rules that
-    punish the same tokens share their point."""
+    punish nearly the same tokens (0.02 apart at most) share the label of the first."""
     points: dict[tuple[float, float], list[str]] = {}
-    for rule, found in by_rule(lines, key=lambda line: line["rule"]).items():
-        recall, precision = (
-            round(sum(float(line[name]) for line in found) / len(found), 2)
-            for name in ("recall", "precision")
-        )
-        points.setdefault((recall, precision), []).append(rule)
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
     axes = figure.subplots()
+    for rule, found in by_rule(lines, key=lambda line: line["rule"]).items():
+        recall, precision = (
+            sum(float(line[name]) for line in found) / len(found)
+            for name in ("recall", "precision")
+        )
+        axes.plot(recall, precision, "o", color=INK, markersize=5)
+        at = (recall, precision)
+        near = (p for p in points if math.dist(p, at) <= NEAR)
+        points.setdefault(next(near, at), []).append(rule)
     for at, rules in points.items():
-        axes.plot(*at, "o", color=INK, markersize=5)
         axes.annotate(
             "\n".join(rules),
             at,
