@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("warmup", "sample", "teach", "grm", "score", "policy", "evaluate", "report")
@@ -98,20 +99,22 @@ def start(store: Path, *overrides: str, **how: Any) -> subprocess.Popen[str]:
 
 
 def run(store: Path, *overrides: str, **how: Any) -> Done:
-    """The command run to its end, whatever that is."""
+    """The command run to its end, whatever that is. One at a time in a store, whose log and
+    summaries tests in other workers would mix up."""
     store.mkdir(parents=True, exist_ok=True)
-    before, log = set(summaries(store)), store / "log.txt"
-    said, began = log.stat().st_size if log.is_file() else 0, time.monotonic()
-    process = start(store, *overrides, **how)
-    code, cpu = wait(process)
-    new = sorted(set(summaries(store)) - before, key=job_order)
-    return Done(
-        code,
-        log.read_bytes()[said:].decode(),
-        time.monotonic() - began,
-        cpu,
-        [json.loads(path.read_text()) for path in new],
-    )
+    with FileLock(store / "walk.lock"):
+        before, log = set(summaries(store)), store / "log.txt"
+        said, began = log.stat().st_size if log.is_file() else 0, time.monotonic()
+        process = start(store, *overrides, **how)
+        code, cpu = wait(process)
+        new = sorted(set(summaries(store)) - before, key=job_order)
+        return Done(
+            code,
+            log.read_bytes()[said:].decode(),
+            time.monotonic() - began,
+            cpu,
+            [json.loads(path.read_text()) for path in new],
+        )
 
 
 def wait(process: subprocess.Popen[str]) -> tuple[int, float]:
