@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,44 @@ def _cut(row: list[int], ends: set[int]) -> list[int]:
     return row[: at + 1]
 
 
-SPREAD = {"initializer_range": 0.2, "tie_word_embeddings": False}
-"""Changes of a shape that make greedy text vary (at usual random weights a network repeats one
-token, which flatters any look-up): weights drawn widely, head and input table apart."""
+def greedy_error(
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    theirs: list[list[int]],
+    ours: list[list[int]],
+    precision: str = "32-true",
+) -> float:
+    """Share of our greedy texts that differ from the library's and are wrong.
+
+    At the first token that differs the network in double precision decides: ours is wrong where
+    the library's token is the better one by more than TIE (of logits), since rounding alone may
+    choose between two that are as good. In half precision every difference counts.
+    """
+    found = zip(prompts, theirs, ours, strict=True)
+    differing = [(prompt, a, b) for prompt, a, b in found if a != b]
+    if differing and precision == "32-true":
+        exact = copy.deepcopy(network).double()
+        differing = [texts for texts in differing if _worse(exact, *texts)]
+    return len(differing) / len(ours)
+
+
+@torch.no_grad()
+def _worse(exact: Any, prompt: Sequence[int], theirs: list[int], ours: list[int]) -> bool:
+    both = zip(theirs, ours, strict=False)
+    at = next((i for i, (a, b) in enumerate(both) if a != b), None)
+    if at is None:  # one of them ends too early
+        return True
+    ids = torch.tensor([[*prompt, *theirs[:at]]], device=exact.device)
+    logits = exact(input_ids=ids).logits[0, -1]
+    return bool(logits[theirs[at]] - logits[ours[at]] > TIE)
+
+
+TIE = 1e-5
+
+
+def spread(shape: dict[str, Any]) -> dict[str, Any]:
+    """Changes of a shape that make greedy text vary (at usual random weights a network repeats one
+    token, which flatters any look-up): weights drawn widely, logits with a deviation of about 3
+    whatever the width, head and input table apart."""
+    width = shape.get("hidden_size", shape.get("n_embd"))
+    return {"initializer_range": 3.2 / width**0.5, "tie_word_embeddings": False}

@@ -3,7 +3,8 @@
 python -m benchmarks.rewards [--seeds 1,2,3] [--csv FILE] [key=value ...]
 
 In: the configuration of train.py; what it needs up to the scores is made or reused. Out: a line a
-rule of conf/reward, the means over the seeds with their ranges. Measured on the wrong attempts at
+rule of conf/reward and one for the token discriminator (method=discriminator, whose reward model is
+trained for it), the means over the seeds with their ranges. Measured on the wrong attempts at
 problems that the GRM was not taught on, against the oracle's edits (or the accepted correction's
 where the task has no oracle); no policy is trained. `ranking` is the average precision of -R as a
 detector of removed tokens: it does not hang on where a rule is cut, and ties count as one.
@@ -43,6 +44,7 @@ class Line:
     punished: int
 
 
+DISCRIMINATOR = "discriminator"
 FIGURES = ("precision", "recall", "f1", "ranking", "false_alarms", "first_error")
 
 
@@ -58,9 +60,8 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
     from rlmec.stages.crediting import scored_attempts
     from rlmec.stages.improving import PolicyStage
 
-    for rule in rules():
-        chosen = [*overrides, f"seed={seed}", f"reward@policy.reward={rule}"]
-        chosen += ["stage=score", "logger=none"]
+    for rule, choice in rules().items():
+        chosen = [*overrides, f"seed={seed}", choice, "stage=score", "logger=none"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = check(compose("train", chosen), CONF)
         with tempfile.TemporaryDirectory() as folder:
@@ -86,9 +87,12 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
         )
 
 
-def rules() -> list[str]:
-    """The rules of conf/reward that give any reward."""
-    return [p.stem for p in sorted((CONF / "reward").glob("*.yaml")) if p.stem != "no_reward"]
+def rules() -> dict[str, str]:
+    """The override that chooses each rule: those of conf/reward that give any reward, and the
+    discriminator, whose rule is that of a reward model trained on labels of tokens."""
+    names = [p.stem for p in sorted((CONF / "reward").glob("*.yaml")) if p.stem != "no_reward"]
+    found = {name: f"reward@policy.reward={name}" for name in names}
+    return found | {DISCRIMINATOR: f"method={DISCRIMINATOR}"}
 
 
 def _ranks(values: Any) -> Any:

@@ -21,9 +21,9 @@ def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -
 
     Prompts are as long as the data's; random tokens end a completion, so that rows finish at
     different times, at most after `tokens`. Greedy texts are compared token by token: `error` is
-    the share of completions that differ.
+    that of `library.greedy_error`.
     """
-    network = bench.network(**library.SPREAD)
+    network = bench.network(**library.spread(bench.shape))
     draw = np.random.default_rng((bench.seed, 6))
     asked = [s.prompt for s in bench.drawn(bench.samples.all, prompts, salt=5)]
     size = bench.vocabulary_size // MEAN_LENGTH
@@ -39,7 +39,6 @@ def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -
         return [c.ids for c in made]
 
     greedy = theirs(), ours(Decoding(tokens))
-    differ = sum(a != b for a, b in zip(*greedy, strict=True)) / prompts
     nucleus = Decoding(tokens, 0.7, 0.95, num_generations)
     arguments = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "top_k": 0}
     arguments["num_return_sequences"] = num_generations
@@ -51,8 +50,8 @@ def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -
             f"greedy, {prompts} prompts, a token",
             first,
             unit="ms",
-            error=differ,
-            error_limit=_LIMIT[bench.precision],
+            error=library.greedy_error(network, asked, *greedy, bench.precision),
+            error_limit=0.0 if bench.precision == "32-true" else None,
         ),
         timed_result(
             "sampling",
@@ -61,9 +60,6 @@ def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -
             unit="ms",
         ),
     ]
-
-
-_LIMIT = {"32-true": 0.0, "bf16-mixed": 1.0, "bf16-true": 1.0}  # rounding decides in bfloat16
 
 
 def _a_token(

@@ -77,9 +77,9 @@ def rewrite(
     """For each number of edits: one stream at a time, a batch, and calls against prompt look-up.
 
     The network has random weights, and a draft is what it says with some tokens replaced. `error`
-    is the share of texts that differ from the library's greedy ones.
+    is that of `library.greedy_error`.
     """
-    network = bench.network(**library.SPREAD)
+    network = bench.network(**library.spread(bench.shape))
     chosen = bench.drawn(bench.samples.wrong, streams, salt=14)
     prompts = [s.rewrite_prompt for s in chosen]
     with bench.arithmetic():
@@ -112,7 +112,8 @@ def _line(
 
     `call_share` promises so many times fewer passes.
     """
-    network = work.network
+    network, precision = work.network, work.bench.precision
+    prompts = work.prompts if number is None else [work.prompts[number]]
     with counted(network) as plain:
         first = work.greedy(number)
     with counted(network) as passes:
@@ -134,8 +135,8 @@ def _line(
         timing,
         bound=bound,
         promises=promises,
-        error=sum(a != b for a, b in zip(first, second, strict=True)) / len(first),
-        error_limit=0.0 if work.bench.precision == "32-true" else 1.0,
+        error=library.greedy_error(network, prompts, first, second, precision),
+        error_limit=0.0 if precision == "32-true" else None,
         more={
             "calls": f"{plain.calls} -> {passes.calls}",
             "columns": f"{plain.columns} -> {passes.columns}",

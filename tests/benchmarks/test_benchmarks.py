@@ -7,8 +7,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmarks import authors
+from benchmarks import authors, library
 from benchmarks.__main__ import CONF
+from benchmarks.bench import Bench
 from benchmarks.measuring import Promise, Result, Timing, alternate, at_least, at_most
 from benchmarks.memory import peak_bytes
 from benchmarks.running import Settings, run
@@ -150,6 +151,26 @@ def test_data_that_is_not_there_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("RLMEC_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="RLMEC_DATA"):
         load_samples(1)
+
+
+def test_a_greedy_text_that_differs_is_wrong_unless_it_is_as_good():
+    shape = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32}
+    shape |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    bench = Bench("cpu", "32-true", shape, 8192, 1, 1)
+    network = bench.network(**library.spread(shape))
+    prompts = [[5, 6, 7], [8, 9]]
+    said = library.generate(network, prompts, 6)
+    assert len({*said[0]}) > 2  # the weights are spread: it does not say one token only
+    assert library.greedy_error(network, prompts, said, said) == 0.0
+    twin = next(token for token in range(2, 8192) if token not in said[0])
+    ours = [[twin if i == 3 else token for i, token in enumerate(said[0])], said[1]]
+    assert library.greedy_error(network, prompts, said, ours) == 0.5
+    assert library.greedy_error(network, prompts, said, [said[0][:4], said[1]]) == 0.5
+    head = network.get_output_embeddings().weight
+    with torch.no_grad():
+        head[twin] = head[said[0][3]]  # both are as good now
+    assert library.greedy_error(network, prompts, said, ours) == 0.0
+    assert library.greedy_error(network, prompts, said, ours, "bf16-mixed") == 0.5
 
 
 def test_edits_change_the_token():
