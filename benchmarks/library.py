@@ -76,5 +76,5 @@ def spread(shape: dict[str, Any]) -> dict[str, Any]:
     """Changes of a shape that make greedy text vary (at usual random weights a network repeats one
     token, which flatters any look-up): weights drawn widely, logits with a deviation of about 3
     whatever the width, head and input table apart."""
-    width = shape.get("hidden_size", shape.get("n_embd"))
+    width = shape["hidden_size"] if "hidden_size" in shape else shape["n_embd"]
     return {"initializer_range": 3.2 / width**0.5, "tie_word_embeddings": False}
