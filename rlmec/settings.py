@@ -178,7 +178,8 @@ class PolicySettings(FitSettings):
     """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions.
 
     `score_corrections` computes the start's log-probs of corrections (for DPO on them);
-    `teacher_corrections_only` leaves out those that the GRM made.
+    `teacher_corrections_only` leaves out those that the GRM made; `one_schedule` is one schedule of
+    the learning rate over all rounds.
     """
 
     objective: dict[str, Any] = field(default_factory=dict)
@@ -191,6 +192,7 @@ class PolicySettings(FitSettings):
     ratio_tolerance: float | None = None
     score_corrections: bool = False
     teacher_corrections_only: bool = False
+    one_schedule: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ is that of the whole step however it was cut. Metrics are summed over a step and
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ class CompletionModule(L.LightningModule):
 
     `objective` maps a TokenBatch to sums; `optimizer` and `scheduler` are constructors that still
     want the parameters, the optimizer and the counts of steps; `steps` is the number of optimizer
-    steps of the fit.
+    steps of the fit. `schedule` (part, parts) says which part of a schedule over `parts` such fits
+    is this one's.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class CompletionModule(L.LightningModule):
         scheduler: Callable[..., Any] | None = None,
         steps: int = 0,
         warmup_share: float = 0.03,
+        schedule: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
         self.net = TokenLogprobs(network)
@@ -50,7 +53,7 @@ class CompletionModule(L.LightningModule):
         self.pad_id, self.end_ids = pad_id, tuple(end_ids)
         self.objective = objective
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.steps, self.warmup_share = steps, warmup_share
+        self.steps, self.warmup_share, self.schedule = steps, warmup_share, schedule
         self._sums: dict[str, torch.Tensor] = {}
         self.whole_weights: dict[str, torch.Tensor] | None = None
         self.strict_loading = not any(True for _ in self._frozen())
@@ -123,12 +126,17 @@ class CompletionModule(L.LightningModule):
         if self.optimizer is None or self.scheduler is None:
             raise ValueError("this module was made for prediction: it has no optimizer")
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        part, parts = self.schedule
         counts = {
-            "num_warmup_steps": round(self.steps * self.warmup_share),
-            "num_training_steps": self.steps,
+            "num_warmup_steps": round(parts * self.steps * self.warmup_share),
+            "num_training_steps": parts * self.steps,
         }
         wanted = inspect.signature(self.scheduler).parameters
         scheduler = self.scheduler(optimizer, **{k: v for k, v in counts.items() if k in wanted})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            for _ in range((part - 1) * self.steps):
+                scheduler.step()
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -45,7 +45,16 @@ class PolicyStage(RoundStage):
         self.node = node or run.settings.policy
 
     def settings(self) -> Settings:
-        return super().settings() | {"policy": as_plain(self.node)}
+        node = as_plain(self.node)
+        if node.pop("one_schedule") and self.run.settings.rounds > 1:
+            node["schedule"] = self.schedule
+        return super().settings() | {"policy": node}
+
+    @property
+    def schedule(self) -> tuple[int, int]:
+        """Which part of how many of the learning rate's schedule is this round's."""
+        rounds = self.run.settings.rounds
+        return (self.round, rounds) if self.node.one_schedule else (1, 1)
 
     def parents(self) -> dict[str, Stage]:
         run, start = self.run, self.start
@@ -74,6 +83,7 @@ class PolicyStage(RoundStage):
             data,
             build(node.objective),
             ratio_tolerance=_tolerance(node, run.settings.model),
+            schedule=self.schedule,
         )
         dev = dev_problems(run, node.val_problems)
         asked = [model.prompts.policy(p) for p in dev]

@@ -150,6 +150,7 @@ def policy_module(
     data: SolutionPairDataModule,
     objective: Callable[..., Any],
     ratio_tolerance: float | None = None,
+    schedule: tuple[int, int] = (1, 1),
 ) -> PolicyModule:
     return PolicyModule(
         network,
@@ -161,6 +162,7 @@ def policy_module(
         steps=data.plan.steps,
         warmup_share=settings.warmup_share,
         ratio_tolerance=ratio_tolerance,
+        schedule=schedule,
     )
 
 

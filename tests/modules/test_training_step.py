@@ -364,6 +364,27 @@ def test_optimizer_and_scheduler_get_the_counts_of_the_fit(rows):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
+def test_parts_of_a_schedule_are_those_of_one_over_all(rows, recwarn):
+    """Three fits of 10 steps with the rates of one of 30."""
+
+    def rates(steps, **changes):
+        data = data_of(rows, steps=steps)
+        module = module_of(network(), data, scheduler=get_cosine_schedule_with_warmup, **changes)
+        made = module.configure_optimizers()
+        optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        found = []
+        for _ in range(steps):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    parts = [rate for part in (1, 2, 3) for rate in rates(10, schedule=(part, 3))]
+    assert parts == pytest.approx(rates(30))
+    assert parts[10] != parts[0]
+    assert not [w for w in recwarn if "lr_scheduler" in str(w.message)]
+
+
 def test_only_parameters_that_learn_are_optimized(rows):
     net = network()
     net.get_input_embeddings().requires_grad_(False)

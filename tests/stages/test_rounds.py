@@ -132,6 +132,25 @@ def test_the_grm_is_trained_on_where_it_is_asked_for(online):
     assert manifest(later["score", "", 2])["parents"]["grm"] == grm["fingerprint"]
 
 
+def test_one_schedule_of_the_rate_goes_over_all_rounds(online):
+    """Two rounds of 2 steps: the rates of the first end where those of the second begin."""
+    root, model, found = online
+    whole = ("policy.one_schedule=true", "trainer.log_every_n_steps=1", "stage=policy")
+    one = stages(root, model, *ONLINE, *whole)
+    assert next(key for key, entry in one.items() if entry["made"]) == ("policy", "", 1)
+    rates = []
+    for number in (1, 2):
+        entry = one["policy", "", number]
+        assert manifest(entry)["settings"]["policy"]["schedule"] == [number, 2]
+        assert "schedule" not in manifest(found["policy", "", number])["settings"]["policy"]
+        curve = (Path(entry["artifact"]) / "curve.jsonl").read_text().splitlines()
+        rates += [json.loads(line)["train/learning_rate"] for line in curve]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > rates[2] > 0
+    alone = stages(root, model, "policy.optimizer.lr=0.01", *whole)
+    assert not alone["policy", "", 1]["made"], "one round has one schedule"
+
+
 def test_a_variant_goes_through_rounds_of_its_own(online, tmp_path):
     root, model, _ = online
     changes = "report.compare={sft: {steps: 3}}"
