@@ -96,14 +96,15 @@ def draw_rewards(lines: list[dict[str, str]]) -> Figure:
         near = (p for p in points if math.dist(p, at) <= NEAR)
         points.setdefault(next(near, at), []).append(rule)
     for at, rules in points.items():
+        beside = len(rules) > 1  # a list stands beside its point, one name below
         axes.annotate(
             "\n".join(rules),
             at,
-            (0, -7),
+            (6, 0) if beside else (0, -7),
             textcoords="offset points",
             fontsize=7,
-            ha="center",
-            va="top",
+            ha="left" if beside else "center",
+            va="center" if beside else "top",
         )
     axes.set(xlim=(0, 1.1), ylim=(-0.02, 1.05), xlabel="recall of removed tokens")
     axes.set_ylabel("precision of penalties")

@@ -63,7 +63,7 @@ class ReportStage(Stage):
     """The table of start, compared policies and RLMEC on the same problems, with credit quality."""
 
     name = "report"
-    version = 3  # pages and figures, paired with the policy, several tasks
+    version = 4  # pages and figures, paired with the policy, several tasks, credit of each round
 
     def settings(self) -> Settings:
         return super().settings() | {"tasks": judged_tasks(self.run)}
@@ -183,8 +183,7 @@ class ReportStage(Stage):
         for name in (*earlier_rounds(self.run), MAIN):
             last = name == MAIN
             of = {k: parents[k if last else f"{k}/{name}"] for k in ("sample", "teach", "score")}
-            if not last:
-                credit = scored_attempts(self.run, parents | of).metrics()
+            found = credit if last else scored_attempts(self.run, parents | of).metrics()
             policy = parents[f"policy/{name}"]
             out.append(
                 RoundLine(
@@ -193,7 +192,7 @@ class ReportStage(Stage):
                     of["sample"].metrics.get("sample/accuracy"),
                     of["teach"].metrics.get("teach/accepted", 0)
                     + of["score"].metrics.get("score/accepted", 0),
-                    credit.get("grm/credit_precision"),
+                    found.get("grm/credit_precision"),
                     policy.rows,
                     policy.metrics.get("dev/accuracy"),
                     accuracy.get(name),

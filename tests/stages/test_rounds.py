@@ -116,6 +116,8 @@ def test_the_report_has_every_round(online):
         assert r["attempts"] == sampled["rows"]
         assert r["sampled_accuracy"] == sampled["metrics"]["sample/accuracy"]
         assert r["updates"] == 2
+    precisions = [r["credit_precision"] for r in rounds]
+    assert precisions[-1] == table["credit"]["grm/credit_precision"] != precisions[0]
     assert [r["accuracy"] for r in rounds] == [line["accuracy"] for line in table["lines"][1:]]
     assert "| round | attempts |" in (folder / "table.md").read_text()
 
