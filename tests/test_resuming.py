@@ -71,6 +71,7 @@ class Case:
     target: float | None = None
     save_every: int = 3
     lora: bool = False
+    schedule: tuple[int, int] = (1, 1)
 
     def once(self, folder, *, objective_at=0, judge_at=0, said=None, **settings):
         """One try; raises Killed where it is killed. Returns what must be equal."""
@@ -90,6 +91,7 @@ class Case:
             optimizer=partial(torch.optim.AdamW, lr=0.01),
             scheduler=get_cosine_schedule_with_warmup,
             ratio_tolerance=1e-4,
+            schedule=self.schedule,
         )
         newest = checkpoints(folder / "checkpoints")[0]
         return {
@@ -141,6 +143,7 @@ def resumed_steps(said):
 
 A1, A3 = Case(), Case(accumulate=3)
 L1, L3 = Case(lora=True), Case(accumulate=3, lora=True)
+S1 = Case(schedule=(2, 3))
 W1, W3 = Case(workers=2), Case(accumulate=3, workers=2)
 
 
@@ -165,6 +168,7 @@ W1, W3 = Case(workers=2), Case(accumulate=3, workers=2)
         (L1, [5, 4, 1], [3, 6, 6]),
         (L3, [18], [3]),
         (L3, [11, 8], [3, 3]),
+        (S1, [5, 4, 1], [3, 6, 6]),
         (W1, [5, 4], [3, 6]),
         (W3, [11, 8], [3, 3]),
     ],
