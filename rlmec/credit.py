@@ -98,7 +98,8 @@ class CreditQuality:
     insertion_only_punished: int
 
     def metrics(self) -> dict[str, float]:
-        """Flat names `credit_*` for logs and tables; shares without a denominator are left out."""
+        """Flat names `credit_*` for logs and tables, counts as int; a share without a denominator
+        is left out."""
         out = {
             "credit_precision": self.punished.precision,
             "credit_recall": self.punished.recall,
@@ -107,9 +108,9 @@ class CreditQuality:
             "credit_unlikely_recall": self.unlikely.recall,
             "credit_after_edit_precision": self.after_edit.precision,
             "credit_after_edit_recall": self.after_edit.recall,
-            "credit_punished": float(self.punished.marked),
+            "credit_punished": self.punished.marked,
         }
-        counts = {k: float(v) for k, v in asdict(self).items() if isinstance(v, int)}
+        counts = {k: v for k, v in asdict(self).items() if isinstance(v, int)}
         out.update({f"credit_{name}": count for name, count in counts.items()})
         return {name: value for name, value in out.items() if not math.isnan(value)}
 

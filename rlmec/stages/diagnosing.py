@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from rlmec.artifacts import Artifact
 from rlmec.diagnosis import NamedWarning, diagnose
@@ -19,7 +20,12 @@ def curve_of(artifact: Artifact) -> list[dict[str, float]]:
 
 
 def warnings_of(artifact: Artifact) -> list[NamedWarning]:
-    """What an artifact's figures warn of. Variants are made to differ: they warn of nothing."""
+    """What an artifact's figures warn of; those of a later round say which. Variants are made to
+    differ: they warn of nothing."""
     if artifact.manifest.get("variant"):
         return []
-    return diagnose(artifact.stage, artifact.metrics, curve_of(artifact))
+    found = diagnose(artifact.stage, artifact.metrics, curve_of(artifact))
+    number = artifact.manifest.get("settings", {}).get("round", 1)
+    if number == 1:
+        return found
+    return [replace(warning, text=f"in round {number} {warning.text}") for warning in found]
