@@ -110,8 +110,7 @@ class CreditQuality:
             "credit_after_edit_recall": self.after_edit.recall,
             "credit_punished": self.punished.marked,
         }
-        counts = {k: v for k, v in asdict(self).items() if isinstance(v, int)}
-        out.update({f"credit_{name}": count for name, count in counts.items()})
+        out |= {f"credit_{k}": v for k, v in asdict(self).items() if isinstance(v, int)}
         return {name: value for name, value in out.items() if not math.isnan(value)}
 
 

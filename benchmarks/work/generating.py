@@ -51,7 +51,7 @@ def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -
             first,
             unit="ms",
             error=library.greedy_error(network, asked, *greedy, bench.precision),
-            error_limit=0.0 if bench.precision == "32-true" else None,
+            error_limit=library.greedy_limit(bench.precision),
         ),
         timed_result(
             "sampling",

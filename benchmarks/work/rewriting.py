@@ -136,7 +136,7 @@ def _line(
         bound=bound,
         promises=promises,
         error=library.greedy_error(network, prompts, first, second, precision),
-        error_limit=0.0 if precision == "32-true" else None,
+        error_limit=library.greedy_limit(precision),
         more={
             "calls": f"{plain.calls} -> {passes.calls}",
             "columns": f"{plain.columns} -> {passes.columns}",

@@ -28,4 +28,4 @@ def warnings_of(artifact: Artifact) -> list[NamedWarning]:
     number = artifact.manifest.get("settings", {}).get("round", 1)
     if number == 1:
         return found
-    return [replace(warning, text=f"in round {number} {warning.text}") for warning in found]
+    return [replace(warning, text=f"round {number}: {warning.text}") for warning in found]

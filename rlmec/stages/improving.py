@@ -46,7 +46,8 @@ class PolicyStage(RoundStage):
 
     def settings(self) -> Settings:
         node = as_plain(self.node)
-        if node.pop("one_schedule") and self.run.settings.rounds > 1:
+        del node["one_schedule"]
+        if self.schedule != (1, 1):
             node["schedule"] = self.schedule
         return super().settings() | {"policy": node}
 

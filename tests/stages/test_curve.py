@@ -41,4 +41,4 @@ def test_a_warning_of_a_later_round_says_which(tmp_path):
     bad = {f"policy/rewards/{s}": n for s, n in (("positive", 0), ("negative", 9), ("zero", 9))}
     first = warnings_of(artifact(tmp_path, metrics=bad, settings={}))
     later = warnings_of(artifact(tmp_path, metrics=bad, settings={"round": 2}))
-    assert [w.text for w in later] == [f"in round 2 {w.text}" for w in first] != []
+    assert [w.text for w in later] == [f"round 2: {w.text}" for w in first] != []
