@@ -8,10 +8,10 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from rlmec.configuration import check_command_line, with_split_files
-from rlmec.entry import Door, open_door
-from rlmec.launch import die_with_parent
-from rlmec.stopping import listen
+from rlmec.runtime.entry import Door, open_door
+from rlmec.runtime.ranks import die_with_parent
+from rlmec.runtime.signals import listen
+from rlmec.settings.command_line import check_command_line, with_split_files
 
 CONF = Path(__file__).resolve().parent / "conf"
 

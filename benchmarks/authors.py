@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from rlmec.batching import pad_left
-from rlmec.objectives import TokenBatch, rlmec_clipped
+from rlmec.data.collate import pad_left
+from rlmec.method.objectives import TokenBatch, rlmec_clipped
 from rlmec.records import Pair
 
 BATCH = 4

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from rlmec.datamodule import PlanSettings, SolutionPairDataModule
-from rlmec.modules.completion import normalized
-from rlmec.modules.policy import PolicyModule
-from rlmec.objectives import rlmec_clipped
+from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.data.policy_rows import pair_rows
+from rlmec.method.objectives import rlmec_clipped
 from rlmec.records import Pair
-from rlmec.rows import pair_rows
+from rlmec.training.module import normalized
+from rlmec.training.policy_module import PolicyModule
 
 PAD = 0
 LONGEST = 4096

@@ -60,7 +60,7 @@ def sweep(folder: Path, *overrides: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    from rlmec.comparing import chosen_rates, read_jobs, write_comparison
+    from benchmarks.method_table import chosen_rates, read_jobs, write_comparison
 
     given, settings = arguments(argv)
     folder: Path = given.folder

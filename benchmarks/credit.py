@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from benchmarks.samples import Sample
-from rlmec.alignment import edit_script, edit_weights
+from rlmec.method.alignment import edit_script, edit_weights
+from rlmec.method.rewards import clipped_probability
 from rlmec.records import Attempt, Pair
-from rlmec.rewards import clipped_probability
 
 NOISE = 0.1
 """Standard deviation of the old log-probs around the network's own (nats)."""

@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlmec.alignment import edit_script
+from rlmec.method.alignment import edit_script
 from rlmec.records import Attempt, Correction
-from rlmec.tables import iter_table, schema
+from rlmec.store.tables import iter_table, schema
 
 ROWS = 4096
 

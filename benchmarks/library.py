@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rlmec.batching import pad_left
+from rlmec.data.collate import pad_left
 
 PAD = 0
 TIE = 1e-5

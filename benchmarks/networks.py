@@ -33,7 +33,7 @@ def build(
     shape: dict[str, Any], vocabulary_size: int, precision: str, device: torch.device, seed: int
 ) -> Any:
     """A network of `shape` with the project's own loader; `bf16-true` casts its weights."""
-    from rlmec.language.loading import new_network, quiet
+    from rlmec.lm.loading import new_network, quiet
 
     quiet()
     network = new_network(shape, Vocabulary(vocabulary_size), "sdpa", seed)

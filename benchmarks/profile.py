@@ -69,9 +69,9 @@ def profiled(overrides: list[str]) -> list[Stage]:
     """Makes the stages one after the other, each under torch's profiler."""
     from torch.profiler import ProfilerActivity, profile
 
-    from rlmec.configuration import check
-    from rlmec.launch import Ranks
-    from rlmec.stages.doors import train
+    from rlmec.runtime.ranks import Ranks
+    from rlmec.settings.check import check
+    from rlmec.stages.run import train
 
     found = []
     with tempfile.TemporaryDirectory() as folder:

@@ -53,12 +53,12 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
     import torch
     from torchmetrics.functional.classification import binary_average_precision
 
-    from rlmec.configuration import check
-    from rlmec.credit import credit_quality
-    from rlmec.launch import Ranks
-    from rlmec.stages.chain import Run, make
-    from rlmec.stages.crediting import scored_attempts
-    from rlmec.stages.improving import PolicyStage
+    from rlmec.method.credit import credit_quality
+    from rlmec.pipeline.chain import Run, make
+    from rlmec.runtime.ranks import Ranks
+    from rlmec.settings.check import check
+    from rlmec.stages.policy import PolicyStage
+    from rlmec.stages.report_credit import scored_attempts
 
     for rule, choice in rules().items():
         chosen = [*overrides, f"seed={seed}", choice, "stage=score", "logger=none"]

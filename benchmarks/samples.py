@@ -112,13 +112,13 @@ def load_samples(seed: int, synthetic_count: int = 1200) -> Samples:
 
 def real_samples(path: Path) -> list[Sample]:
     """Every right attempt, and every wrong one that has an accepted correction."""
-    from rlmec.language.generation import Completion
-    from rlmec.language.tokenizers import codec, train_tokenizer
+    from rlmec.lm.generation import Completion
+    from rlmec.lm.tokenizers import codec, train_tokenizer
+    from rlmec.method.acceptance import judge_proposal, proposal_ids
+    from rlmec.pipeline.judges import Answer, attempts_of
     from rlmec.prompts import Prompts, Templates
-    from rlmec.rewriting import judge_proposal, propose
-    from rlmec.stages.judging import Answer, attempts_of
     from rlmec.tasks.gsm8k import Gsm8kTask
-    from rlmec.tasks.imports import SolutionFile
+    from rlmec.tasks.solution_files import SolutionFile
     from rlmec.teachers.reference import ReferenceTeacher
 
     task, teacher = Gsm8kTask(path=str(path)), ReferenceTeacher()
@@ -138,7 +138,10 @@ def real_samples(path: Path) -> list[Sample]:
         (attempt,) = attempts_of(task, codes, [Answer(problem, 0, prompt, completion)])
         target: Sequence[int] = attempt.completion_ids
         if not attempt.is_right:
-            ids, text = propose(teacher, problem, attempt, codes.encode, codes.decode, codes.eos_id)
+            text = teacher.correct(problem, attempt.text)
+            ids = None
+            if text is not None:
+                ids = proposal_ids(attempt, text, codes.encode, codes.decode, codes.eos_id)
             correction = judge_proposal(
                 problem,
                 attempt,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.imported import write_files
 from benchmarks.watching import Used, environment, watched
-from rlmec.artifacts import file_digest
+from rlmec.store.fingerprint import file_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = 1000  # solutions of the run that shows what the programs' start costs
@@ -110,8 +110,8 @@ def prepared(settings: Settings, count: int) -> Work:
 
 def write_model(folder: Path, problems: Path) -> None:
     """A network of no use with a tokenizer that knows the problems' words."""
-    from rlmec.language.loading import export_network, new_network
-    from rlmec.language.tokenizers import train_tokenizer
+    from rlmec.lm.loading import export_network, new_network
+    from rlmec.lm.tokenizers import train_tokenizer
 
     shutil.rmtree(folder, ignore_errors=True)
     with problems.open(encoding="utf-8") as file:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.watching import environment, watched
-from rlmec.artifacts import MANIFEST, file_digest
 from rlmec.records import Attempt, Correction, Score
-from rlmec.tables import TableError, count_rows, read_table
+from rlmec.store.artifacts import MANIFEST
+from rlmec.store.fingerprint import file_digest
+from rlmec.store.tables import TableError, count_rows, read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (

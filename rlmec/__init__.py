@@ -10,17 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlmec.library import RewardModel, rewrite, score
+    from rlmec.export.library import RewardModel, rewrite, score
     from rlmec.prompts import Templates
 
 __version__ = "0.1.0"
 __all__ = ["RewardModel", "Templates", "rewrite", "score"]
 
 _HOMES = {
-    "RewardModel": "rlmec.library",
+    "RewardModel": "rlmec.export.library",
     "Templates": "rlmec.prompts",
-    "rewrite": "rlmec.library",
-    "score": "rlmec.library",
+    "rewrite": "rlmec.export.library",
+    "score": "rlmec.export.library",
 }
 
 

@@ -9,6 +9,7 @@ configuration.
 
 from __future__ import annotations
 
+import hashlib
 import types
 import typing
 from collections.abc import Sequence
@@ -217,3 +218,13 @@ def by_id(records: Sequence[Any], key: str = "id") -> dict[str, Any]:
             raise ValueError(f"two {type(record).__name__} records with {key} {k!r}")
         out[k] = record
     return out
+
+
+def hash_share(seed: int, what: str, id_: str) -> float:
+    """A number in [0, 1) for an id: a fixed, evenly spread function of (seed, what, id).
+
+    Numbers of different seeds or purposes are independent (those of a CRC differ by a constant
+    only).
+    """
+    found = hashlib.sha256(f"{seed}/{what}/{id_}".encode()).digest()
+    return int.from_bytes(found[:6], "big") / 2**48

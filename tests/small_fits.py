@@ -8,18 +8,22 @@ import numpy as np
 import torch
 from small_models import network, prompts, ragged_ids
 
-from rlmec.batching import Row
-from rlmec.callbacks import Validation
-from rlmec.checkpointing import BestWeights
-from rlmec.datamodule import PlanSettings, SolutionPairDataModule
-from rlmec.language.adapters import with_lora
-from rlmec.language.logprobs import TokenLogprobs
-from rlmec.language.scoring import score_rows
-from rlmec.launch import Ranks
-from rlmec.modules.policy import PolicyModule
-from rlmec.objectives import rlmec_clipped
-from rlmec.settings import CallbackSettings, FitSettings, ModelSettings, TrainerSettings
-from rlmec.stages.fitting import fit
+from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.data.row import Row
+from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.lora import with_lora
+from rlmec.method.objectives import rlmec_clipped
+from rlmec.pipeline.fit import fit
+from rlmec.runtime.ranks import Ranks
+from rlmec.settings.schema import (
+    CallbackSettings,
+    FitSettings,
+    ModelSettings,
+    TrainerSettings,
+)
+from rlmec.training.checkpoints import BestWeights
+from rlmec.training.policy_module import PolicyModule
+from rlmec.training.validation import Validation
 
 CSV = "lightning.pytorch.loggers.CSVLogger"
 SGD = partial(torch.optim.SGD, lr=0.5)

@@ -4,8 +4,8 @@ from functools import cache
 
 import torch
 
-from rlmec.language.loading import new_network
-from rlmec.language.tokenizers import codec, train_tokenizer
+from rlmec.lm.loading import new_network
+from rlmec.lm.tokenizers import codec, train_tokenizer
 from rlmec.prompts import Prompts, Templates
 from rlmec.records import Problem
 

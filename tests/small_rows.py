@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rlmec.objectives import TokenBatch, rlmec_clipped
-from rlmec.row import CREDIT, Row
+from rlmec.data.row import CREDIT, Row
+from rlmec.method.objectives import TokenBatch, rlmec_clipped
 
 
 def edited(draw, ids, edits, vocabulary):

@@ -6,10 +6,10 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from small_models import SHAPES, tokenizer
 
-from rlmec.configuration import check
-from rlmec.language.loading import export_network, new_network
-from rlmec.launch import Ranks
-from rlmec.settings import RunSettings
+from rlmec.lm.loading import export_network, new_network
+from rlmec.runtime.ranks import Ranks
+from rlmec.settings.check import check
+from rlmec.settings.schema import RunSettings
 from rlmec.stages import train
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

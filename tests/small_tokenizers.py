@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from rlmec.language.tokenizers import train_tokenizer
+from rlmec.lm.tokenizers import train_tokenizer
 
 SPACE = "\u2581"  # SentencePiece writes a space so, and cannot tell the two apart
 _TEXTS = [text for p in PROBLEMS for text in (p.question, p.solution or "")]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rlmec.language.loading import load_network
+from rlmec.lm.loading import load_network
 
 NAMED = [
     *("runner", "convert", "tokenizer"),

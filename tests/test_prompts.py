@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CHAT, PROBLEMS, TEMPLATES, chat_tokenizer, prompts, tokenizer
 
-from rlmec.language.tokenizers import codec
+from rlmec.data.grm_rows import rewriting_row
+from rlmec.data.policy_rows import reference_rows
+from rlmec.lm.tokenizers import codec
 from rlmec.prompts import Prompts, labelled
-from rlmec.rows import reference_rows, rewriting_row
 
 FIXED = settings(derandomize=True, deadline=None, max_examples=50)
 PROBLEM = PROBLEMS[3]

@@ -8,7 +8,7 @@ from benchmarks.authors import table_weights
 from benchmarks.bench import Bench
 from benchmarks.measuring import Result, alternate, timed_result
 from benchmarks.samples import edits, replaced
-from rlmec.alignment import apply, edit_script, edit_weights
+from rlmec.method.alignment import apply, edit_script, edit_weights
 
 CALLS = 50
 """Calls of ours behind one reading of the clock: one takes less than a clock can tell."""

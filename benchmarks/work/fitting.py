@@ -23,8 +23,8 @@ from benchmarks.bench import Bench
 from benchmarks.credit import credited_pairs
 from benchmarks.measuring import Result, at_most
 from benchmarks.samples import Sample
-from rlmec.modules.policy import PolicyModule
-from rlmec.objectives import rlmec_clipped
+from rlmec.method.objectives import rlmec_clipped
+from rlmec.training.policy_module import PolicyModule
 
 WARM = 5
 CLIP = 1.0
@@ -139,9 +139,14 @@ def _bare(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
 
 
 def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
-    from rlmec.launch import Ranks
-    from rlmec.settings import CallbackSettings, FitSettings, ModelSettings, TrainerSettings
-    from rlmec.stages.fitting import fit
+    from rlmec.pipeline.fit import fit
+    from rlmec.runtime.ranks import Ranks
+    from rlmec.settings.schema import (
+        CallbackSettings,
+        FitSettings,
+        ModelSettings,
+        TrainerSettings,
+    )
 
     module, data = _parts(bench, pairs, steps)
     with tempfile.TemporaryDirectory() as folder, _quiet():

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import library
 from benchmarks.bench import Bench
 from benchmarks.measuring import Result, Timing, alternate, timed_result
-from rlmec.language.generation import Decoding, generate
+from rlmec.lm.generation import Decoding, generate
 
 MEAN_LENGTH = 60
 """Tokens of a completion on average: so many times fewer tokens end a text than there are."""

@@ -37,7 +37,7 @@ def head(
 def _measured(
     bench: Bench, shape: tuple[int, int, int], bounds: tuple[float, float], precision: str
 ) -> list[Result]:
-    from rlmec.language.head import head_nll
+    from rlmec.lm.chunked_head import head_nll
 
     vocabulary_size, hidden_size, tokens = shape
     torch.manual_seed(bench.seed)

@@ -9,7 +9,7 @@ from benchmarks.batches import LONGEST, planned
 from benchmarks.bench import Bench
 from benchmarks.credit import credited_pairs
 from benchmarks.measuring import Result, at_least, at_most
-from rlmec.batching import StepPlan
+from rlmec.data.step_plan import StepPlan
 
 
 def plan(

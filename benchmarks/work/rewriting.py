@@ -13,10 +13,9 @@ from benchmarks.bench import Bench
 from benchmarks.counting import counted, told
 from benchmarks.measuring import Promise, Result, alternate, at_least, timed_result
 from benchmarks.samples import VOCABULARY, replaced
-from rlmec.language.drafting import rewrite as rewrite_from
-from rlmec.language.logprobs import TokenLogprobs
-from rlmec.language.scoring import score_rows
-from rlmec.row import Row
+from rlmec.data.row import Row
+from rlmec.lm.draft_decoding import rewrite as rewrite_from
+from rlmec.lm.logprobs import TokenLogprobs, score_rows
 
 LOOKUP_TOKENS = 10
 FEW_EDITS = 3

@@ -13,10 +13,9 @@ from benchmarks.counting import counted
 from benchmarks.measuring import Result, alternate, at_most, timed_result
 from benchmarks.samples import Sample
 from benchmarks.work.rewriting import NO_END
-from rlmec.batching import Row
-from rlmec.language.drafting import rewrite
-from rlmec.language.logprobs import TokenLogprobs
-from rlmec.language.scoring import score_rows
+from rlmec.data.row import Row
+from rlmec.lm.draft_decoding import rewrite
+from rlmec.lm.logprobs import TokenLogprobs, score_rows
 
 LIMIT = {"32-true": 1e-4, "bf16-mixed": 0.2, "bf16-true": 0.5}
 """Largest difference of two log-probs of one token (nats), by precision."""

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from rlmec.language.generation import Completion
-from rlmec.parts import GenerationPart
+from rlmec.lm.generation import Completion
+from rlmec.training.predict_parts import GenerationPart
 
 
 class EngineError(ValueError):

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from rlmec.engines.base import EngineError, ModelPlace
-from rlmec.language.generation import Completion
-from rlmec.parts import GenerationPart
+from rlmec.lm.generation import Completion
+from rlmec.training.predict_parts import GenerationPart
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for `max_lora_rank`."""

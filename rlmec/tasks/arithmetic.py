@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from rlmec.answers import numbers
 from rlmec.records import Problem, Verdict
-from rlmec.tasks import answers, mending
-from rlmec.tasks.base import SPLITS
-from rlmec.tasks.phrasings import (
+from rlmec.tasks import arithmetic_oracle
+from rlmec.tasks.arithmetic_text import (
     DAYS,
     ENDINGS,
     EQUATION,
@@ -35,6 +35,7 @@ from rlmec.tasks.phrasings import (
     Story,
     answer_line,
 )
+from rlmec.tasks.base import SPLITS
 
 MARKERS = ("The answer is",)
 SPLIT_OF_TENTH = ("dev", *("test",) * 3, *("train",) * 6)
@@ -161,15 +162,15 @@ class ArithmeticTask:
 
     def final_answer(self, text: str) -> str | None:
         """The text after the last "The answer is", or None without one."""
-        return answers.final_answer(text, MARKERS)
+        return numbers.final_answer(text, MARKERS)
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer as numbers."""
-        return answers.judge_number(text, problem.answer, MARKERS)
+        return numbers.judge_number(text, problem.answer, MARKERS)
 
     def oracle(self, problem: Problem, text: str) -> str | None:
-        """The right solution nearest to `text`; see `mending.mend`."""
-        return mending.mended(self._mend(problem, text))
+        """The right solution nearest to `text`; see `arithmetic_oracle.mend`."""
+        return arithmetic_oracle.mended(self._mend(problem, text))
 
     def first_wrong_line(self, problem: Problem, text: str) -> int | None:
         """Index of the first line of `text` that the oracle would change, or None.
@@ -177,18 +178,18 @@ class ArithmeticTask:
         A missing line counts at the place where it should stand, which may be one past the last
         line.
         """
-        return mending.first_wrong_line(self._mend(problem, text))
+        return arithmetic_oracle.first_wrong_line(self._mend(problem, text))
 
     def kind_of_error(self, problem: Problem, text: str) -> str:
-        """What is first wrong: one of `mending.KINDS`, "none" for a well-formed right solution."""
-        return mending.kind_of_error(self._mend(problem, text))
+        """What is first wrong: one of `arithmetic_oracle.KINDS`, "none" for a right solution."""
+        return arithmetic_oracle.kind_of_error(self._mend(problem, text))
 
-    def _mend(self, problem: Problem, text: str) -> list[mending.Edit]:
+    def _mend(self, problem: Problem, text: str) -> list[arithmetic_oracle.Edit]:
         if not self._steps and (self.references != "steps" or self.reference_share < 1):
             for split in (split for split in SPLITS if self.sizes[split]):
                 self.problems(split)
         steps = self._steps.get(problem.id, problem.solution)
-        return mending.mend(replace(problem, solution=steps), text, self.phrasings)
+        return arithmetic_oracle.mend(replace(problem, solution=steps), text, self.phrasings)
 
     def _story(self, rng: random.Random) -> Story:
         name, item = rng.choice(NAMES), rng.choice(ITEMS)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from rlmec import stopping
 from rlmec.records import Problem, Verdict
+from rlmec.runtime import signals
 
 SPLITS = ("train", "dev", "test")
 AT_ONCE = 256
@@ -46,7 +46,7 @@ def judge_of(task: Task, texts: Sequence[str], problems: Sequence[Problem]) -> J
         return _stoppable(task.judge)
     known: dict[tuple[str, str], Verdict] = {}
     for at in range(0, len(texts), AT_ONCE):
-        stopping.check()  # a verdict may take seconds
+        signals.check()  # a verdict may take seconds
         some, about = texts[at : at + AT_ONCE], problems[at : at + AT_ONCE]
         keys = [(text, problem.id) for text, problem in zip(some, about, strict=True)]
         known |= zip(keys, many(some, about), strict=True)
@@ -55,7 +55,7 @@ def judge_of(task: Task, texts: Sequence[str], problems: Sequence[Problem]) -> J
 
 def _stoppable(judge: Judge) -> Judge:
     def judged(text: str, problem: Problem) -> Verdict:
-        stopping.check()
+        signals.check()
         return judge(text, problem)
 
     return judged

@@ -11,10 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from rlmec.answers import numbers
 from rlmec.records import Problem, Verdict
-from rlmec.tasks import answers
-from rlmec.tasks.files import ProblemTables, Row, TableTask, digest_of, file_tables, make_problem
-from rlmec.tasks.hub import hub_tables
+from rlmec.tasks.problem_files import (
+    ProblemTables,
+    Row,
+    TableTask,
+    digest_of,
+    file_tables,
+    hub_tables,
+    make_problem,
+)
 
 CALCULATOR_MARK = re.compile(r"<<[^<>\n]{0,200}>>")
 SOLUTION_FIELDS = ("answer", "ground_truth")
@@ -49,7 +56,7 @@ class Gsm8kTask(TableTask):
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer as exact numbers."""
-        return answers.judge_number(text, problem.answer)
+        return numbers.judge_number(text, problem.answer)
 
     def clean(self, text: str) -> str:
         """A solution as the task writes it: without calculator marks unless they are to be kept."""
@@ -64,7 +71,7 @@ class Gsm8kTask(TableTask):
                 f"found {row.names}"
             )
         solution = self.clean(row.text(field))
-        gold = answers.final_answer(solution)
-        if gold is None or answers.parse_number(gold) is None:
+        gold = numbers.final_answer(solution)
+        if gold is None or numbers.parse_number(gold) is None:
             return f"no number behind a marker such as '####' in {field!r} (found {gold!r})"
         return make_problem(row, f"gsm8k-{digest_of(question)[:16]}", question, gold, solution)

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rlmec.answers import numbers
 from rlmec.records import Problem, Verdict
-from rlmec.tasks import answers
-from rlmec.tasks.files import ProblemTables, Row, TableTask, digest_of, file_tables, make_problem
+from rlmec.tasks.problem_files import (
+    ProblemTables,
+    Row,
+    TableTask,
+    digest_of,
+    file_tables,
+    make_problem,
+)
 
 
 class JsonlTask(TableTask):
@@ -47,7 +54,7 @@ class JsonlTask(TableTask):
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer, as numbers where that is one."""
-        return answers.judge_answer(text, problem.answer)
+        return numbers.judge_answer(text, problem.answer)
 
     def _build(self, row: Row) -> Problem | str:
         question = row.text(self.question_field)
@@ -55,8 +62,8 @@ class JsonlTask(TableTask):
         if self.answer_field:
             answer = row.text(self.answer_field)
         else:
-            answer = answers.final_answer(solution or "") or ""
-        if not answers.normal_text(answer):
+            answer = numbers.final_answer(solution or "") or ""
+        if not numbers.normal_text(answer):
             return "no gold answer"
         id = row.text(self.id_field) if self.id_field else f"jsonl-{digest_of(question)[:16]}"
         kind = row.text(self.kind_field) if self.kind_field else ""

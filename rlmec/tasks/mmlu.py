@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rlmec.answers.options import LETTERS, judge_option, with_options
 from rlmec.records import Problem, Verdict
-from rlmec.tasks.files import (
+from rlmec.tasks.problem_files import (
     ProblemTables,
     Row,
     TableTask,
     digest_of,
     file_tables,
+    hub_tables,
     make_problem,
     shortened,
 )
-from rlmec.tasks.hub import hub_tables
-from rlmec.tasks.options import LETTERS, judge_option, with_options
 
 MATHEMATICS = (
     "abstract_algebra",

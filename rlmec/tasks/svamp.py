@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
+from rlmec.answers import numbers
 from rlmec.records import Problem, Verdict
-from rlmec.tasks import answers
-from rlmec.tasks.files import (
+from rlmec.tasks.problem_files import (
     ProblemTables,
     Row,
     TableTask,
     digest_of,
     file_tables,
+    hub_tables,
     make_problem,
     shortened,
 )
-from rlmec.tasks.hub import hub_tables
 
 
 class SvampTask(TableTask):
@@ -50,12 +50,12 @@ class SvampTask(TableTask):
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer as exact numbers."""
-        return answers.judge_number(text, problem.answer)
+        return numbers.judge_number(text, problem.answer)
 
     def _build(self, row: Row) -> Problem | str:
         body, asked = row.text("Body").strip(), row.text("Question").strip()
         question = f"{body} {asked}"
-        number = answers.parse_number(row.text("Answer"), bare=True)
+        number = numbers.parse_number(row.text("Answer"), bare=True)
         if number is None:
             return f"the answer is no number: {shortened(row.text('Answer'))!r}"
         gold = _written(number, row.text("Answer"))

@@ -2,7 +2,7 @@
 
 Two protocols: `Teacher` takes one attempt at a time, `BatchTeacher` a whole part of the `teach`
 stage, for teachers that answer many questions at once. Whether a proposal counts is decided in
-`rewriting`.
+`method.acceptance`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from rlmec import stopping
+from rlmec.method.acceptance import REFUSALS
 from rlmec.records import Problem
-
-REFUSALS = ("over_budget", "refused", "failed")
-"""Why a batch teacher may have no proposal, beside having none: its budget was spent; the model
-declined; it could not be asked (a server's errors outlasted the retries, a prompt is too long)."""
+from rlmec.runtime import signals
 
 
 class TeacherError(OSError):
@@ -104,7 +101,7 @@ class OneByOne:
         del spent
         out = []
         for problem, attempt in attempts:
-            stopping.check()
+            signals.check()
             text = self._teacher.correct(problem, attempt)
             out.append(Proposals() if text is None else Proposals([Proposal(text)]))
             tick()

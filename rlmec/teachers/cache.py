@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlmec.artifacts import atomic_write_json
+from rlmec.store.atomic import atomic_write_json
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rlmec import stopping
+from rlmec.runtime import signals
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
-from rlmec.teachers.budget import Budget, Hold, Ledger, OverBudget, Tokens
+from rlmec.teachers.budget import (
+    Budget,
+    Hold,
+    Ledger,
+    OverBudget,
+    Tokens,
+)
 from rlmec.teachers.cache import AnswerCache
-from rlmec.teachers.calling import Asking, Caller, Stopped, most_tokens
-from rlmec.teachers.services import AnthropicService, OpenAIService, Service, Unanswered
-from rlmec.teachers.steps import StepPrompts, lines_of, located_step, rewritten
+from rlmec.teachers.calling import (
+    Asking,
+    Caller,
+    Stopped,
+    most_tokens,
+)
+from rlmec.teachers.services import (
+    AnthropicService,
+    OpenAIService,
+    Service,
+    Unanswered,
+)
+from rlmec.teachers.steps import (
+    StepPrompts,
+    lines_of,
+    located_step,
+    rewritten,
+)
 
 
 class EndpointTeacher:
@@ -136,7 +157,7 @@ class EndpointTeacher:
             try:
                 for attempt in attempts:
                     free.acquire()
-                    stopping.check()
+                    signals.check()
                     hold = None if stop.is_set() else ledger.admit(self._bound(attempt))
                     if stop.is_set():
                         break

@@ -15,13 +15,18 @@ from typing import Any
 
 import torch
 
-from rlmec.language.generation import Completion, Decoding, generate
-from rlmec.language.loading import context_length, end_ids, load_network
-from rlmec.language.tokenizers import codec, load_tokenizer
+from rlmec.lm.generation import Completion, Decoding, generate
+from rlmec.lm.loading import context_length, end_ids, load_network
+from rlmec.lm.tokenizers import codec, load_tokenizer
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
-from rlmec.teachers.steps import StepPrompts, lines_of, located_step, rewritten
+from rlmec.teachers.steps import (
+    StepPrompts,
+    lines_of,
+    located_step,
+    rewritten,
+)
 
 
 class LocalTeacher:

@@ -22,9 +22,9 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
+from rlmec.answers import numbers
 from rlmec.records import Problem
-from rlmec.tasks import answers
-from rlmec.tasks.phrasings import tokens
+from rlmec.tasks.arithmetic_text import tokens
 from rlmec.teachers.equations import (
     Exact,
     mended_line,
@@ -64,8 +64,8 @@ class ReferenceTeacher:
 
 def _in_marker_style(reference: list[str], attempt: str) -> list[str]:
     """The reference with its answer behind the marker that the attempt's last answer line has."""
-    own = answers.marker_of(reference[-1])
-    found = [m for line in attempt.split("\n") if (m := answers.marker_of(line)) is not None]
+    own = numbers.marker_of(reference[-1])
+    found = [m for line in attempt.split("\n") if (m := numbers.marker_of(line)) is not None]
     if own is None or not found or found[-1][0] == own[0]:
         return reference
     stop = "." if found[-1][0].lower().startswith("the answer") else ""
@@ -93,7 +93,7 @@ class _Splice:
         self.goals = [tokens(line) for line in reference]
         self.results = [result_of(line) for line in self.attempt]
         self.false = [states_falsehood(line) for line in self.attempt]
-        self.marked = [answers.marker_of(line) is not None for line in self.attempt]
+        self.marked = [numbers.marker_of(line) is not None for line in self.attempt]
         self.reached = [result_of(line) for line in reference]
         self.used = [set(numbers_in(line)) for line in reference]
         self.given = set(numbers_in(question))

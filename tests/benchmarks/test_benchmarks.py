@@ -16,7 +16,7 @@ from benchmarks.running import Settings, run
 from benchmarks.samples import load_samples, replaced, synthetic_samples
 from benchmarks.table import cells, render
 from benchmarks.work import ROWS
-from rlmec.alignment import edit_script, edit_weights
+from rlmec.method.alignment import edit_script, edit_weights
 
 SMALL = [
     *("vocabulary_size=8192", "shape.hidden_size=16", "shape.intermediate_size=32"),

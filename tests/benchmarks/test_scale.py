@@ -11,9 +11,9 @@ from benchmarks.imported import write_files
 from benchmarks.sweep import faults
 from benchmarks.watching import watched
 from rlmec.records import Attempt, Correction
-from rlmec.tables import read_table, write_table
+from rlmec.store.tables import read_table, write_table
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.imports import SolutionFile
+from rlmec.tasks.solution_files import SolutionFile
 
 
 def test_the_made_up_solutions_are_right_where_they_say_so(tmp_path):

@@ -8,7 +8,7 @@ from small_vllm import stand_in
 
 from rlmec.engines.base import EngineError
 from rlmec.records import Attempt
-from rlmec.tables import read_table
+from rlmec.store.tables import read_table
 
 MEAN, MAX = "sample/logprob_difference/mean", "sample/logprob_difference/max"
 GREEDY = ("sample.temperature=0", "sample.num_generations=1")

@@ -13,10 +13,15 @@ from small_vllm import SamplingParams, adapted, stand_in
 
 from rlmec.engines.base import Engine, EngineError, ModelPlace
 from rlmec.engines.hf import HfEngine
-from rlmec.engines.vllm import VllmEngine, adapter_of, dtype_of, sample_seed
-from rlmec.language.generation import Decoding, generate
-from rlmec.language.loading import export_network, load_network
-from rlmec.parts import GenerationPart
+from rlmec.engines.vllm import (
+    VllmEngine,
+    adapter_of,
+    dtype_of,
+    sample_seed,
+)
+from rlmec.lm.generation import Decoding, generate
+from rlmec.lm.loading import export_network, load_network
+from rlmec.training.predict_parts import GenerationPart
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft
 PROMPTS = ragged_ids([5, 3, 8, 4], seed=2)

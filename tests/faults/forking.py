@@ -38,7 +38,7 @@ def import_everything() -> None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import rlmec.stages
-    from rlmec.configuration import check_command_line
+    from rlmec.settings.command_line import check_command_line
 
     assert peft
     assert rlmec.stages

@@ -85,8 +85,9 @@ def _before(owner: Any, name: str, do: Callable[..., None]) -> None:
 
 
 def _wrap_fits(act_at: Callable[[str], None], trace: Path) -> None:
-    from rlmec.callbacks import Progress, Validation
-    from rlmec.modules.completion import CompletionModule
+    from rlmec.training.callbacks import Progress
+    from rlmec.training.module import CompletionModule
+    from rlmec.training.validation import Validation
 
     def note(module: Any, batch: Any, batch_idx: int) -> None:
         step = module.trainer.global_step
@@ -101,23 +102,24 @@ def _wrap_fits(act_at: Callable[[str], None], trace: Path) -> None:
 
 
 def _wrap_decoding(act_at: Callable[[str], None]) -> None:
-    from rlmec.language import drafting, generation, scoring
-    from rlmec.stages import predicting, teaching
-    from rlmec.stages import scoring as score_stage
+    from rlmec.lm import draft_decoding, generation, logprobs
+    from rlmec.pipeline import predict
+    from rlmec.stages import score as score_stage
+    from rlmec.stages import teach
 
     _before(generation, "_choose", lambda *args: act_at("decode"))
-    _before(drafting._Batch, "_pass", lambda *args: act_at("decode"))
-    _before(scoring, "collate", lambda *args: act_at("decode"))
+    _before(draft_decoding._Batch, "_pass", lambda *args: act_at("decode"))
+    _before(logprobs, "collate", lambda *args: act_at("decode"))
     _wrap_verdicts(act_at)
     _before(score_stage, "correction_of", lambda *args, **kwargs: act_at("judge"))
-    _before(teaching, "judge_proposal", lambda *args, **kwargs: act_at("judge"))
-    _before(predicting.PartWriter, "on_predict_start", lambda *args: act_at("begin"))
+    _before(teach, "judge_proposal", lambda *args, **kwargs: act_at("judge"))
+    _before(predict.PartWriter, "on_predict_start", lambda *args: act_at("begin"))
 
 
 def _wrap_verdicts(act_at: Callable[[str], None]) -> None:
-    from rlmec.stages import judging
+    from rlmec.pipeline import judges
 
-    whole = judging.judge_of
+    whole = judges.judge_of
 
     def judge_of(*args: Any) -> Any:
         judge = whole(*args)
@@ -128,7 +130,7 @@ def _wrap_verdicts(act_at: Callable[[str], None]) -> None:
 
         return judged
 
-    judging.judge_of = judge_of
+    judges.judge_of = judge_of
 
 
 def _wrap_writing(
@@ -136,8 +138,8 @@ def _wrap_writing(
 ) -> None:
     import torch
 
-    from rlmec import tables
-    from rlmec.checkpointing import AtomicCheckpointIO
+    from rlmec.store import tables
+    from rlmec.training.checkpoints import AtomicCheckpointIO
 
     whole_save, whole_rename = torch.save, os.rename
     whole_checkpoint = AtomicCheckpointIO.save_checkpoint

@@ -11,22 +11,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlmec.artifacts import MANIFEST, ArtifactError, ArtifactStore
-from rlmec.inventory import look
-from rlmec.origin import Origin, read_origin, write_origin
+from rlmec.evaluation.stored_outputs import read_stored
+from rlmec.export.model_folder import Origin, read_origin, write_origin
 from rlmec.prompts import Templates
-from rlmec.pruning import reasons, removal_order
-from rlmec.records import VERDICTS, Attempt, Correction, Problem, Score
-from rlmec.settings import PruneSettings
-from rlmec.stored import read_stored
-from rlmec.tables import PartFolder, TableError, count_rows, read_table, write_table
-from rlmec.tasks.choices import OptionTask
-from rlmec.tasks.competition_math import MathTask
-from rlmec.tasks.files import read_rows
+from rlmec.records import (
+    VERDICTS,
+    Attempt,
+    Correction,
+    Problem,
+    Score,
+)
+from rlmec.settings.schema import PruneSettings
+from rlmec.store.artifacts import MANIFEST, ArtifactError, ArtifactStore
+from rlmec.store.inventory import look
+from rlmec.store.parts import PartFolder
+from rlmec.store.prune import reasons, removal_order
+from rlmec.store.tables import (
+    TableError,
+    count_rows,
+    read_table,
+    write_table,
+)
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.imports import SolutionFile
 from rlmec.tasks.jsonl import JsonlTask
+from rlmec.tasks.math import MathTask
 from rlmec.tasks.mmlu import MmluTask
+from rlmec.tasks.multiple_choice import OptionTask
+from rlmec.tasks.problem_files import read_rows
+from rlmec.tasks.solution_files import SolutionFile
 from rlmec.tasks.svamp import SvampTask
 from rlmec.teachers.cache import Answer, AnswerCache
 

@@ -10,14 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlmec.binding import ConfigurationError
-from rlmec.configuration import check, check_command_line, stage_settings
-from rlmec.signatures import Signature, SignatureError, signature_of
+from rlmec.settings.binding import ConfigurationError
+from rlmec.settings.check import check
+from rlmec.settings.command_line import check_command_line
+from rlmec.settings.fingerprinted import stage_settings
+from rlmec.settings.signatures import Signature, SignatureError, signature_of
 
 from .mutations import NASTY_TEXTS, spoiled_bytes, spoiled_text, spoiled_value
 from .running import Refused, refusing
 
-FUNCTION = {"_target_": "rlmec.rewards.clipped_probability", "_partial_": True, "pivot": 0.5}
+FUNCTION = {"_target_": "rlmec.method.rewards.clipped_probability", "_partial_": True, "pivot": 0.5}
 FIT = {"optimizer": FUNCTION, "scheduler": {}, "steps": 3}
 PROMPT = ("policy", "rewrite", "rewrite_answer_only", "locate", "located")
 TREE: dict[str, Any] = {

@@ -7,16 +7,26 @@ from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 
+from rlmec.answers import numbers as reading
+from rlmec.answers.options import judge_option, read_option
+from rlmec.evaluation.lenient_reading import (
+    flexible_answer,
+    judge_flexible,
+    last_line,
+    last_number,
+)
+from rlmec.evaluation.paper_reading import judge_as_authors
 from rlmec.records import VERDICTS, Problem
-from rlmec.report.index import table_html
-from rlmec.tasks import answers as reading
-from rlmec.tasks.authors import judge_as_authors
-from rlmec.tasks.competition_math import at_a_glance, latex_text, mathematics
-from rlmec.tasks.flexible import flexible_answer, judge_flexible, last_line, last_number
+from rlmec.report.first_page import table_html
+from rlmec.tasks.arithmetic_oracle import kind_of_error, mend, mended
 from rlmec.tasks.jsonl import JsonlTask
-from rlmec.tasks.mending import kind_of_error, mend, mended
-from rlmec.tasks.options import judge_option, read_option
-from rlmec.teachers.equations import mended_line, numbers_in, result_of, states_falsehood
+from rlmec.tasks.math import at_a_glance, latex_text, mathematics
+from rlmec.teachers.equations import (
+    mended_line,
+    numbers_in,
+    result_of,
+    states_falsehood,
+)
 from rlmec.teachers.reference import ReferenceTeacher
 from rlmec.teachers.steps import located_step, rewritten
 

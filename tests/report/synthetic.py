@@ -4,9 +4,14 @@ import base64
 
 import numpy as np
 
-from rlmec.records import Attempt, Correction, Pair, Problem
-from rlmec.report.page import Case
-from rlmec.report.pieces import TokenTexts
+from rlmec.lm.token_texts import TokenTexts
+from rlmec.records import (
+    Attempt,
+    Correction,
+    Pair,
+    Problem,
+)
+from rlmec.report.token_page import Case
 
 END = 0
 NASTY = [

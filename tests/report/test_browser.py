@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic import END, NASTY, made, texts
 
-from rlmec.report.page import page_data, page_html
+from rlmec.report.token_page import page_data, page_html
 
 FOUND = browser.found()
 pytestmark = [
@@ -68,7 +68,7 @@ def accepted(case):
 
 def edits(case):
     """(punished but kept, removed but not punished) tokens of a corrected case."""
-    from rlmec.alignment import edit_script
+    from rlmec.method.alignment import edit_script
 
     if not (is_wrong(case) and accepted(case)):
         return 0, 0

@@ -5,12 +5,16 @@ import struct
 import numpy as np
 import pytest
 
-from rlmec.credit import CreditItem
-from rlmec.diagnosis import NamedWarning
-from rlmec.report.credit_figures import credit_curve, edit_ratios, reward_histograms
-from rlmec.report.curves import training_curves
-from rlmec.report.index import index_html, table_html
-from rlmec.report.kinds import kinds_figure
+from rlmec.evaluation.run_warnings import NamedWarning
+from rlmec.method.credit import CreditItem
+from rlmec.report.figures import (
+    credit_curve,
+    edit_ratios,
+    kinds_figure,
+    reward_histograms,
+    training_curves,
+)
+from rlmec.report.first_page import index_html, table_html
 
 FIT = [{"step": 2.0, "train/loss": 1.0}, {"step": 1.0, "train/loss": 2.0, "dev/accuracy": 0.1}]
 

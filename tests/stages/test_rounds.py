@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 from small_runs import run, settings_of, start_model
 
-from rlmec.batching import Row
-from rlmec.binding import ConfigurationError
-from rlmec.language.head import evaluating
-from rlmec.language.scoring import score_rows
-from rlmec.launch import Ranks
-from rlmec.modules.policy import PolicyModule
+from rlmec.data.row import Row
+from rlmec.lm.chunked_head import evaluating
+from rlmec.lm.logprobs import score_rows
+from rlmec.pipeline import models
+from rlmec.pipeline.chain import Run
 from rlmec.records import Attempt, Score
-from rlmec.report.rounds import RoundLine, rounds_table
-from rlmec.stages import addresses, models
-from rlmec.stages.chain import Run
-from rlmec.stages.improving import policies
-from rlmec.stages.reporting import policy_variants
-from rlmec.tables import read_table
+from rlmec.report.tables import RoundLine, rounds_table
+from rlmec.runtime.ranks import Ranks
+from rlmec.settings.binding import ConfigurationError
+from rlmec.stages import addresses
+from rlmec.stages.policy import policies
+from rlmec.stages.report import policy_variants
+from rlmec.store.tables import read_table
+from rlmec.training.policy_module import PolicyModule
 
 ONLINE = ("rounds=2", "policy.optimizer.lr=0.01")
 ROUND = ["sample", "teach", "grm", "score", "policy"]

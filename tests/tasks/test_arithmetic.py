@@ -10,9 +10,16 @@ from rapidfuzz.distance import Levenshtein
 
 from rlmec.records import Problem
 from rlmec.tasks.arithmetic import ArithmeticTask
+from rlmec.tasks.arithmetic_oracle import KINDS, mend
+from rlmec.tasks.arithmetic_text import (
+    DAYS,
+    EQUATION,
+    LINES,
+    OPERATIONS,
+    SYMBOLS,
+    tokens,
+)
 from rlmec.tasks.base import Task
-from rlmec.tasks.mending import KINDS, mend
-from rlmec.tasks.phrasings import DAYS, EQUATION, LINES, OPERATIONS, SYMBOLS, tokens
 
 TASK = ArithmeticTask(train=200, dev=50, test=100, phrasings=6, operations=list(SYMBOLS))
 PROBLEMS = TASK.problems("train")

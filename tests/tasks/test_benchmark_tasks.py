@@ -7,10 +7,10 @@ import datasets
 import pytest
 
 from rlmec.tasks.base import Task
-from rlmec.tasks.choices import OptionTask
-from rlmec.tasks.competition_math import MathTask
 from rlmec.tasks.gsm8k import Gsm8kTask
+from rlmec.tasks.math import MathTask
 from rlmec.tasks.mmlu import MmluTask
+from rlmec.tasks.multiple_choice import OptionTask
 from rlmec.tasks.svamp import SvampTask
 
 SVAMP = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlmec.configuration import ConfigurationError, build, check
+from rlmec.settings.build import build
+from rlmec.settings.check import ConfigurationError, check
 from rlmec.tasks.base import SPLITS, Task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,12 @@ from fractions import Fraction
 
 import pytest
 
-from rlmec.teachers.equations import last_equation, mended_line, result_of, states_falsehood
+from rlmec.teachers.equations import (
+    last_equation,
+    mended_line,
+    result_of,
+    states_falsehood,
+)
 
 
 @pytest.mark.parametrize(

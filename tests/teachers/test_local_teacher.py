@@ -3,8 +3,8 @@
 import pytest
 from small_models import SHAPES, chat_tokenizer, network, prompts, tokenizer
 
-from rlmec.language.generation import Decoding, generate
-from rlmec.language.loading import export_network, new_network
+from rlmec.lm.generation import Decoding, generate
+from rlmec.lm.loading import export_network, new_network
 from rlmec.records import Problem
 from rlmec.teachers import local
 from rlmec.teachers.base import WrongAttempt, as_batch_teacher

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
+from rlmec.answers import numbers
 from rlmec.records import Problem
-from rlmec.tasks import answers
 from rlmec.tasks.arithmetic import ArithmeticTask
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.imports import SolutionFile
+from rlmec.tasks.solution_files import SolutionFile
 from rlmec.teachers.base import Teacher
 from rlmec.teachers.reference import ReferenceTeacher
 
@@ -96,12 +96,12 @@ LINES = [
 @settings(max_examples=300, derandomize=True, deadline=None)
 def test_any_text_becomes_right_and_is_no_farther_than_the_reference(attempt):
     correction = TEACHER.correct(DUCKS, attempt)
-    assert answers.judge_number(correction, "18") == "right"
+    assert numbers.judge_number(correction, "18") == "right"
     plain = re.compile(r" ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s").findall
     goal = plain(attempt)
     spliced = Levenshtein.distance(goal, plain(correction))
     marker = next(
-        (m[0] for x in reversed(attempt.split("\n")) if (m := answers.marker_of(x))), "A:"
+        (m[0] for x in reversed(attempt.split("\n")) if (m := numbers.marker_of(x))), "A:"
     )
     stop = "." if marker.lower().startswith("the") else ""
     reference = DUCKS.solution.replace("A: 18", f"{marker} 18{stop}")

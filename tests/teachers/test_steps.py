@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 
 from rlmec.prompts import labelled
 from rlmec.records import Problem
-from rlmec.teachers.steps import StepPrompts, lines_of, located_step, rewritten
+from rlmec.teachers.steps import (
+    StepPrompts,
+    lines_of,
+    located_step,
+    rewritten,
+)
 
 READ = [
     ("[10]", 10),  # the released scripts read one digit

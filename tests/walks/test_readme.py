@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from walking import ROOT
 
-from rlmec.configuration import check_command_line, with_split_files
+from rlmec.settings.command_line import check_command_line, with_split_files
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "conf").rglob("*.yaml"))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from walking import ROOT, STAGES, done_well, finals, leaks, run, same_files
 
 from rlmec.records import Attempt, Score
-from rlmec.tables import read_table
+from rlmec.store.tables import read_table
 
 pytestmark = pytest.mark.slow
 ALL = ["warmup", "sample", "teach", "grm", "score", "policy", "evaluate/start", "evaluate"]

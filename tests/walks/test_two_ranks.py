@@ -13,7 +13,7 @@ import pytest
 from walking import STAGES, TINY, command, done_well, environment, finals, run, summaries
 
 from rlmec.records import Correction, Score
-from rlmec.tables import read_table
+from rlmec.store.tables import read_table
 
 pytestmark = pytest.mark.slow
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp")

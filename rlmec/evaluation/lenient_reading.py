@@ -1,0 +1,101 @@
+"""The answer of a solution that does not mark it: the last one named, whatever stands around it.
+
+In: the text of a solution and its problem. Out: the text of an answer, to be compared by the task's
+own judge. Where the problem has options it is the last option named; otherwise the last boxed
+answer; otherwise, where the gold answer is a number, the last number, and where it is a text what
+follows the last marker or else the last line. lm-evaluation-harness calls this kind of reading
+flexible-extract, and what follows a marker strict-match; there the last number is taken of every
+text, also of one with a box.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from rlmec.answers import numbers
+from rlmec.records import Problem, Verdict
+from rlmec.tasks.base import Task
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+STATEMENTS = ("The answer is {}", "#### {}", "A: {}", "\\boxed{{{}}}")
+"""How an answer is put before a task's own judge, the first way in which the task finds one."""
+
+_NUMBER = re.compile(
+    r"(?<!\d)(?<!\d[.,])(?:(?<![\w)}%$.])[-\u2212])?[$€£]?"
+    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?"
+)
+# A letter names an option in brackets, behind a word that announces it, or alone on a line; always
+# as a capital, so that the article "a" is none.
+_LETTER = re.compile(
+    r"[(\[]([A-Z])[)\]]|(?:[Oo]ption|[Cc]hoice|[Aa]nswer(?: is)?):?[ *]{1,4}([A-Z])(?![\w'])"
+    r"|^[ \t*]{0,8}([A-Z])[.):]?[ \t*]{0,8}$",
+    re.MULTILINE,
+)
+
+
+def last_number(text: str) -> str | None:
+    """The last number in `text` as written, with its sign; a hyphen between two is no sign."""
+    found = [match.group() for match in _NUMBER.finditer(text[-numbers.LONGEST_TEXT :])]
+    return found[-1] if found else None
+
+
+def last_option(text: str, options: tuple[str, ...]) -> str | None:
+    """The text of the option that `text` names last, by its text (case aside) or its letter.
+
+    Of options that end at one place the longest is named: "sea fish", not "fish".
+    """
+    text = text[-numbers.LONGEST_TEXT :]
+    named = [*_by_text(text, options), *_by_letter(text, len(options))]
+    return options[max(named)[2]] if named else None
+
+
+def _by_text(text: str, options: tuple[str, ...]) -> Iterator[tuple[int, int, int]]:
+    """(end, length, index) of the last place of every option; the first of equal options wins."""
+    for index, option in enumerate(options):
+        words = option.strip().rstrip(".").split()
+        if not words:
+            continue
+        spaced = r"\s+".join(map(re.escape, words))
+        pattern = rf"(?<!\w){spaced}(?!\w)"
+        ends = [m.end() for m in re.finditer(pattern, text, re.IGNORECASE)]
+        first = next(i for i, o in enumerate(options) if o.casefold() == option.casefold())
+        if ends and first == index:
+            yield ends[-1], len(" ".join(words)), index
+
+
+def _by_letter(text: str, count: int) -> Iterator[tuple[int, int, int]]:
+    for match in _LETTER.finditer(text):
+        index = LETTERS.index(next(filter(None, match.groups())))
+        if index < count:
+            yield match.end(), 0, index
+
+
+def last_line(text: str) -> str | None:
+    """The last line that is not blank, without emphasis and closing full stop."""
+    lines = [line for line in text[-numbers.LONGEST_TEXT :].split("\n") if line.strip()]
+    if not lines:
+        return None
+    return lines[-1].strip().strip("*").rstrip(".").strip()[: numbers.LONGEST_ANSWER] or None
+
+
+def flexible_answer(text: str, problem: Problem) -> str | None:
+    """The answer that a lenient reader finds in `text`; None where there is nothing to find."""
+    if problem.options:
+        return last_option(text, problem.options)
+    boxed = numbers.final_answer(text, ["\\boxed{"])
+    if boxed is not None:
+        return boxed
+    if numbers.parse_number(problem.answer, bare=True) is not None:
+        return last_number(text)
+    return numbers.final_answer(text) or last_line(text)
+
+
+def judge_flexible(task: Task, text: str, problem: Problem) -> Verdict:
+    """The task's own verdict on the answer that a lenient reader finds in `text`."""
+    answer = flexible_answer(text, problem)
+    if answer is None:
+        return "unparsable" if task.judge(text, problem) == "unparsable" else "no_answer"
+    statements = (statement.format(answer) for statement in STATEMENTS)
+    told = next((s for s in statements if task.final_answer(s) is not None), answer)
+    return task.judge(told, problem)

@@ -1,0 +1,252 @@
+"""Networks: from a directory or hub name, from scratch by shape, and back to a plain directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlmec.lm.lora import (
+    adapter_at,
+    is_adapted,
+    load_adapter,
+    merged,
+    save_adapter,
+)
+from rlmec.lm.tokenizers import TOKENIZER_FILES, load_tokenizer
+
+__all__ = [
+    "context_length",
+    "enable_gradient_checkpointing",
+    "end_ids",
+    "export_merged",
+    "export_network",
+    "hub_commit",
+    "load_network",
+    "merged",
+    "new_network",
+    "quiet",
+    "tokenizer_of",
+]
+
+
+def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int) -> Any:
+    """A causal language model of `shape` at random weights in float32.
+
+    `shape` is the `model_type` and configuration keys of the architecture. Raises ValueError for a
+    key that its configuration does not know (Hugging Face would take it in silence).
+    """
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    keys = dict(shape)
+    model_type = keys.pop("model_type", "llama")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"model.shape.model_type: {model_type!r} is not an architecture")
+    known = set(CONFIG_MAPPING[model_type]().to_dict())
+    if unknown := sorted(set(keys) - known):
+        raise ValueError(f"model.shape: {', '.join(unknown)} unknown to {model_type}")
+    make: Any = CONFIG_MAPPING[model_type]
+    config = make(
+        **keys,
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention, dtype=torch.float32
+        )
+
+
+def load_network(
+    path: str | Path,
+    *,
+    attention: str = "sdpa",
+    revision: str | None = None,
+    dtype: str = "float32",
+    quantization: str | None = None,
+    trainable: bool = False,
+) -> Any:
+    """A causal language model from safetensors, in eval mode; remote code is never run.
+
+    Of an adapter's directory it is the model below with the adapter on it, not merged; `dtype` and
+    `quantization` ("nf4", "int8") are the model's below, an adapter is float32. `trainable` is of
+    an adapter. Raises FileNotFoundError for a local directory without a model, or with pickled
+    weights only.
+    """
+    place = adapter_at(path)
+    if place is not None:
+        below = load_network(
+            place.base,
+            attention=attention,
+            revision=place.revision,
+            dtype=dtype,
+            quantization=quantization,
+        )
+        return load_adapter(below, place, trainable=trainable).eval()
+    from transformers import AutoModelForCausalLM
+
+    _check_directory(Path(path))
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        revision=revision,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        trust_remote_code=False,
+        use_safetensors=True,
+        **_quantized(quantization, dtype),
+    )
+
+
+def _check_directory(folder: Path) -> None:
+    local = folder.is_absolute() or folder.is_dir()
+    if local and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no model here (config.json is missing)")
+    if local and not any(folder.glob("*.safetensors")):
+        pickled = sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.pt")))
+        found = f" (found {', '.join(pickled)}: pickled weights can run code)" if pickled else ""
+        raise FileNotFoundError(
+            f"{folder}: no safetensors here{found}; save the model again with safetensors"
+        )
+
+
+def _quantized(quantization: str | None, dtype: str) -> dict[str, Any]:
+    """Arguments that quantize while loading, onto this process's device."""
+    if quantization is None:
+        return {}
+    try:
+        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            f"model.quantization={quantization} needs the package bitsandbytes: "
+            f"pip install 'rlmec[qlora]' or pip install bitsandbytes"
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    kinds = {
+        "nf4": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": getattr(torch, dtype),
+        },
+        "int8": {"load_in_8bit": True},
+    }
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    return {
+        "quantization_config": BitsAndBytesConfig(**kinds[quantization]),
+        "device_map": {"": device},
+    }
+
+
+def enable_gradient_checkpointing(network: Any) -> None:
+    """Layers are computed again on the way back: less memory, the same gradients."""
+    # transformers 5.23 has renamed method and argument, 5.17 knows the old name only
+    new_name = getattr(network, "activation_checkpointing_enable", None)
+    (new_name or network.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def export_network(
+    network: Any, tokenizer: Any, folder: Path, state: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Writes a plain Hugging Face directory (safetensors, tokenizer, chat template); of a network
+    with an adapter, the adapter's directory.
+
+    `state` holds the weights where they are not in the network itself (gathered from shards).
+    """
+    if is_adapted(network):
+        save_adapter(network, folder, state)
+    elif state is None:
+        network.save_pretrained(folder)
+    else:
+        network.save_pretrained(folder, state_dict=state)
+    for name in ("is_local", "local_files_only"):  # how it was loaded here is nobody else's matter
+        tokenizer.init_kwargs.pop(name, None)
+    tokenizer.save_pretrained(folder)
+
+
+def export_merged(
+    path: str | Path, folder: Path, *, revision: str | None = None, dtype: str = "float32"
+) -> None:
+    """Writes the model at `path` as a plain Hugging Face directory with `dtype` weights.
+
+    `path` is a directory or hub name; of an adapter's directory the model below is loaded anew,
+    unquantized, and the adapter added into its weights in float32. Loads without this project.
+    """
+    network = merged(load_network(path, revision=revision)).to(getattr(torch, dtype))
+    export_network(network, tokenizer_of(path, revision), folder)
+
+
+def tokenizer_of(path: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer of a model directory or hub name; of an adapter's directory without one, that
+    of the model below."""
+    place = adapter_at(path)
+    if place is None:
+        return load_tokenizer(path, revision)
+    if any((place.folder / name).is_file() for name in TOKENIZER_FILES):
+        return load_tokenizer(place.folder)
+    return load_tokenizer(place.base, place.revision)
+
+
+def context_length(network: Any) -> int | None:
+    """Positions the network was made for, None where its configuration does not say."""
+    return _positions(network.config)
+
+
+def context_of(path: str | Path, revision: str | None = None) -> int | None:
+    """`context_length` of a model directory (an adapter's too) or hub name, read from its
+    configuration alone."""
+    place = adapter_at(path)
+    if place is not None:
+        return context_of(place.base, place.revision)
+    from transformers import AutoConfig
+
+    return _positions(AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False))
+
+
+def _positions(config: Any) -> int | None:
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def hub_commit(path: str, revision: str | None) -> str | None:
+    """The commit of a hub model's configuration, from the cache or the hub."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    config = cached_file(path, "config.json", revision=revision)
+    return extract_commit_hash(str(config), None)
+
+
+def end_ids(path: str, revision: str | None) -> tuple[int, ...]:
+    """Ids at which the model's own settings end a completion, none where they name none."""
+    place = adapter_at(path)
+    if place is not None:
+        return end_ids(place.base, place.revision)
+    from transformers.utils.hub import cached_file
+
+    for name in ("generation_config.json", "config.json"):
+        found = cached_file(
+            path,
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        text = "{}" if found is None else Path(found).read_text(encoding="utf-8")
+        ids = json.loads(text).get("eos_token_id")
+        if ids is not None:
+            return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
+
+
+def quiet() -> None:
+    """Leaves out the library's advice and loading bars; warnings of ours are unaffected."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

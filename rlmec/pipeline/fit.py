@@ -1,0 +1,241 @@
+"""One fit: one Lightning epoch that is the whole stage, resumable at any optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy
+
+from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.lm.logprobs import TokenLogprobs, sharing_obstacle
+from rlmec.pipeline.chain import CURVE, Run
+from rlmec.pipeline.memory_plan import FIT_REMEDIES, named_memory
+from rlmec.pipeline.resume import resume_from
+from rlmec.runtime.ranks import lone_group
+from rlmec.settings.build import build
+from rlmec.settings.schema import FitSettings, TrainerSettings
+from rlmec.training.callbacks import FiniteLoss, Progress, TrainingCurve
+from rlmec.training.checkpoints import (
+    AtomicCheckpointIO,
+    BestWeights,
+    RandomStates,
+    ResumeCheckpoint,
+    StopRequests,
+    keep_signals,
+)
+from rlmec.training.fsdp import FullyShardedStrategy
+from rlmec.training.module import CompletionModule
+from rlmec.training.validation import Validation
+
+__all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
+
+
+def plan_settings(
+    fit_settings: FitSettings, trainer: TrainerSettings, context: int | None
+) -> PlanSettings:
+    """The plan of a stage's rows: what shapes the result is the stage's, the rest the trainer's.
+
+    No row may be longer than the model's `context` (None where it does not say).
+    """
+    longest = fit_settings.max_length
+    return PlanSettings(
+        tokens_per_step=fit_settings.tokens_per_step,
+        seed=fit_settings.seed,
+        steps=fit_settings.steps,
+        epochs=fit_settings.epochs,
+        max_length=longest if context is None else min(longest, context),
+        max_tokens_per_micro_batch=trainer.max_tokens_per_micro_batch,
+        accumulate=trainer.accumulate,
+        num_workers=trainer.num_workers,
+    )
+
+
+def trainer_arguments(run: Run, precision: str) -> dict[str, Any]:
+    """Arguments of every Trainer: hardware from the trainer group, precision from the stage.
+
+    The strategy is that of whole replicas, one a rank, which every predict pass uses: sharded
+    weights cannot generate texts of different lengths.
+    """
+    t = run.settings.trainer
+    return {
+        "accelerator": t.accelerator,
+        "devices": t.devices,
+        "num_nodes": t.num_nodes,
+        "strategy": "ddp" if run.ranks.world > 1 else "auto",
+        "precision": precision,
+        "use_distributed_sampler": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+    }
+
+
+def fit_strategy(run: Run) -> Any:
+    """The strategy of a fit, as the trainer group names it."""
+    strategy = run.settings.trainer.strategy
+    if isinstance(strategy, dict):
+        return build(strategy)
+    return "ddp" if run.ranks.world > 1 and strategy == "auto" else strategy
+
+
+def check_strategy(
+    title: str, strategy: Any, data: SolutionPairDataModule, validation: Validation | None
+) -> None:
+    """Raises ValueError for a strategy whose weights could not be written, and for what one that
+    cuts the network cannot do.
+
+    Cut: no validation by generation, which needs whole replicas. DeepSpeed: one micro-batch a
+    step, for it is handed their number too and would divide by it twice; no stage 3.
+    """
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if name == "auto" or name.startswith(("ddp", "DDP", "SingleDevice")):
+        return
+    if not isinstance(strategy, FullyShardedStrategy | DeepSpeedStrategy):
+        raise ValueError(f"{title}: trainer.strategy {name} is not supported: use trainer=fsdp2")
+    if validation is not None and validation.prompts:
+        raise ValueError(
+            f"{title}: {name} cannot validate by generation, which needs whole replicas: set "
+            f"{title.split(' ')[0]}.val_problems=0 (the last weights are kept), or trainer=ddp"
+        )
+    if not isinstance(strategy, DeepSpeedStrategy):
+        return
+    if data.plan.accumulate > 1:
+        raise ValueError(
+            f"{title}: {data.plan.accumulate} micro-batches a step under DeepSpeed are not "
+            f"supported: lower tokens_per_step, raise trainer.max_tokens_per_micro_batch, or use "
+            f"trainer=fsdp2"
+        )
+    if strategy.zero_stage_3:
+        raise ValueError(f"{title}: DeepSpeed stage 3 is not supported: use trainer=fsdp2")
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """All generators from the stage's seed, dropout's different on each rank."""
+    L.seed_everything(seed, verbose=False)
+    torch.manual_seed(seed * 1_000_003 + rank)
+
+
+def fit(
+    run: Run,
+    title: str,
+    settings: FitSettings,
+    work: Path,
+    module: CompletionModule,
+    data: SolutionPairDataModule,
+    validation: Validation | None,
+) -> list[dict[str, float]]:
+    """Trains `module` on `data` and leaves it with the best weights where a score was offered, else
+    with the last ones. Returns the history of validation. Goes on from the newest loadable
+    checkpoint in `work`, or from `ckpt_path` where it is given for this stage.
+    """
+    folder, strategy = work / "checkpoints", fit_strategy(run)
+    check_strategy(title, strategy, data, validation)
+    best = validation.best if validation else None
+    chosen = run.ranks.share(lambda: resume_from(run, title, folder, strategy, data))
+    trainer = keep_signals(
+        L.Trainer(
+            **trainer_arguments(run, settings.precision) | _fit_arguments(run, title, strategy),
+            max_epochs=1,
+            accumulate_grad_batches=data.plan.accumulate,
+            gradient_clip_val=settings.gradient_clip,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            callbacks=_fit_callbacks(run, title, data, validation, folder, strategy),
+            default_root_dir=work,
+        )
+    )
+    if run.settings.model.compile:
+        if isinstance(strategy, FullyShardedStrategy):
+            raise ValueError("model.compile is not supported under trainer=fsdp2")
+        module.net.compile(dynamic=True)
+    seed_everything(settings.seed, run.ranks.rank)
+    with lone_group(run.ranks.world), named_memory(f"{title} (fit)", FIT_REMEDIES):
+        trainer.fit(module, datamodule=data, ckpt_path=chosen, weights_only=True)
+        module.gather()
+    history = validation.history if validation else []
+    _check_finished(title, trainer, data, validation)
+    if best is not None and best.step is not None:
+        state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
+        module.load_trained(state["state_dict"])
+        monitor = validation.monitor if validation else ""
+        run.say(f"{title}: best {monitor} {best.score:.4f} at step {best.step}")
+    return history
+
+
+def _fit_arguments(run: Run, title: str, strategy: Any) -> dict[str, Any]:
+    trainer, deepspeed = run.settings.trainer, isinstance(strategy, DeepSpeedStrategy)
+    return {
+        "strategy": strategy,
+        "enable_checkpointing": not deepspeed,
+        "logger": _loggers(run, title),
+        "log_every_n_steps": trainer.log_every_n_steps,
+        "profiler": trainer.profiler,
+        "detect_anomaly": trainer.detect_anomaly,
+        "plugins": [] if deepspeed else [AtomicCheckpointIO()],
+    }
+
+
+def _fit_callbacks(
+    run: Run,
+    title: str,
+    data: SolutionPairDataModule,
+    validation: Validation | None,
+    folder: Path,
+    strategy: Any,
+) -> list[Callback]:
+    best, settings = validation.best if validation else None, run.settings.callbacks
+    deepspeed = isinstance(strategy, DeepSpeedStrategy)
+    stops = StopRequests(title, saves=not deepspeed)
+    parts: list[Callback | None] = [
+        TrainingCurve(folder.parent / CURVE),
+        RandomStates(),
+        FiniteLoss(),  # before validation, which would offer broken weights as the best
+        validation,
+        Progress(title, data.plan.epoch_at, run.settings.trainer.progress_bar),
+        best,
+        *(build(node) for node in settings.extra.values()),
+        stops,
+        None
+        if deepspeed
+        else ResumeCheckpoint(
+            folder, settings.checkpoint_every_steps, settings.keep_checkpoints, best, stops
+        ),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def share_prefixes(run: Run, title: str, network: Any, data: SolutionPairDataModule) -> None:
+    """Lets rows that branch stay whole where the network gives the same for them as for separate
+    ones, else has them taken apart, and says why. Rank 0 decides for all; to be called before
+    `plan_for`.
+    """
+    found = run.ranks.share(lambda: sharing_obstacle(TokenLogprobs(network), training=True))
+    data.shares_prefixes = found is None
+    if found is not None:
+        run.say(f"{title}: every sequence is a row of its own, for {found}")
+
+
+def best_weights(work: Path) -> BestWeights:
+    """Keeps a stage's best weights beside its resume checkpoints."""
+    return BestWeights(work / "checkpoints")
+
+
+def _check_finished(
+    title: str, trainer: L.Trainer, data: SolutionPairDataModule, validation: Validation | None
+) -> None:
+    early = validation is not None and validation.stopped
+    if trainer.global_step != data.plan.steps and not early:
+        raise RuntimeError(
+            f"{title}: the fit ended at step {trainer.global_step} of {data.plan.steps}"
+        )
+
+
+def _loggers(run: Run, title: str) -> Sequence[Any] | bool:
+    nodes = run.settings.logger or {}
+    built = [build(node, name=title.replace(" ", "_")) for node in nodes.values()]
+    return built or False

@@ -1,0 +1,124 @@
+"""Judges of generated text, as the doors hand them to callbacks and predict passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rlmec.evaluation.accuracy import AccuracyMetric
+from rlmec.lm.generation import Completion
+from rlmec.method.acceptance import judge_proposal
+from rlmec.prompts import Codec
+from rlmec.records import Attempt, Correction, Problem
+from rlmec.runtime import signals
+from rlmec.tasks.base import Judge, Task, judge_of
+
+
+class Answer(NamedTuple):
+    """A completion of a problem's prompt, the `number`-th one."""
+
+    problem: Problem
+    number: int
+    prompt_ids: list[int]
+    completion: Completion
+
+
+def attempts_of(task: Task, codec: Codec, answers: Sequence[Answer]) -> list[Attempt]:
+    """Completions as judged attempts."""
+    texts = [codec.text(a.completion.ids) for a in answers]
+    judge = judge_of(task, texts, [a.problem for a in answers])
+    return [
+        Attempt(
+            id=f"{problem.id}/{number}",
+            problem_id=problem.id,
+            prompt_ids=prompt_ids,
+            completion_ids=completion.ids,
+            logprobs=completion.logprobs,
+            text=text,
+            verdict=judge(text, problem),
+            clipped=completion.clipped,
+            tokenizer=codec.digest,
+        )
+        for (problem, number, prompt_ids, completion), text in zip(answers, texts, strict=True)
+    ]
+
+
+def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
+    """For `callbacks.Validation`: sums of right, clipped and unanswered completions."""
+
+    def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
+        metric = AccuracyMetric(sync_on_compute=False)
+        texts = [codec.text(c.ids) for c in completions]
+        about = [problems[i] for i in numbers]
+        verdicts = list(map(judge_of(task, texts, about), texts, about))
+        metric.update(
+            [v == "right" for v in verdicts],
+            [c.clipped for c in completions],
+            [v == "no_answer" for v in verdicts],
+            [len(c.ids) for c in completions],
+        )
+        return {
+            "accuracy": float(metric.right),
+            "clipped_rate": float(metric.clipped),
+            "no_answer_rate": float(metric.no_answer),
+            "count": float(metric.total),
+        }
+
+    return judge
+
+
+def correction_of(
+    judge: Judge,
+    codec: Codec,
+    problem: Problem,
+    attempt: Attempt,
+    completion: Completion,
+    max_edit_ratio: float,
+) -> Correction:
+    """The GRM's rewrite of a wrong attempt, accepted or rejected."""
+    signals.check()
+    return judge_proposal(
+        problem,
+        attempt,
+        completion.ids,
+        codec.text(completion.ids),
+        judge=judge,
+        max_edit_ratio=max_edit_ratio,
+        source="grm",
+        tokenizer=codec.digest,
+        clipped=completion.clipped,
+    )
+
+
+def rewriting_judge(
+    task: Task,
+    codec: Codec,
+    problems: dict[str, Problem],
+    attempts: Sequence[Attempt],
+    max_edit_ratio: float,
+):
+    """For `callbacks.Validation`: sums of right rewrites, and of those within the edit limit."""
+
+    def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
+        texts = [codec.text(c.ids) for c in completions]
+        about = [problems[attempts[i].problem_id] for i in numbers]
+        verdict = judge_of(task, texts, about)
+        done = [
+            correction_of(
+                verdict,
+                codec,
+                problems[attempts[i].problem_id],
+                attempts[i],
+                completion,
+                max_edit_ratio,
+            )
+            for i, completion in zip(numbers, completions, strict=True)
+        ]
+        return {
+            "rewrite_right": float(sum(c.verdict == "right" for c in done)),
+            "rewrite_success": float(sum(c.accepted for c in done)),
+            "edit_ratio": float(sum(c.edit_ratio for c in done)),
+            "count": float(len(done)),
+        }
+
+    return judge

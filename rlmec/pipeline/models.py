@@ -1,0 +1,196 @@
+"""Which model a stage starts from, and what it needs to be used: tokenizer, prompts, network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlmec.export.model_folder import Origin, write_origin
+from rlmec.lm.loading import (
+    context_length,
+    context_of,
+    enable_gradient_checkpointing,
+    end_ids,
+    export_network,
+    load_network,
+    new_network,
+    tokenizer_of,
+)
+from rlmec.lm.lora import (
+    is_adapted,
+    merged,
+    same_lora,
+    with_lora,
+)
+from rlmec.lm.tokenizers import codec, load_tokenizer, train_tokenizer
+from rlmec.prompts import Codec, Prompts, Templates
+from rlmec.records import Problem
+from rlmec.settings.binding import ConfigurationError
+from rlmec.settings.schema import LoraSettings, RunSettings, as_plain
+from rlmec.store.artifacts import Artifact
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model directory (an adapter's too) or hub name with its tokenizer; networks are loaded anew
+    for every use."""
+
+    path: str
+    settings: RunSettings
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return tokenizer_of(self.path, self._revision)
+
+    @cached_property
+    def codec(self) -> Codec:
+        tokenizer = self.tokenizer  # first, so that a directory without one is named
+        return codec(tokenizer, end_ids(self.path, self._revision))
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        return Prompts(templates(self.settings), self.codec)
+
+    @cached_property
+    def context(self) -> int | None:
+        """Positions the model was made for, None where its configuration does not say."""
+        return context_of(self.path, self._revision)
+
+    def limited(self, length: int) -> int:
+        """`length`, or the model's context where that is shorter."""
+        return length if self.context is None else min(length, self.context)
+
+    def network(self) -> Any:
+        """The network as it is used: weights below in `model.dtype` or quantized, not merged."""
+        return self._load(self.settings.model.dtype)
+
+    def trainable(self, lora: LoraSettings | None, seed: int) -> Any:
+        """The network as it is trained: with `lora` an adapter on frozen weights (an adapter's own
+        directory goes on with that adapter), without it all weights in float32.
+
+        Raises ValueError where the directory's adapter has other settings than `lora`.
+        """
+        model = self.settings.model
+        if lora is None:
+            network = merged(self._load("float32", quantize=False)).requires_grad_(True)
+        else:
+            network = self._with_adapter(lora, seed)
+        if model.gradient_checkpointing:
+            enable_gradient_checkpointing(network)
+        return network
+
+    def _with_adapter(self, lora: LoraSettings, seed: int) -> Any:
+        network, wanted = self._load(self.settings.model.dtype, trainable=True), as_plain(lora)
+        if not is_adapted(network):
+            folder = Path(self.path)
+            base = str(folder.resolve()) if folder.is_dir() else self.path
+            return with_lora(network, **wanted, seed=seed, base=base, revision=self._revision)
+        if not same_lora(network, **wanted):
+            own = network.peft_config["default"]
+            raise ValueError(
+                f"{self.path} is an adapter of r={own.r}, alpha={own.lora_alpha}, "
+                f"dropout={own.lora_dropout} on {', '.join(sorted(own.target_modules))}, but lora "
+                f"is {wanted}: give the same, or start from its merged export"
+            )
+        return network
+
+    def _load(self, dtype: str, *, quantize: bool = True, trainable: bool = False) -> Any:
+        model = self.settings.model
+        return load_network(
+            self.path,
+            attention=model.attention,
+            revision=self._revision,
+            dtype=dtype,
+            quantization=model.quantization if quantize else None,
+            trainable=trainable,
+        )
+
+    @property
+    def _revision(self) -> str | None:
+        return self.settings.model.revision if self.path == self.settings.model.path else None
+
+
+def templates(settings: RunSettings) -> Templates:
+    return Templates(**as_plain(settings.prompt))
+
+
+def start_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
+    """The tokenizer of the policy's start: a finished model's own, or a fresh one."""
+    if settings.model.path is not None:
+        return tokenizer_of(settings.model.path, settings.model.revision)
+    return fresh_tokenizer(settings, problems)
+
+
+def fresh_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
+    """The tokenizer of a model from scratch: `model.tokenizer`, or trained on train problems."""
+    model = settings.model
+    if model.tokenizer is not None:
+        return load_tokenizer(model.tokenizer)
+    t = templates(settings)
+    texts = [t.policy, t.rewrite, t.rewrite_answer_only, t.locate, t.located]
+    texts += [text for p in problems for text in (p.question, p.solution, p.answer) if text]
+    return train_tokenizer(texts, model.vocabulary_size, model.digits_per_token)
+
+
+def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
+    """A network at random weights of `model.shape`, seeded by the warm-up's seed."""
+    model = settings.model
+    network = new_network(model.shape, tokenizer, model.attention, settings.warmup.seed)
+    if model.gradient_checkpointing:
+        enable_gradient_checkpointing(network)
+    return network
+
+
+def save(module: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes a fitted module's network: a plain directory, or its adapter's alone."""
+    export_network(module.network, tokenizer, folder, module.whole_weights)
+
+
+def check_weights(settings: RunSettings) -> None:
+    """Raises ConfigurationError where weights that are trained would be rounded or quantized."""
+    model = settings.model
+    for node, lora in (("model", model.lora), ("grm", settings.grm.lora)):
+        if lora is not None:
+            continue
+        if model.quantization is not None:
+            raise ConfigurationError(
+                f"model.quantization={model.quantization} is of frozen weights, but {node}.lora is "
+                f"null: all weights would be trained; set {node}.lora={{r: 16}}"
+            )
+        if model.dtype != "float32":
+            raise ConfigurationError(
+                f"model.dtype={model.dtype} is of frozen weights, but {node}.lora is null: weights "
+                f"that are trained are float32; set policy.precision=bf16-mixed, or {node}.lora"
+            )
+
+
+def save_asked(module: Any, model: LanguageModel, kind: str, folder: Path) -> None:
+    """Saves a fitted module's network with what it must be asked with, so that it can be used
+    outside the chain (`library`)."""
+    save(module, model.tokenizer, folder)
+    write_origin(folder, origin_of(model, kind))
+
+
+def origin_of(model: LanguageModel, kind: str) -> Origin:
+    """What a model of the stage `kind` (policy or grm) was trained as."""
+    longest = getattr(model.settings, kind).max_completion_length
+    return Origin(kind, templates(model.settings), model.codec.digest, longest)
+
+
+def of_artifact(artifact: Artifact, settings: RunSettings) -> LanguageModel:
+    return LanguageModel(str(artifact.file("model")), settings)
+
+
+def fitting_prompts(
+    network: Any, prompts: list[list[int]], completion_length: int, what: str
+) -> None:
+    """Raises ValueError where a prompt and its completion do not fit the network's context."""
+    limit = context_length(network)
+    longest = max(map(len, prompts), default=0)
+    if limit is not None and longest + completion_length > limit:
+        raise ValueError(
+            f"{what}: the longest prompt has {longest} tokens and max_completion_length is "
+            f"{completion_length}, but the model's context is {limit}"
+        )

@@ -1,0 +1,274 @@
+"""Plain nodes bound to signatures: unknown, missing and mistyped keys and forbidden targets are
+found here.
+
+In: a tree of plain dicts, lists and values. Out: the dataclasses of `settings.py`, with every value
+cast to its annotated type and every node with a `_target_` checked against the allow-list and the
+signature it names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlmec.settings.signatures import Signature, SignatureError, signature_of
+
+SECRETS = {"api_key", "apikey", "access_token", "secret", "password", "passwd", "token", "key"}
+# Endings of longer names: OPENAI_API_KEY, hf_access_token. Not "_token" or "_key" alone: there are
+# digits_per_token and sort_key.
+SECRET_ENDINGS = ("_api_key", "_access_token", "_auth_token", "_hf_token", "_secret", "_password")
+SECRET_ENDINGS += ("_secret_key", "_private_key", "_access_key")
+# Required arguments of targets that a stage gives when it builds them.
+SUPPLIED = {"task", "params", "optimizer", "num_warmup_steps", "num_training_steps"}
+# The right home of Lightning's trainer arguments that shape a result.
+MOVED = {
+    "precision": "precision",
+    "max_steps": "steps",
+    "max_epochs": "epochs",
+    "gradient_clip_val": "gradient_clip",
+    "val_check_interval": "val_every_steps",
+    "check_val_every_n_epoch": "val_every_steps",
+    "limit_val_batches": "val_problems",
+    "accumulate_grad_batches": "tokens_per_step",
+    "batch_size": "tokens_per_step",
+}
+
+
+class ConfigurationError(ValueError):
+    """A key or a value that does not fit; one line that names the key and what would."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= 1000 else f"{message[:1000]}...")
+
+
+def is_secret(name: Any) -> bool:
+    """Whether a key of this (last) name would hold a secret, however it is written."""
+    plain = str(name).lower().replace("-", "_")
+    return plain in SECRETS or f"_{plain}".endswith(SECRET_ENDINGS)
+
+
+def secret_refusal(key: str) -> str:
+    """The message for a key that names a secret; the value is never shown."""
+    return (
+        f"{key!r} looks like a secret: secrets have no configuration key, "
+        "set the environment variable that the service reads"
+    )
+
+
+def allowed_prefixes(tree: dict[str, Any]) -> list[str]:
+    """`security.allow` of a plain tree; ConfigurationError for what is no module prefix."""
+    node = tree.get("security")
+    given = node.get("allow") if isinstance(node, dict) else None
+    allow = given if isinstance(given, list) else [] if given is None else [given]
+    for prefix in allow:
+        if not (isinstance(prefix, str) and prefix.endswith(".") and len(prefix) > 1):
+            raise ConfigurationError(
+                f"security.allow: {prefix!r} is no module prefix ending in a dot"
+            )
+    return allow
+
+
+def unreadable(folder: Path) -> str:
+    """The first file of a configuration's folder that is no YAML mapping in UTF-8, as the start of
+    a message; empty where all are."""
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
+            return f"{path}: "
+        if not isinstance(found, dict | None):
+            return f"{path}: "
+    return ""
+
+
+def refuse_held_secret(tree: Any, key: str = "") -> None:
+    """Raises ConfigurationError where a plain tree has a value under a name of a secret."""
+    for item in tree if isinstance(tree, list) else ():
+        refuse_held_secret(item, key)
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        if is_secret(name) and value is not None:
+            raise ConfigurationError(secret_refusal(join(key, str(name))))
+        refuse_held_secret(value, join(key, str(name)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Binder:
+    """Binds values; targets start with a prefix in `allowed`, messages cite `config_dirs`. Without
+    `importing`, what a library's target takes is not looked at."""
+
+    allowed: tuple[str, ...]
+    config_dirs: tuple[Path, ...] = ()
+    importing: bool = True
+
+    def cast(self, hint: Any, value: Any, key: str) -> Any:
+        """`value` as the annotated type; a value that would lose something is refused."""
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if hint is Any:
+            return self.walk(value, key)
+        if origin in (typing.Union, types.UnionType):
+            return self.union(args, value, key)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            return self.node(hint, value, key)
+        if hint in (list, tuple, dict) or origin in (list, tuple, dict):
+            return self.container(origin or hint, args, value, key)
+        if origin is typing.Literal:
+            if value in args:
+                return value
+        elif type(value) is hint:
+            return value
+        elif isinstance(value, int) and not isinstance(value, bool) and hint in (float, str):
+            return hint(value)
+        elif hint is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        raise self.mistyped(hint, value, key)
+
+    def union(self, arms: tuple[Any, ...], value: Any, key: str) -> Any:
+        if type(value) in arms and not isinstance(value, (dict, list)):
+            return value
+        for arm in sorted(arms, key=lambda a: a is Any):
+            try:
+                return self.cast(arm, value, key)
+            except _MistypedError as error:
+                if not str(error).startswith(f"{key}: "):  # the fault lies deeper, in this arm
+                    raise
+        raise self.mistyped(" or ".join(map(_name, arms)), value, key)
+
+    def container(self, kind: Any, args: tuple[Any, ...], value: Any, key: str) -> Any:
+        wanted: type = dict if kind is dict else list
+        if not isinstance(value, wanted):
+            raise self.mistyped(kind, value, key)
+        if isinstance(value, dict):
+            hint = args[1] if len(args) == 2 else Any
+            if hint is Any:
+                return self.walk(value, key)
+            return {k: self.cast(hint, v, join(key, k)) for k, v in value.items()}
+        hints = [a for a in args if a is not Ellipsis] or [Any]
+        if kind is list or len(hints) == 1:
+            hints = hints[:1] * len(value)
+        if len(hints) != len(value):
+            raise self.mistyped(f"a list of {len(hints)}", value, key)
+        return [
+            self.cast(h, v, f"{key}[{i}]")
+            for i, (h, v) in enumerate(zip(hints, value, strict=True))
+        ]
+
+    def node(self, cls: type, value: Any, key: str) -> Any:
+        """A dataclass of `settings.py` from a node of its name."""
+        if not isinstance(value, dict):
+            raise self.mistyped(f"a node of {cls.__name__}", value, key)
+        bound = self.bind(dataclass_signature(cls), value, key, cls.__name__)
+        try:
+            return cls(**bound)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{key or 'the root'}: {error}") from error
+
+    def walk(self, value: Any, key: str) -> Any:
+        """A free value: every node with a `_target_` in it is checked and bound."""
+        if isinstance(value, list):
+            return [self.walk(item, f"{key}[{i}]") for i, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        if "_target_" in value:
+            return self.target(value, key)
+        return {name: self.walk(item, join(key, name)) for name, item in value.items()}
+
+    def target(self, value: dict[str, Any], key: str) -> dict[str, Any]:
+        name = value["_target_"]
+        if not (isinstance(name, str) and name.startswith(self.allowed)):
+            package = ascii(str(name).split(".")[0])[1:-1]
+            raise ConfigurationError(
+                f"{key}._target_: {name!r} is not allowed; a target starts with one of "
+                f"{', '.join(self.allowed)} or a prefix in security.allow, as in "
+                f"security.allow=[{package}.]"
+            )
+        try:
+            signature = signature_of(name, self.allowed, self.importing)
+        except SignatureError as error:
+            raise ConfigurationError(f"{key}._target_: {error}") from error
+        given = {k: v for k, v in value.items() if k not in ("_target_", "_partial_")}
+        partial = value.get("_partial_", False)
+        if not isinstance(partial, bool):
+            raise self.mistyped(bool, partial, f"{key}._partial_")
+        bound = self.bind(signature, given, key, name, SUPPLIED, partial)
+        return {"_target_": name, **({"_partial_": True} if partial else {}), **bound}
+
+    def bind(
+        self,
+        signature: Signature,
+        given: dict[str, Any],
+        key: str,
+        owner: str,
+        supplied: typing.Collection[str] = (),
+        partial: bool = False,
+    ) -> dict[str, Any]:
+        for name in given:
+            if name not in signature.hints and not signature.open:
+                raise ConfigurationError(self.unknown(name, key, owner, list(signature.hints)))
+        missing = [n for n in signature.required if n not in given and n not in supplied]
+        if missing and not partial:
+            raise ConfigurationError(f"{join(key, missing[0])} is missing; {owner} needs it")
+        hints = signature.hints
+        return {n: self.cast(hints.get(n, Any), v, join(key, n)) for n, v in given.items()}
+
+    def unknown(self, name: str, key: str, owner: str, names: list[str]) -> str:
+        if key == "trainer" and name in MOVED:
+            right = MOVED[name]
+            hint = f"it shapes a result: set policy.{right} (or warmup.{right}, grm.{right})"
+        elif near := difflib.get_close_matches(name, names, 1, 0.5):
+            hint = f"the nearest is {join(key, near[0])!r}"
+        else:
+            hint = f"there is {', '.join(sorted(names)) or 'none'}"
+        return f"unknown key {join(key, name)!r} of {owner}: {hint}{self.place(name)}"
+
+    def place(self, name: str, value: str = "") -> str:
+        """The file and line of the configuration that hold a key (and value), experiments first."""
+        found = [(f, folder.parent) for folder in self.config_dirs for f in folder.rglob("*.yaml")]
+        files = sorted(found, key=lambda pair: "experiment" not in pair[0].parts)
+        pattern = re.compile(rf"(^|[{{,])[\s-]*['\"]?{re.escape(name)}['\"]?\s*:")
+        for path, above in files:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if pattern.search(line) and value in line:
+                    return f" ({path.relative_to(above)}, line {number})"
+        return ""
+
+    def mistyped(self, hint: Any, value: Any, key: str) -> _MistypedError:
+        place = self.place(key.split(".")[-1], str(value)) if isinstance(value, str) else ""
+        text = repr(value)
+        text = text if len(text) <= 200 else f"{text[:200]}..."
+        shown = f"{text} ({_name(type(value))})"
+        return _MistypedError(f"{key}: expected {_name(hint)}, found {shown}{place}")
+
+
+class _MistypedError(ConfigurationError):
+    pass
+
+
+def _name(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    return hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint))
+
+
+def join(key: str, name: str) -> str:
+    """The dotted key of `name` below `key`."""
+    return f"{key}.{name}" if key else str(name)
+
+
+@functools.cache
+def dataclass_signature(cls: type) -> Signature:
+    """The fields of a settings class as a signature."""
+    hints = typing.get_type_hints(cls)
+    needed = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
+    return Signature({f.name: hints[f.name] for f in dataclasses.fields(cls)}, tuple(needed), False)
+
+
+def _has_no_default(f: dataclasses.Field[Any]) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING

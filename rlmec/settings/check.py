@@ -1,0 +1,117 @@
+"""The configuration tree: checked before anything heavy is imported, and bound to plain settings.
+
+In: the command line and the tree that Hydra composed from conf/. Out: `RunSettings` of plain
+values, every node bound to its class in `settings.py` or, where it has a `_target_`, to the
+signature of what that names. Signatures of this project's and of a user's own code are read from
+their source, without importing it. Targets come from an allow-list only. Below this room nobody
+sees an OmegaConf object.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlmec.settings.binding import (
+    Binder,
+    ConfigurationError,
+    allowed_prefixes,
+    refuse_held_secret,
+)
+from rlmec.settings.schema import RunSettings, as_plain
+
+ALLOWED = (
+    "rlmec.",
+    "torch.optim.",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+    "lightning.pytorch.strategies.",
+    "transformers.get_",
+)
+# The nodes that are nothing without a target.
+TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")
+TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
+
+
+def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
+    """The composed tree as settings, every value cast to its annotated type.
+
+    Raises ConfigurationError for an unknown, missing or mistyped key and a target that is not
+    allowed, naming the key, the nearest one there is and, where one of `config_dirs` holds it, the
+    file and line. Libraries are imported for their signatures only when the rest is right.
+    """
+    try:
+        config: Any = OmegaConf.create(cfg)  # pyright: ignore
+        _name_judged_tasks(config, config_dirs)
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise ConfigurationError(f"{', '.join(missing)} is missing: a value is needed")
+        tree: Any = OmegaConf.to_container(config, resolve=True)
+        refuse_held_secret(tree)
+    except (OmegaConfBaseException, RecursionError) as error:
+        where = str(getattr(error, "full_key", None) or "")[:200]
+        message = str(error).splitlines()[0][:500]
+        raise ConfigurationError(f"{where}: {message}" if where else message) from error
+    allow = allowed_prefixes(tree)
+    Binder((*ALLOWED, *allow), config_dirs, importing=False).cast(RunSettings, tree, "")
+    for key in TARGETS:
+        node: Any = functools.reduce(lambda at, name: (at or {}).get(name), key.split("."), tree)
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigurationError(f"{key} needs a _target_: {node!r} has none")
+    settings = Binder((*ALLOWED, *allow), config_dirs).cast(RunSettings, tree, "")
+    if settings.warmup.task:
+        if "_target_" in settings.warmup.task:
+            raise ConfigurationError("warmup.task changes the task's settings, not its _target_")
+        Binder(("",)).walk({**settings.task, **settings.warmup.task}, "warmup.task")
+    for name, changes in (settings.report.compare or {}).items():
+        rebind(settings.policy, changes, f"report.compare.{name}")
+    return settings
+
+
+def _name_judged_tasks(config: Any, config_dirs: Sequence[Path]) -> None:
+    """Puts nodes by name in place of `evaluate.tasks`: a name stands for its file of conf/task,
+    with the changes given beside it; a node with a `_target_` stands for itself."""
+    given: Any = OmegaConf.select(config, "evaluate.tasks")
+    if not isinstance(given, ListConfig | DictConfig):
+        return
+    listed = given if isinstance(given, DictConfig) else {name: None for name in given}
+    nodes = {str(name): _judged_task(str(name), listed[name], config_dirs) for name in listed}
+    OmegaConf.update(config, "evaluate.tasks", nodes, merge=False)
+
+
+def _judged_task(name: str, changes: Any, config_dirs: Sequence[Path]) -> Any:
+    if not isinstance(changes, DictConfig | None):
+        raise ConfigurationError(
+            f"evaluate.tasks.{name}: expected changes of its node: {changes!r}"
+        )
+    if changes is not None and "_target_" in changes:
+        return changes
+    files = {
+        f.stem: f for folder in reversed(config_dirs) for f in (folder / "task").glob("*.yaml")
+    }
+    if name not in files:
+        near = difflib.get_close_matches(name, files, 1, 0.5)
+        hint = f"the nearest is {near[0]!r}" if near else f"there is {', '.join(sorted(files))}"
+        raise ConfigurationError(f"evaluate.tasks: no task {name!r}; {hint}")
+    return OmegaConf.merge(OmegaConf.load(files[name]), changes or {})
+
+
+def rebind(settings: Any, changes: dict[str, Any], where: str) -> Any:
+    """A settings object with nested `changes`, bound and checked again; a change with a `_target_`
+    of its own replaces the node. Raises ConfigurationError naming the key below `where`. Targets
+    among the changes passed the allow-list when `check` saw the tree that they stand in."""
+    return Binder(("",)).cast(type(settings), _changed(as_plain(settings), changes), where)
+
+
+def _changed(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    out = dict(tree)
+    for key, value in changes.items():
+        old = out.get(key)
+        merge = isinstance(value, dict) and isinstance(old, dict) and "_target_" not in value
+        out[key] = _changed(old, value) if merge else value  # pyright: ignore
+    return out

@@ -1,0 +1,156 @@
+"""The command line: checked before Hydra starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from rlmec.settings.binding import (
+    ConfigurationError,
+    dataclass_signature,
+    is_secret,
+    join,
+    refuse_held_secret,
+    secret_refusal,
+    unreadable,
+)
+from rlmec.settings.check import ALLOWED
+from rlmec.settings.schema import RunSettings
+from rlmec.settings.signatures import SignatureError, signature_of
+
+REFUSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError)
+
+
+def with_split_files(argv: Sequence[str]) -> list[str]:
+    """The arguments with `task.path.train=FILE` written `++task.path.train=FILE`: whether task.path
+    was one file, none, or one a split, it is then one a split."""
+    return [f"++{arg}" if arg.startswith("task.path.") else arg for arg in argv]
+
+
+def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) -> None:
+    """Ends the program with exit code 2 and one line for an unknown key or option or a secret in
+    `argv` (the arguments after the program's name), before Hydra starts. Costs one composition;
+    help and other questions to Hydra pass unchecked, as do its own keys."""
+    args = get_args_parser().parse_args(list(argv))
+    try:
+        overrides = OverridesParser.create().parse_overrides(args.overrides)
+        for override in overrides:
+            _refuse_secret(override)
+        if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+            return
+        if args.config_path or args.config_dir or args.experimental_rerun:
+            return
+        own = [str(o.input_line) for o in overrides if not o.is_hydra_override()]
+        with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+            _compose_checked(own, args.config_name or config_name, args.multirun)
+    except REFUSED as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        known = isinstance(error, HydraException | OmegaConfBaseException | ConfigurationError)
+        place = "" if known else unreadable(config_dir)
+        print(f"error: {place}{' '.join(lines[:4])[:1000]}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _refuse_secret(override: Override) -> None:
+    def names(value: Any) -> Iterator[str]:
+        for key, item in value.items() if isinstance(value, dict) else ():
+            yield str(getattr(key, "text", key))
+            yield from names(item)
+
+    own = re.split(r"[./@]", override.key_or_group)[-1]
+    if found := next((n for n in (own, *names(override._value)) if is_secret(n)), None):
+        raise ConfigurationError(secret_refusal(override.key_or_group if found == own else found))
+
+
+def _compose_checked(argv: list[str], name: str, multirun: bool) -> None:
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(argv)
+    groups = {o.key_or_group: loader.get_group_options(o.key_or_group) for o in overrides}
+    choices = [o for o in overrides if groups[o.key_or_group]]
+    values = [o for o in overrides if not groups[o.key_or_group]]
+    lines = {id(o): _lines(o) if multirun else [str(o.input_line)] for o in overrides}
+    for override in choices:
+        for line in lines[id(override)]:
+            _check_option(line, override, groups[override.key_or_group])
+    for job in range(max((len(lines[id(o)]) for o in choices), default=1)):
+        chosen = [lines[id(o)][job % len(lines[id(o)])] for o in choices]
+        tree = compose(config_name=name, overrides=chosen)
+        plain: Any = OmegaConf.to_container(tree, resolve=False)
+        refuse_held_secret(plain)
+        for override in values:
+            if not override.is_add() and not override.is_force_add():
+                _check_key(override.key_or_group, tree, loader)
+        if values:
+            compose(config_name=name, overrides=chosen + [lines[id(o)][0] for o in values])
+
+
+def _lines(override: Override) -> list[str]:
+    """An override as those of single jobs: one for each value of a sweep, one for a range of
+    numbers."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    head = override.get_key_element()
+    if not override.is_discrete_sweep():  # an interval
+        return [f"{head}={override.value().start}"]  # pyright: ignore
+    if not (lines := [f"{head}={value}" for value in override.sweep_string_iterator()]):
+        raise ConfigurationError(f"{override.input_line} matches nothing")
+    return lines
+
+
+def _check_option(line: str, override: Override, options: list[str]) -> None:
+    option = line.partition("=")[2].strip("'\"")
+    if override.is_delete() or option in options or not re.fullmatch(r"[\w.-]+", option):
+        return
+    if option != "null":
+        near = difflib.get_close_matches(option, options, 1, 0.5)
+        hint = f"the nearest is {near[0]!r}" if near else f"there is {', '.join(options)}"
+        raise ConfigurationError(f"{override.key_or_group}={option}: no such option; {hint}")
+
+
+def _check_key(key: str, tree: DictConfig, loader: Any) -> None:
+    plain: Any = OmegaConf.to_container(tree, resolve=False)
+    keys = list(_dotted(plain))
+    above, _, name = key.rpartition(".")
+    parent: Any = OmegaConf.select(tree, above) if above else tree
+    if key in keys or (isinstance(parent, DictConfig) and name in parent):
+        return
+    if name in _settable(parent, above):
+        raise ConfigurationError(f"{key!r} stands in no file: to add it, write +{key}=...")
+    groups = [g for g in loader.list_groups("") if g != "hydra"]
+    near = difflib.get_close_matches(key, [*keys, *groups], 1, 0.4)
+    hint = f"the nearest is {near[0]!r}" if near else "nothing is like it"
+    raise ConfigurationError(f"unknown key {key!r}: {hint}")
+
+
+def _settable(parent: Any, key: str) -> Collection[str]:
+    """The names that the class or the project's own target behind a node takes."""
+    if isinstance(parent, DictConfig) and str(parent.get("_target_")).startswith("rlmec."):
+        try:
+            return signature_of(parent["_target_"], ALLOWED).hints
+        except SignatureError:
+            return ()
+    cls: Any = RunSettings
+    for part in key.split(".") if key else ():
+        cls = dataclass_signature(cls).hints.get(part) if dataclasses.is_dataclass(cls) else None
+    return dataclass_signature(cls).hints if dataclasses.is_dataclass(cls) else ()
+
+
+def _dotted(tree: Any, key: str = "") -> Iterator[str]:
+    for name, value in tree.items() if isinstance(tree, dict) else ():
+        yield join(key, str(name))
+        yield from _dotted(value, join(key, str(name)))

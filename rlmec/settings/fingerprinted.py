@@ -1,0 +1,82 @@
+"""Which settings count in the fingerprint of which stage."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from rlmec.settings.schema import RunSettings, as_plain
+
+# How weights that are not trained are held: counts wherever a network is used.
+WEIGHTS = ("model.dtype", "model.quantization")
+
+
+# The nodes whose values count in each stage's fingerprint; its parents' nodes count in theirs.
+STAGE_NODES = {
+    "warmup": ("task", "prompt", "model", "warmup"),
+    "sample": ("task", "prompt", "sample", "engine", *WEIGHTS),
+    "teach": ("task", "teacher", "teach"),
+    "grm": ("prompt", "grm", *WEIGHTS),
+    "score": ("prompt", "score", *WEIGHTS),
+    "policy": ("policy", "model.lora", *WEIGHTS),
+    "evaluate": ("task", "prompt", "evaluate", "engine", *WEIGHTS),
+    "report": ("report",),
+}
+
+
+# Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts; of
+# several judged tasks each one's node, in its own artifact alone; a key of a node that STAGE_NODES
+# names by itself counts there alone.)
+IGNORED = (
+    "trainer",
+    "callbacks",
+    "logger",
+    "paths",
+    "security",
+    "seed",
+    "stage",
+    "resume",
+    "ckpt_path",
+    "run_name",
+    "tags",
+    "optimized_metric",
+    *("rounds", "grm.later_steps", "report.each_round"),  # say which artifacts there are
+    "evaluate.model",
+    "evaluate.attempts",
+    "evaluate.against",
+    "evaluate.tasks",
+    *("evaluate.text_field", "evaluate.question_field"),
+    "export",
+    "prune",
+    *("engine.tensor_parallel_size", "engine.gpu_memory_utilization"),
+    *("engine.max_model_len", "engine.enforce_eager"),
+    "model.lora",
+    *WEIGHTS,
+)
+
+
+# Keys that count where they are on alone: off, an artifact is what it was before they were there.
+SWITCHES = {"grm": {"label_weight": 0.0}, "score": {"labels": False}}
+
+
+# Keys of this project's own teachers that change how they ask, not what they answer. Their budget
+# counts: it decides which attempts get a correction.
+ASKING = ("api_key_env", "cache", "max_concurrency", "max_retries", "max_failures")
+ASKING += ("timeout", "backoff", "max_wait", "device")
+
+
+def stage_settings(settings: RunSettings, stage: str) -> dict[str, Any]:
+    """The plain values that count in the fingerprint of `stage`, by node."""
+    tree = as_plain(settings)
+    nodes = {
+        name: functools.reduce(lambda at, part: at[part], name.split("."), tree)
+        for name in STAGE_NODES[stage]
+    }
+    for node, _, key in (dotted.partition(".") for dotted in IGNORED):
+        if key and node in nodes:
+            nodes[node] = {k: v for k, v in nodes[node].items() if k != key}
+    for node in SWITCHES.keys() & nodes:
+        nodes[node] = {k: v for k, v in nodes[node].items() if SWITCHES[node].get(k, ...) != v}
+    if str((nodes.get("teacher") or {}).get("_target_")).startswith("rlmec.teachers."):
+        nodes["teacher"] = {k: v for k, v in nodes["teacher"].items() if k not in ASKING}
+    return nodes

@@ -1,0 +1,319 @@
+"""The settings of every stage: constructors whose signatures are the configuration's schema.
+
+A YAML node is bound to the class of its name here, so that a misspelt key is found before anything
+heavy is imported. Nodes with a `_target_` (task, teacher, optimizer, objective, reward, ...) are
+bound to the signature of what they name instead. Plain values only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from rlmec.settings.run_settings import (
+    CallbackSettings,
+    LoraSettings,
+    ModelSettings,
+    PathSettings,
+    PruneSettings,
+    SecuritySettings,
+    TrainerSettings,
+    check_precision,
+)
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """Text of the prompts; `chat` wraps them in the tokenizer's chat template."""
+
+    policy: str
+    rewrite: str
+    rewrite_answer_only: str
+    locate: str
+    located: str
+    chat: bool = False
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What every fit needs; one of `steps` (optimizer) and `epochs` (over the rows) is given.
+
+    `tokens_per_step` counts real tokens of an optimizer step over all ranks and micro-batches.
+    `precision` is Lightning's. `max_length` drops (and counts) longer rows. `val_every_steps`
+    counts optimizer steps.
+    """
+
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    seed: int = 1
+    steps: int | None = None
+    epochs: float | None = None
+    tokens_per_step: int = 8192
+    max_length: int = 2048
+    precision: str = "32-true"
+    warmup_share: float = 0.03
+    gradient_clip: float | None = 1.0
+    val_every_steps: int = 50
+    val_problems: int = 200
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"give steps or epochs: steps is {self.steps}, epochs is {self.epochs}"
+            )
+        for name in ("steps", "tokens_per_step", "max_length", "val_every_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}, at least 1 is needed")
+        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"epochs is {self.epochs}, more than 0 is needed")
+        check_precision(self.precision)
+
+
+@dataclass(frozen=True)
+class WarmupSettings(FitSettings):
+    """Plain likelihood on reference solutions; stops early at `target_accuracy` on dev problems.
+
+    `task` are changes to the task node for the warm-up alone: other references, or easier problems,
+    than those that the policy is then trained on.
+    """
+
+    target_accuracy: float | None = None
+    task: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """Sampling from the start policy, or importing from the file `path` (JSON lines).
+
+    Of `logprob_checks` sampled attempts the sampler's log-probs are compared with the trainer's.
+    """
+
+    seed: int = 1
+    num_generations: int = 4
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_completion_length: int = 512
+    part_size: int = 64
+    max_problems: int | None = None
+    precision: str = "32-true"
+    logprob_checks: int = 64
+    path: str | None = None
+    text_field: str = "solution"
+    label_field: str | None = None
+    question_field: str = "question"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
+
+@dataclass(frozen=True)
+class TeachSettings:
+    """Of a `share` of the problems (by a hash) the teacher corrects the wrong attempts."""
+
+    seed: int = 1
+    share: float = 0.5
+    max_edit_ratio: float = 0.5
+    part_size: int = 256
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Rows of each kind per rewriting row in the training of the GRM."""
+
+    copy: float = 1.0
+    locate: float = 0.25
+
+
+@dataclass(frozen=True)
+class GrmSettings(FitSettings):
+    """Training of the GRM; `model` (default: the policy's start) is a directory, `lora` as of the
+    policy (`model.lora`). `rows_together` of a problem share their prompt in one row. It is
+    trained on for `later_steps` in each round after the first, or kept where that is None. Above a
+    `label_weight` of 0 it also learns to say of an attempt's tokens whether to keep them."""
+
+    model: str | None = None
+    lora: LoraSettings | None = None
+    mixture: Mixture = field(default_factory=Mixture)
+    rows_together: int = 1
+    later_steps: int | None = None
+    label_weight: float = 0.0
+    val_share: float = 0.1
+    max_completion_length: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.later_steps is not None and self.later_steps < 1:
+            raise ValueError(f"later_steps is {self.later_steps}, at least 1 is needed")
+        if self.label_weight < 0:
+            raise ValueError(f"label_weight is {self.label_weight}, a weight is not below 0")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected. With
+    `labels` a token's probability is that of its label (see `data.label_rows`), not its
+    likelihood."""
+
+    seed: int = 1
+    rewrite: bool = True
+    labels: bool = False
+    max_edit_ratio: float = 0.5
+    max_completion_length: int = 512
+    max_length: int = 2048
+    part_size: int = 256
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
+
+@dataclass(frozen=True)
+class EditWeights:
+    """Imitation weights of tokens of a correction: inserted or substituted, and kept."""
+
+    edited: float = 1.0
+    kept: float = 0.5
+
+
+@dataclass(frozen=True)
+class PolicySettings(FitSettings):
+    """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions.
+
+    `score_corrections` computes the start's log-probs of corrections (for DPO on them);
+    `teacher_corrections_only` leaves out those that the GRM made; `one_schedule` is one schedule of
+    the learning rate over all rounds.
+    """
+
+    objective: dict[str, Any] = field(default_factory=dict)
+    reward: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
+    edit_weights: EditWeights = field(default_factory=EditWeights)
+    keep_uncorrected: bool = False
+    max_right_per_problem: int | None = None
+    max_completion_length: int = 512
+    ratio_tolerance: float | None = None
+    score_corrections: bool = False
+    teacher_corrections_only: bool = False
+    one_schedule: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Greedy accuracy (`num_samples` 0) or sampling with pass@k and maj@k on a split.
+
+    `model` or stored outputs (`attempts`, read by `text_field` and `question_field` where they are
+    JSON) are judged, and compared with `against`: model directories or stored outputs. `tasks`, by
+    name, are judged beside the task of training, or in its place where a model of the user's is
+    judged. `modes` are the readings of an answer that are reported; `num_fewshot` train problems
+    stand before each one judged; `overlap` says what happens to problems that were trained on.
+    """
+
+    seed: int = 1
+    model: str | None = None
+    attempts: str | list[str] | None = None
+    against: str | list[str] | None = None
+    tasks: dict[str, Any] | None = None
+    split: str = "test"
+    num_problems: int | None = None
+    num_samples: int = 0
+    num_fewshot: int = 0
+    modes: list[Literal["strict", "flexible", "authors"]] = field(
+        default_factory=lambda: ["strict", "flexible"]
+    )
+    overlap: Literal["refuse", "drop", "allow"] = "refuse"
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_completion_length: int = 512
+    part_size: int = 256
+    precision: str = "32-true"
+    text_field: str = "solution"
+    question_field: str = "question"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if self.num_fewshot < 0:
+            raise ValueError(f"num_fewshot is {self.num_fewshot}, at least 0 is needed")
+        if self.model is not None and self.attempts is not None:
+            raise ValueError("model and attempts: one of them is judged, name the other in against")
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """The final table: the start, each of `compare` (changes to the policy node), with
+    `each_round` the policy of every round, the policy. The token-reward page shows `page_pairs`
+    attempts at most."""
+
+    compare: dict[str, dict[str, Any]] | None = None
+    page_pairs: int = 5000
+    each_round: bool = True
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """`stage=export` writes `what` (policy, grm, pairs or scores) to the folder `path`.
+
+    Of models: `merge` puts an adapter into its base model, `dtype` (default: as trained) is that of
+    the weights. Of pairs: `format` is jsonl or parquet; `conversational` (default: with a chat
+    template) writes turns instead of text; `right_and_wrong` adds pairs of a right and a wrong
+    attempt at one problem.
+    """
+
+    what: str = "policy"
+    path: str | None = None
+    merge: bool = True
+    dtype: str | None = None
+    format: str = "jsonl"
+    conversational: bool | None = None
+    right_and_wrong: bool = False
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The tree's root. `resume` what was cut off: auto; required: not from nothing; never; weights:
+    also on another number of ranks, no longer bit for bit. `ckpt_path` is of the stage `stage`. The
+    chain is gone through `rounds` times, each time from the policy trained before."""
+
+    task: Any
+    prompt: PromptSettings
+    model: ModelSettings
+    warmup: WarmupSettings
+    sample: SampleSettings
+    teacher: Any
+    teach: TeachSettings
+    grm: GrmSettings
+    score: ScoreSettings
+    policy: PolicySettings
+    evaluate: EvaluateSettings
+    report: ReportSettings
+    export: ExportSettings
+    engine: Any
+    trainer: TrainerSettings
+    callbacks: CallbackSettings
+    logger: Any
+    paths: PathSettings
+    security: SecuritySettings
+    prune: PruneSettings = field(default_factory=PruneSettings)
+    seed: int = 1
+    stage: str = "report"
+    rounds: int = 1
+    resume: Literal["auto", "required", "never", "weights"] = "auto"
+    ckpt_path: str | None = None
+    run_name: str | None = None
+    tags: list[str] = field(default_factory=list)
+    optimized_metric: str = "dev/accuracy"
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}, at least 1 is needed")
+        if self.score.labels and not self.grm.label_weight:
+            raise ValueError("score.labels: the GRM learns no labels; set grm.label_weight=1")
+
+
+def as_plain(settings: Any) -> dict[str, Any]:
+    """A settings object as the nested plain dict it was bound from."""
+    out: dict[str, Any] = {}
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        out[f.name] = as_plain(value) if hasattr(value, "__dataclass_fields__") else value
+    return out

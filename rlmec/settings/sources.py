@@ -1,0 +1,64 @@
+"""The source behind a dotted name."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+# Packages whose code is named by the installed version; the source of everything else is hashed.
+VERSIONED = ("torch", "lightning", "transformers", "peft")
+
+
+def module_file(dotted: str) -> tuple[str, Path, list[str]] | None:
+    """The module behind a dotted name: its own dotted name, its source file and the names left over
+    for attributes. Nothing is imported; None where there is no such package or it has no source."""
+    top, *rest = dotted.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not spec.submodule_search_locations:
+        ok = spec.origin is not None and spec.origin.endswith(".py")
+        return (top, Path(str(spec.origin)), rest) if ok else None
+    for folder in map(Path, spec.submodule_search_locations):
+        name, names = top, list(rest)
+        while names and (folder / names[0]).is_dir():
+            folder, name = folder / names[0], f"{name}.{names.pop(0)}"
+        if names and (found := folder / f"{names[0]}.py").is_file():
+            return f"{name}.{names[0]}", found, names[1:]
+        if (found := folder / "__init__.py").is_file():
+            return name, found, names
+    return None
+
+
+def source_digest(dotted_target: str) -> str:
+    """Digest of the module that a `_target_` names.
+
+    Its syntax tree counts, without comments, docstrings and import lines, so that only a change of
+    meaning is a change. For the libraries in VERSIONED it is the name and the installed version.
+    """
+    top = dotted_target.split(".")[0]
+    if top in VERSIONED:
+        return f"{dotted_target}@{distribution_version(top)}"
+    if (found := module_file(dotted_target)) is None:
+        raise ModuleNotFoundError(f"no module with source for {dotted_target!r}")
+    tree = ast.parse(found[1].read_text(encoding="utf-8"), filename=str(found[1]))
+    imports = (ast.Import, ast.ImportFrom)
+    tree.body = [node for node in tree.body if not isinstance(node, imports)]
+    for node in ast.walk(tree):
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def distribution_version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

@@ -1,0 +1,161 @@
+"""The door `evaluate`: a model's attempts at a task's problems, judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlmec.evaluation.few_shot import choose_examples
+from rlmec.evaluation.readings import figures
+from rlmec.evaluation.train_overlap import Overlap, find_overlap, settle
+from rlmec.lm.generation import Decoding
+from rlmec.pipeline import models
+from rlmec.pipeline.attempts import attempt_parts
+from rlmec.pipeline.chain import (
+    Outcome,
+    Run,
+    Settings,
+    Stage,
+    model_digest,
+)
+from rlmec.pipeline.rounds import RoundStage, Start
+from rlmec.records import Attempt, Problem
+from rlmec.settings.build import build
+from rlmec.settings.schema import EvaluateSettings
+from rlmec.store.artifacts import Artifact
+from rlmec.store.parts import PartFolder
+from rlmec.store.tables import read_table
+from rlmec.tasks.base import Task
+
+__all__ = [
+    "EvaluateStage",
+    "JudgedModel",
+    "examples_before",
+    "judged_problems",
+    "judged_task",
+    "judged_tasks",
+]
+
+
+def judged_tasks(run: Run) -> list[str]:
+    """The names of `evaluate.tasks`."""
+    return list(run.settings.evaluate.tasks or {})
+
+
+def judged_task(run: Run, name: str | None) -> Task:
+    """A task of `evaluate.tasks`, built once a run; without a name the task of training."""
+    if name is None:
+        return run.task
+    if name not in run.tasks:
+        run.tasks[name] = build((run.settings.evaluate.tasks or {})[name])
+    return run.tasks[name]
+
+
+def judged_problems(run: Run, name: str | None, trained: bool) -> tuple[list[Problem], Overlap]:
+    """The problems of a task that are judged, and which of them overlap with the train problems.
+
+    They are looked up where the model was `trained` by the chain; ValueError where
+    `evaluate.overlap` refuses what was found.
+    """
+    s, none = run.settings.evaluate, Overlap([], [])
+    problems = judged_task(run, name).problems(s.split)[: s.num_problems]
+    overlap = find_overlap(run.task.problems("train"), problems) if trained else none
+    return settle(s.overlap, overlap, problems), overlap
+
+
+def examples_before(run: Run, name: str | None, problems: list[Problem]) -> list[Problem]:
+    """The train problems that stand before each judged one; ValueError where there are too few."""
+    s = run.settings.evaluate
+    if not s.num_fewshot:
+        return []
+    trained = judged_task(run, name).problems("train")
+    return choose_examples(trained, problems, s.num_fewshot, s.seed)
+
+
+class JudgedModel:
+    """The model of an evaluation: a policy (variant), the start, or a directory of the user's."""
+
+    def __init__(self, run: Run, stage: RoundStage | None = None, path: str | None = None) -> None:
+        self.run, self.trained, self.path = run, Start(run, stage), path
+
+    def parents(self) -> dict[str, Stage]:
+        return self.trained.parents() if self.path is None else {}
+
+    def inputs(self) -> dict[str, str]:
+        if self.path is not None:
+            return {"model": model_digest(self.path, None)}
+        return self.trained.inputs()
+
+    def model(self, parents: dict[str, Artifact]) -> models.LanguageModel:
+        if self.path is not None:
+            return models.LanguageModel(self.path, self.run.settings)
+        return self.trained.model(parents)
+
+
+class EvaluateStage(Stage):
+    """Judges a model on a split: greedily, or by samples with pass@k and maj@k.
+
+    `task` names one of `evaluate.tasks`; without it the model is judged on the task of training.
+    """
+
+    name = "evaluate"
+    version = 3  # several readings of an answer
+
+    def __init__(
+        self, run: Run, judged: JudgedModel, variant: str = "", task: str | None = None
+    ) -> None:
+        super().__init__(run, ", ".join(filter(None, (variant, task))))
+        self.judged, self.task = judged, task
+
+    @property
+    def label(self) -> str:
+        """The name that the figures of the task carry."""
+        return self.task or self.run.task.name
+
+    def settings(self) -> Settings:
+        own = super().settings()
+        tasks = self.run.settings.evaluate.tasks or {}
+        return own if self.task is None else own | {"task": tasks[self.task], "label": self.task}
+
+    def parents(self) -> dict[str, Stage]:
+        return self.judged.parents()
+
+    def inputs(self) -> dict[str, str]:
+        return self.judged.inputs()
+
+    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+        run, s = self.run, self.run.settings.evaluate
+        task = judged_task(run, self.task)
+        model = self.judged.model(parents)
+        trained = self.judged.path is None
+        problems, overlap = judged_problems(run, self.task, trained)
+        counts: Settings = {}
+        if trained:
+            counts = {"overlap_same": len(overlap.same), "overlap_near": len(overlap.near)}
+        if overlap.same or overlap.near:
+            run.say(f"  {self.title}: of the problems to be judged {overlap.says}")
+        folder = attempt_parts(
+            self,
+            work,
+            model,
+            problems,
+            decoding_of(s),
+            s,
+            lambda attempts: (attempts, {}),
+            task=task,
+            examples=examples_before(run, self.task, problems),
+        )
+        return run.ranks.share(lambda: self._judge(work, folder, task, problems, counts))
+
+    def _judge(
+        self, work: Path, folder: PartFolder, task: Task, problems: list[Problem], counts: Settings
+    ) -> Outcome:
+        rows = folder.merge("attempts", Attempt, work / "attempts.parquet")
+        attempts = read_table(work / "attempts.parquet", Attempt)
+        found = figures(attempts, problems, task, self.run.settings.evaluate.modes) | counts
+        return Outcome(rows, {f"eval/{self.label}/{name}": value for name, value in found.items()})
+
+
+def decoding_of(s: EvaluateSettings) -> Decoding:
+    if s.num_samples:
+        return Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_samples)
+    return Decoding(s.max_completion_length)

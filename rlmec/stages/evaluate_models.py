@@ -1,0 +1,168 @@
+"""What evaluate.py does: models and stored outputs on one or several tasks, side by side.
+
+Each model on each task is an artifact of its own, so that another task or another model remakes
+nothing. The tables over all of them lie in the run folder: `table.md`, `table.json`,
+`accuracy.png`, and for each model `results.json` in the layout of lm-evaluation-harness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlmec.evaluation.readings import figures
+from rlmec.evaluation.stored_outputs import is_stored, path_and_field, read_stored
+from rlmec.pipeline.chain import Run, make
+from rlmec.records import Attempt
+from rlmec.report.figures import Bar, accuracy_figure
+from rlmec.report.harness_results import harness_results
+from rlmec.report.tables import (
+    Judgement,
+    accuracy_table,
+    comparison_table,
+    comparisons,
+    plain,
+)
+from rlmec.settings.binding import ConfigurationError
+from rlmec.settings.schema import as_plain
+from rlmec.stages.evaluate import (
+    EvaluateStage,
+    JudgedModel,
+    judged_task,
+    judged_tasks,
+)
+from rlmec.store.artifacts import Artifact
+from rlmec.store.atomic import atomic_write_json, atomic_write_text
+from rlmec.store.tables import read_table
+
+__all__ = ["closing_tables", "judge_all", "judgement_of"]
+
+
+def judge_all(run: Run) -> list[Judgement]:
+    """Judges `evaluate.model` or `evaluate.attempts`, and `evaluate.against`, on every task.
+
+    Raises ConfigurationError where nothing is named, and where stored outputs meet several tasks.
+    """
+    s = run.settings.evaluate
+    first = _listed(s.model or s.attempts)
+    subjects = [*first, *_listed(s.against)]
+    if not first:
+        raise ConfigurationError(
+            "evaluate.model: name a model directory or hub name to judge, or stored outputs with "
+            "evaluate.attempts=FILE"
+        )
+    tasks: list[str | None] = [*judged_tasks(run)] or [None]
+    out = []
+    for at, (path, name) in enumerate(zip(subjects, short_names(subjects), strict=True)):
+        if s.model is None and at < len(first):
+            path_and_field(path)  # refuses what is no file of outputs
+        for task in tasks:
+            if is_stored(path):
+                if len(tasks) > 1:
+                    raise ConfigurationError(
+                        f"{path} holds outputs at one task; evaluate.tasks names {len(tasks)}"
+                    )
+                out.append(_judge_stored(run, path, name, task))
+            else:
+                variant = name if at else ""
+                stage = EvaluateStage(run, JudgedModel(run, path=path), variant, task)
+                out.append(judgement_of(make(stage), name, stage.label))
+    return out
+
+
+def judgement_of(artifact: Artifact, model: str, task: str) -> Judgement:
+    """What an evaluation artifact says of a model."""
+    prefix = f"eval/{task}/"
+    own = {k.removeprefix(prefix): v for k, v in artifact.metrics.items() if k.startswith(prefix)}
+    return Judgement(model, task, own, read_table(artifact.file("attempts.parquet"), Attempt))
+
+
+def _judge_stored(run: Run, path: str, name: str, task_name: str | None) -> Judgement:
+    s, task = run.settings.evaluate, judged_task(run, task_name)
+    problems = task.problems(s.split)[: s.num_problems]
+    outputs = read_stored(path, task, problems, s.text_field, s.question_field)
+    tried = len({output.problem_id for output in outputs})
+    if tried < len(problems):
+        run.say(
+            f"  {name}: outputs at {tried} of the {len(problems)} problems; the rest is left out"
+        )
+    found = figures(outputs, problems, task, s.modes)
+    label = task_name or task.name
+    run.stages.append(
+        {
+            "name": "evaluate",
+            "variant": name,
+            "made": False,
+            "artifact": path,
+            "rows": len(outputs),
+            "seconds": 0.0,
+            "metrics": {f"eval/{label}/{key}": value for key, value in found.items()},
+        }
+    )
+    return Judgement(name, label, found, outputs)
+
+
+def closing_tables(run: Run, judged: Sequence[Judgement]) -> None:
+    """Prints the tables and writes them, with the picture and the results files, to the run folder.
+
+    Judgements of other problems than the first one's of their task raise ValueError.
+    """
+    run.ranks.share(lambda: _write(run, judged))
+
+
+def _write(run: Run, judged: Sequence[Judgement]) -> None:
+    found, folder = comparisons(judged), run.run_dir
+    text = accuracy_table(judged)
+    if found:
+        text += "\n" + comparison_table(found)
+    run.say("\n" + text)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / "table.md", text)
+    atomic_write_json(folder / "table.json", plain(judged, found))
+    accuracy_figure(panels_of(judged), folder / "accuracy.png")
+    config = as_plain(run.settings.evaluate)
+    for at, model in enumerate(dict.fromkeys(j.model for j in judged)):
+        results = harness_results(
+            [j for j in judged if j.model == model], run.settings.evaluate.num_fewshot, config
+        )
+        name = f"results_{model.replace('/', '_')}.json" if at else "results.json"
+        atomic_write_json(folder / name, results)
+    if len(judged) == 1:
+        for name, value in judged[0].figures.items():
+            run.say(f"  {name:36} {value:.4g}")
+    for entry in run.stages:
+        if entry["name"] == "evaluate" and Path(entry["artifact"]).is_dir():
+            run.say(f"per problem: {entry['artifact']}/attempts.parquet")
+    run.say(f"table, picture and results: {folder}")
+
+
+def panels_of(judged: Sequence[Judgement]) -> dict[str, list[Bar]]:
+    """The bars of the picture, a panel a task."""
+    out: dict[str, list[Bar]] = {}
+    for j in judged:
+        ends = (j.figures["accuracy_low"], j.figures["accuracy_high"])
+        bar = Bar(j.model, j.figures["accuracy"], *ends, int(j.figures["problems"]))
+        out.setdefault(j.task, []).append(bar)
+    return out
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """A short name for each path, one that no other has: its last part that says something (an
+    artifact's `model` folder is named by its stage, FILE:FIELD by the field), numbered where it
+    comes again."""
+    out: list[str] = []
+    for path in paths:
+        parts = [part for part in Path(path).parts if part not in ("/", ".")]
+        name = "/".join(parts[-3:-1]) if parts[-1] in ("model", "attempts.parquet") else ""
+        if is_stored(path) and (field := path_and_field(path)[1]):
+            name = field
+        name = name or parts[-1]
+        taken = sum(other == name or other.startswith(f"{name} (") for other in out)
+        out.append(f"{name} ({taken + 1})" if taken else name)
+    return out

@@ -1,0 +1,171 @@
+"""The door `export`: artifacts of the chain as a folder for use elsewhere.
+
+In: `export.what` and `export.path`. Makes what it needs as every door does, then writes the folder
+whole: a model directory with its card, or the tables that other trainers read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlmec.export.model_card import model_card
+from rlmec.export.model_folder import (
+    DTYPES,
+    check_target,
+    export_model,
+    write_folder,
+)
+from rlmec.export.preferences import (
+    WRITERS,
+    preference_columns,
+    preferences,
+    write_scores,
+)
+from rlmec.pipeline import models
+from rlmec.pipeline.chain import Run, Stage, make
+from rlmec.settings.binding import ConfigurationError
+from rlmec.settings.schema import RunSettings, as_plain
+from rlmec.stages.evaluate import EvaluateStage, JudgedModel
+from rlmec.stages.grm import grm_of
+from rlmec.stages.policy import joined_data, policies
+from rlmec.store.artifacts import Artifact
+
+__all__ = ["check_export", "export", "last_stage"]
+
+Writer = Callable[[Run, Path], Mapping[str, Any]]
+LAST = {"policy": "policy", "grm": "grm", "pairs": "score", "scores": "score"}
+"""The last stage that each kind of export needs."""
+NODES = ("task", "model", "sample", "teacher", "teach", "grm", "score", "policy")
+
+
+def last_stage(settings: RunSettings) -> str:
+    """The last stage of the chain that a run makes, for `check_inputs`."""
+    return LAST[settings.export.what] if settings.stage == "export" else settings.stage
+
+
+def check_export(settings: RunSettings) -> None:
+    """Refuses what cannot be written, before anything is made for it."""
+    s = settings.export
+    for key, value, known in (
+        ("what", s.what, LAST),
+        ("format", s.format, WRITERS),
+        ("dtype", s.dtype or DTYPES[0], DTYPES),
+    ):
+        if value not in known:
+            raise ConfigurationError(f"export.{key}: {value!r} is none of {', '.join(known)}")
+    if s.path is None:
+        raise ConfigurationError("export.path: name the folder to write")
+    check_target(Path(s.path))
+
+
+def export(run: Run) -> None:
+    """Makes what is exported, writes it to `export.path` and says what was written."""
+    s, began = run.settings.export, time.monotonic()
+    target = Path(str(s.path))
+    write = {"policy": _policy, "grm": _grm, "pairs": _pairs, "scores": _scores}[s.what]
+    record = write(run, target)
+    counts = {k: v for k, v in record.items() if isinstance(v, int) and k != "format"}
+    run.stages.append(
+        {
+            "name": "export",
+            "variant": s.what,
+            "made": True,
+            "artifact": str(target),
+            "rows": record.get("rows", 0),
+            "seconds": round(time.monotonic() - began, 2),
+            "metrics": counts,
+        }
+    )
+    shown = "".join(f", {name} {value}" for name, value in counts.items())
+    run.say(f"export ({s.what}): {target}{shown}")
+
+
+def _policy(run: Run, target: Path) -> Mapping[str, Any]:
+    return _model(run, policies(run)[-1], target)
+
+
+def _grm(run: Run, target: Path) -> Mapping[str, Any]:
+    return _model(run, grm_of(policies(run)[-1].start), target)
+
+
+def _model(run: Run, stage: Stage, target: Path) -> Mapping[str, Any]:
+    s, kind, artifact = run.settings.export, stage.name, make(stage)
+
+    def write() -> Mapping[str, Any]:
+        model = models.of_artifact(artifact, run.settings)
+        return export_model(
+            model.path,
+            target,
+            card=_card(run, kind, artifact, target.resolve().name),
+            origin=models.origin_of(model, kind),
+            merge=s.merge,
+            dtype=s.dtype,
+            record={"source": f"{kind}/{artifact.fingerprint}"},
+        )
+
+    return run.ranks.share(write)
+
+
+def _card(run: Run, kind: str, artifact: Artifact, title: str) -> str:
+    settings, found = as_plain(run.settings), artifact.manifest.get("environment", {})
+    nodes = NODES if kind == "policy" else NODES[: NODES.index("score")]
+    figures = {
+        entry["name"]: entry["metrics"] for entry in run.stages if not entry["variant"]
+    } | _evaluation(run, kind, artifact)
+    t, start = run.settings.prompt, run.settings.model.path
+    return model_card(
+        title,
+        kind=kind,
+        base_model=(run.settings.grm.model or start) if kind == "grm" else start,
+        prompt=t.policy if kind == "policy" else t.rewrite,
+        settings={name: settings[name] for name in nodes},
+        figures=figures,
+        overrides=run.overrides,
+        versions=found.get("libraries"),
+    )
+
+
+def _evaluation(run: Run, kind: str, artifact: Artifact) -> dict[str, Any]:
+    """Figures of the policy's evaluation, where it was made already."""
+    if kind != "policy":
+        return {}
+    stage = EvaluateStage(run, JudgedModel(run, policies(run)[-1]))
+    found = run.store.find(stage.name, stage.fingerprint({"policy": artifact}))
+    return {} if found is None else {"evaluate": found.metrics}
+
+
+def _pairs(run: Run, target: Path) -> Mapping[str, Any]:
+    s, data = run.settings.export, _joined(run)
+    as_turns = run.settings.prompt.chat if s.conversational is None else s.conversational
+
+    def fill(folder: Path) -> Mapping[str, Any]:
+        dropped = Counter[str]()
+        rows = preferences(
+            data, dropped, conversational=as_turns, right_and_wrong=s.right_and_wrong
+        )
+        path = folder / f"pairs.{s.format}"
+        count = WRITERS[s.format](path, rows, preference_columns(as_turns))
+        return {"rows": count, "dropped": dict(dropped)}
+
+    return run.ranks.share(lambda: write_folder(target, "pairs", fill))
+
+
+def _scores(run: Run, target: Path) -> Mapping[str, Any]:
+    data = _joined(run)
+
+    def fill(folder: Path) -> Mapping[str, Any]:
+        count = write_scores(folder / "scores.parquet", data.pairs)
+        return {"rows": count, "dropped": {why: n for why, n in data.dropped.items() if n}}
+
+    return run.ranks.share(lambda: write_folder(target, "scores", fill))
+
+
+def _joined(run: Run):
+    """The pairs as policy training joins them, with its reward rule and edit weights."""
+    last = policies(run)[-1]
+    parents = {name: make(stage) for name, stage in last.parents().items()}
+    return joined_data(run, last.start.model(parents), run.settings.policy, parents)

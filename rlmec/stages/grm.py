@@ -1,0 +1,220 @@
+"""The door `grm`: the generative reward model, trained on the teacher's corrections."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlmec.data.datamodule import SolutionPairDataModule
+from rlmec.data.grm_rows import grm_rows, together
+from rlmec.data.label_rows import labelled_rows
+from rlmec.data.row import Row
+from rlmec.method.objectives import weighted_likelihood
+from rlmec.pipeline import models
+from rlmec.pipeline.chain import (
+    Outcome,
+    Run,
+    Settings,
+    Stage,
+    model_digest,
+)
+from rlmec.pipeline.fit import (
+    best_weights,
+    fit,
+    plan_settings,
+    share_prefixes,
+)
+from rlmec.pipeline.judges import rewriting_judge
+from rlmec.pipeline.rounds import RoundStage, Start
+from rlmec.records import (
+    Attempt,
+    Correction,
+    Problem,
+    by_id,
+    hash_share,
+    require_same_tokenizer,
+)
+from rlmec.settings.build import build
+from rlmec.stages.sample import SampleStage
+from rlmec.stages.teach import TeachStage, is_taught
+from rlmec.store.artifacts import Artifact
+from rlmec.store.tables import read_table
+from rlmec.training.reward_model_module import RewardModelModule
+from rlmec.training.validation import Validation
+
+__all__ = ["GrmStage", "grm_of"]
+
+
+def grm_of(start: Start) -> GrmStage:
+    """The GRM of a round: trained on in each (`grm.later_steps`), or that of the first round."""
+    return GrmStage(start.run, None if start.run.settings.grm.later_steps is None else start)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The taught share of the attempts, cut by problem into the GRM's training and validation."""
+
+    attempts: list[Attempt]
+    corrections: list[Correction]
+    val_attempts: list[Attempt]
+    val_corrections: list[Correction]
+
+
+class GrmStage(RoundStage):
+    """Trains the GRM on rewriting, copying and locating over the taught problems; in a later round
+    that of the round before is trained on, for `grm.later_steps`."""
+
+    name = "grm"
+    version = 2  # says what prompts it was trained with
+
+    def __init__(self, run: Run, start: Start | None = None) -> None:
+        super().__init__(run, start)
+        own = run.settings.grm
+        if self.round > 1:
+            own = dataclasses.replace(own, steps=own.later_steps, epochs=None)
+        self.own = own
+
+    def settings(self) -> Settings:
+        found = super().settings()
+        if self.round > 1:
+            found["grm"] |= {"steps": self.own.steps, "epochs": None}
+        return found
+
+    def parents(self) -> dict[str, Stage]:
+        run, start = self.run, self.start
+        own = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
+        before = {} if start.policy is None else {"grm": grm_of(start.policy.start)}
+        return super().parents() | own | before
+
+    def inputs(self) -> dict[str, str]:
+        path = self.own.model if self.round == 1 else None
+        return super().inputs() | ({} if path is None else {"grm": model_digest(path, None)})
+
+    def _model(
+        self, start: models.LanguageModel, parents: dict[str, Artifact]
+    ) -> models.LanguageModel:
+        """What is trained: the GRM of the round before, `grm.model` or the policy's start."""
+        path = self.own.model
+        if "grm" in parents:
+            return models.of_artifact(parents["grm"], self.run.settings)
+        return start if path is None else models.LanguageModel(path, self.run.settings)
+
+    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+        run, settings = self.run, self.own
+        start = self.start.model(parents)
+        model = self._model(start, parents)
+        require_same_tokenizer(
+            start.codec.digest, model.codec.digest, f"grm.model ({settings.model})"
+        )
+        taught = self._taught(parents)
+        problems = by_id(run.task.problems("train"))
+        data = self._data(model, problems, taught)
+        network = model.trainable(settings.lora, settings.seed)
+        share_prefixes(run, self.title, network, data)
+        data.plan_for(run.ranks.world, run.ranks.rank)
+        module = RewardModelModule(
+            network,
+            pad_id=model.codec.pad_id,
+            end_ids=model.codec.end_ids,
+            objective=weighted_likelihood,
+            optimizer=build(settings.optimizer),
+            scheduler=build(settings.scheduler),
+            steps=data.plan.steps,
+            warmup_share=settings.warmup_share,
+        )
+        wrong = by_id([a for a in taught.val_attempts if not a.is_right])
+        held_out = [wrong[c.attempt_id] for c in taught.val_corrections]
+        held_out = [a for a in held_out if self._can_be_rewritten(model, problems, a)]
+        held_out = held_out[: settings.val_problems]
+        validation = Validation(
+            [model.prompts.rewrite(problems[a.problem_id], a.completion_ids) for a in held_out],
+            rewriting_judge(
+                run.task, model.codec, problems, held_out, run.settings.teach.max_edit_ratio
+            ),
+            every_steps=settings.val_every_steps,
+            max_completion_length=settings.max_completion_length,
+            prefix="grm",
+            monitor="rewrite_success",
+            best=best_weights(work) if held_out else None,
+            drafts=[a.completion_ids for a in held_out],
+        )
+        history = fit(run, self.title, settings, work, module, data, validation)
+        run.ranks.share(lambda: models.save_asked(module, model, self.name, work / "model"))
+        last = {k: v for k, v in history[-1].items() if k != "step"}
+        counts = {
+            "grm/rows": len(data.rows),
+            "grm/tokens": sum(len(row.input_ids) for row in data.rows),
+            "grm/dropped_too_long": data.dropped["longer_than_max_length"],
+            "grm/held_out": len(held_out),
+        }
+        return Outcome(int(history[-1]["step"]), last | counts | {"history": history})
+
+    def _can_be_rewritten(
+        self, model: models.LanguageModel, problems: dict[str, Problem], attempt: Attempt
+    ) -> bool:
+        limit, length = model.context, self.own.max_completion_length
+        prompt = model.prompts.rewrite(problems[attempt.problem_id], attempt.completion_ids)
+        return limit is None or len(prompt) + max(length, len(attempt.completion_ids)) <= limit
+
+    def _taught(self, parents: dict[str, Artifact]) -> Taught:
+        run, settings = self.run, self.own
+        attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
+        corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
+        attempts = [a for a in attempts if is_taught(run, a.problem_id)]
+        accepted = [c for c in corrections if c.accepted]
+        if not accepted:
+            raise ValueError(
+                f"none of {len(corrections)} corrections was accepted: nothing to train a GRM on; "
+                f"look at teach/... in summary.json and at teach.max_edit_ratio"
+            )
+
+        def is_val(record: Attempt | Correction) -> bool:
+            return hash_share(settings.seed, "grm", record.problem_id) < settings.val_share
+
+        return Taught(
+            [a for a in attempts if not is_val(a)],
+            [c for c in accepted if not is_val(c)],
+            [a for a in attempts if is_val(a)],
+            [c for c in accepted if is_val(c)],
+        )
+
+    def _data(
+        self, model: models.LanguageModel, problems: dict[str, Problem], taught: Taught
+    ) -> SolutionPairDataModule:
+        settings = self.own
+
+        def rows_of(
+            attempts: list[Attempt], corrections: list[Correction], label_weight: float = 0.0
+        ):
+            def made(data: SolutionPairDataModule) -> list[Row]:
+                prompts, known, mix = data.prompts, data.problems, settings.mixture
+                found = grm_rows(
+                    prompts,
+                    known,
+                    attempts,
+                    corrections,
+                    copy=mix.copy,
+                    locate=mix.locate,
+                    seed=settings.seed,
+                )
+                if label_weight:
+                    found = labelled_rows(
+                        found, prompts, known, attempts, corrections, label_weight
+                    )
+                problem_of = {a.id: a.problem_id for a in attempts}
+                groups = {row.id: problem_of[row.id.rpartition("/")[0]] for row in found}
+                limit = min(data.max_length, data.max_tokens or data.max_length)
+                return together(found, groups, settings.rows_together, limit)
+
+            return made
+
+        return SolutionPairDataModule(
+            model.prompts,
+            list(problems.values()),
+            rows_of(taught.attempts, taught.corrections, settings.label_weight),
+            plan_settings(settings, self.run.settings.trainer, model.context),
+            val_rows=rows_of(taught.val_attempts, taught.val_corrections),
+            attempts=taught.attempts,
+            corrections=taught.corrections,
+        )

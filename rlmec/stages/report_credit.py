@@ -1,0 +1,136 @@
+"""How good the credit was: scored attempts with all that was made of them, and what agrees.
+
+Used by the door `report`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rlmec.data.datamodule import SolutionPairDataModule
+from rlmec.lm.token_texts import TokenTexts, lines_of
+from rlmec.method.alignment import edit_script
+from rlmec.method.credit import CreditItem, credit_quality
+from rlmec.pipeline.chain import Run, Settings
+from rlmec.pipeline.rounds import start_model
+from rlmec.prompts import Codec
+from rlmec.records import Correction, Pair, Problem
+from rlmec.report.token_page import Case
+from rlmec.stages.policy import joined_data
+from rlmec.stages.teach import is_taught
+from rlmec.store.artifacts import Artifact
+from rlmec.store.tables import read_table
+
+__all__ = ["Scored", "scored_attempts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Every scored attempt, corrected or not, with its credit under the policy's reward rule."""
+
+    run: Run
+    data: SolutionPairDataModule
+    codec: Codec
+    corrections: list[Correction]
+
+    @cached_property
+    def texts(self) -> TokenTexts:
+        return TokenTexts(self.codec.decode, self.codec.encode("a")[-1])
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        """In the order of the records."""
+        made: dict[str, Correction] = {}
+        for correction in self.corrections:
+            if correction.attempt_id not in made or correction.accepted:
+                made[correction.attempt_id] = correction
+        return [
+            Case(
+                pair,
+                self.data.problems[pair.attempt.problem_id],
+                self.data.scores[pair.attempt.id].grm_logprobs,
+                made.get(pair.attempt.id),
+                is_taught(self.run, pair.attempt.problem_id),
+            )
+            for pair in self.data.pairs
+        ]
+
+    @cached_property
+    def unseen(self) -> list[Case]:
+        """Wrong attempts at problems outside the GRM's training."""
+        return [c for c in self.cases if not c.pair.attempt.is_right and not c.taught]
+
+    @cached_property
+    def items(self) -> list[CreditItem]:
+        """The unseen ones with a trusted correction: the oracle's, or the accepted one."""
+        items = []
+        for case in self.unseen:
+            pair, target = case.pair, self._truth(case.pair, case.problem)
+            if target is not None:
+                script = edit_script(pair.attempt.completion_ids, target)
+                items.append(
+                    CreditItem.from_script(
+                        pair.attempt.id,
+                        script,
+                        pair.token_rewards,
+                        pair.old_logprobs,
+                        np.asarray(case.grm_logprobs),
+                    )
+                )
+        return items
+
+    @property
+    def truth(self) -> str:
+        return "oracle" if self._oracle else "accepted_correction"
+
+    def metrics(self) -> Settings:
+        """Credit quality, and where the most punished tokens stand."""
+        if not self.items:
+            return {}
+        found = credit_quality(self.items).metrics()
+        named = {f"grm/{name}": value for name, value in found.items()}
+        return named | {"grm/credit_truth": self.truth} | self._first_errors()
+
+    def _first_errors(self) -> Settings:
+        """The share of unseen wrong attempts whose most punished token (of several the first)
+        begins in the first line that the task finds wrong; one without a penalty counts against."""
+        first_wrong_line = getattr(self.run.task, "first_wrong_line", None)
+        if first_wrong_line is None:
+            return {}
+        hits, total = 0, 0
+        for case in self.unseen:
+            attempt, rewards = case.pair.attempt, case.pair.token_rewards
+            line = first_wrong_line(case.problem, attempt.text)
+            if line is not None:
+                worst = int(rewards.argmin())
+                lines = lines_of(self.texts(attempt.completion_ids))
+                hits += bool(rewards[worst] < 0 and lines[worst] == line)
+                total += 1
+        return {"grm/most_punished_in_first_error": hits / total} if total else {}
+
+    @property
+    def _oracle(self) -> Any:
+        return getattr(self.run.task, "oracle", None)
+
+    def _truth(self, pair: Pair, problem: Problem) -> list[int] | None:
+        if self._oracle is None:
+            return pair.target_ids or None
+        text = self._oracle(problem, pair.attempt.text)
+        return None if text is None else self.codec.completion(text)
+
+
+def scored_attempts(run: Run, parents: dict[str, Artifact]) -> Scored:
+    """Joined from the artifacts of a report."""
+    model = start_model(run, parents)
+    node = dataclasses.replace(
+        run.settings.policy, keep_uncorrected=True, max_right_per_problem=None
+    )
+    corrections: list[Correction] = []
+    for stage in ("teach", "score"):
+        corrections += read_table(parents[stage].file("corrections.parquet"), Correction)
+    return Scored(run, joined_data(run, model, node, parents), model.codec, corrections)

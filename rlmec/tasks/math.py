@@ -1,0 +1,141 @@
+"""MATH: competition problems whose answers are LaTeX, from the hub or a local file.
+
+In: rows with problem, solution, level and type (as in MATH and EleutherAI/hendrycks_math) or also
+answer and subject (as in HuggingFaceH4/MATH-500); out: problems whose gold answer is the `answer`
+field or what the solution's last box holds. Two plain numbers are compared exactly and LaTeX that
+is written alike is equal; all else is judged by math-verify in the verifier's processes, which
+takes what is equal for right (`\\frac{2}{4}` for `\\frac{1}{2}`, six decimals for an irrational).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from rlmec.answers import numbers
+from rlmec.answers.math_verifier import Verifier
+from rlmec.records import Problem, Verdict
+from rlmec.tasks.problem_files import (
+    ProblemTables,
+    Row,
+    TableTask,
+    digest_of,
+    file_tables,
+    hub_tables,
+    make_problem,
+)
+
+SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+_SPACE = re.compile(r"\\[,;:! ]|\\q?quad\b|~|\s+")
+_SIZE = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])")
+_FRACTION = re.compile(r"\\[dt]frac(?![a-zA-Z])")
+_TEXT = re.compile(r"\\(?:text|textbf|mbox|mathrm)\{([^{}]*)\}")
+
+
+class MathTask(TableTask):
+    """MATH with dev cut from train by a hash of the question (`dev_share` of it).
+
+    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file a
+    split; without it the data set `hub` is read, all of `hub_configs` (null: it has none),
+    `hub_splits` naming which of its splits stands for each of ours. `kind` says what a problem's
+    kind is. A comparison may take `time_limit` seconds of processor time and `memory_limit` GiB.
+    Raises FileNotFoundError for a missing file or an unreachable hub, ValueError for bad rows and
+    empty splits. `left_out` lists rows without a gold answer and repeated questions.
+    """
+
+    name = "math"
+
+    def __init__(
+        self,
+        path: str | Mapping[str, str | None] | None = None,
+        hub: str = "EleutherAI/hendrycks_math",
+        hub_configs: Sequence[str] | None = SUBJECTS,
+        hub_revision: str | None = None,
+        hub_splits: Mapping[str, str | None] | None = None,
+        dev_share: float = 0.05,
+        test_share: float = 0.2,
+        kind: Literal["type", "level"] = "type",
+        time_limit: float = 0.5,
+        memory_limit: float = 1.0,
+    ) -> None:
+        self.kind = kind
+        self.verifier = Verifier(time_limit, memory_limit)
+        splits = hub_splits or {"train": "train", "test": "test"}
+        tables = file_tables(path) if path else hub_tables(hub, hub_configs, hub_revision, splits)
+        self._tables = ProblemTables(self.name, tables, self._build, dev_share, test_share)
+
+    def judge(self, text: str, problem: Problem) -> Verdict:
+        """Compares the final answer with the gold answer as mathematics."""
+        return self.judge_many([text], [problem])[0]
+
+    def judge_many(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        """Verdicts on many texts, those that need the verifier at once."""
+        found = [numbers.final_answer(text) for text in texts]
+        pairs = [(p.answer, answer) for p, answer in zip(problems, found, strict=True)]
+        verdicts: list[Verdict | None] = [
+            at_a_glance(gold, answer) if answer is not None else "no_answer"
+            for gold, answer in pairs
+        ]
+        rest = [
+            (mathematics(gold), mathematics(answer or ""))
+            for (gold, answer), verdict in zip(pairs, verdicts, strict=True)
+            if verdict is None
+        ]
+        checked = iter(self.verifier.check_many(rest))
+        return [verdict or next(checked) for verdict in verdicts]
+
+    def _build(self, row: Row) -> Problem | str:
+        question, solution = row.text("problem"), row.text("solution")
+        given = row.text("answer") if "answer" in row.values else None
+        gold = given if given is not None else numbers.final_answer(solution, ("\\boxed{",))
+        if gold is None or not gold.strip():
+            return "the solution has no box with an answer"
+        id = f"{self.name}-{digest_of(question)[:16]}"
+        return make_problem(row, id, question, gold.strip(), solution, self._kind(row))
+
+    def _kind(self, row: Row) -> str:
+        if self.kind == "level":
+            level = row.text("level")
+            return f"Level {level}" if level.isdecimal() else level
+        return row.text("subject" if "subject" in row.values else "type")
+
+
+def at_a_glance(gold: str, answer: str) -> Verdict | None:
+    """The verdict where both are plain numbers or are written alike; None otherwise.
+
+    Brackets and separators other than those of thousands make an answer more than a number.
+    """
+    if latex_text(gold) == latex_text(answer):
+        return "right" if latex_text(gold) else "unparsable"
+    numbers = [_number(text) for text in (gold, answer)]
+    if None in numbers:
+        return None
+    return "right" if numbers[0] == numbers[1] else "wrong"
+
+
+def _number(text: str):
+    return None if set("()[]") & set(text) else numbers.parse_number(text, bare=True)
+
+
+def mathematics(latex: str) -> str:
+    """LaTeX as the verifier reads it: without signs of currency, and without dollars unless they
+    set off several formulas."""
+    text = latex.replace("\\$", "").strip()
+    several = text.count("$") % 2 == 0 and "$" in text.strip("$")
+    return text if several else text.replace("$", "").strip()
+
+
+def latex_text(latex: str) -> str:
+    """LaTeX without what changes only its looks: blanks, sizes, text mode, dollars, full stop."""
+    text = _SIZE.sub("", latex.replace("\\$", "").replace("$", ""))
+    text = _TEXT.sub(r"\1", _FRACTION.sub(r"\\frac", text))
+    return numbers.trimmed(_SPACE.sub("", text))

@@ -1,0 +1,243 @@
+"""The head part by part: log-probs and gradients of the dense one, without its memory."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from small_models import network
+from torch import nn
+
+from rlmec.lm import chunked_head as parts
+from rlmec.lm.chunked_head import (
+    PLAIN,
+    HeadForm,
+    evaluating,
+    head_nll,
+    head_output,
+)
+
+COUNT, WIDTH, VOCABULARY = 300, 16, 40
+FORMS = [PLAIN, HeadForm(0.25), HeadForm(cap=2.0), HeadForm(3.0, 1.5)]
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Whatever the size: parts of 7 of the 40 tokens (the last one ragged), of 9 of 300 rows."""
+    monkeypatch.setattr(parts, "DENSE_LOGITS", 0)
+    monkeypatch.setattr(parts, "PARTS", 6)
+    monkeypatch.setattr(parts, "LEAST_PART", 0)
+
+
+def drawn(bias=False, count=COUNT, seed=0):
+    """Head, hidden states, targets and the weight of each log-prob in a loss."""
+    draw = torch.Generator().manual_seed(seed)
+    head = nn.Linear(WIDTH, VOCABULARY, bias=bias)
+    with torch.no_grad():
+        for p in head.parameters():
+            p.copy_(torch.randn(p.shape, generator=draw) / 3)
+    hidden = torch.randn(count, WIDTH, generator=draw).requires_grad_()
+    targets = torch.randint(0, VOCABULARY, (count,), generator=draw)
+    return head, hidden, targets, torch.randn(count, generator=draw)
+
+
+def nll(logits, targets, form=PLAIN):
+    """The formula itself: float32 softmax of the logits that the form makes of the output."""
+    logits = logits.float() * form.scale
+    if form.cap is not None:
+        logits = form.cap * torch.tanh(logits / form.cap)
+    return logits.logsumexp(-1) - logits.gather(-1, targets[:, None])[:, 0]
+
+
+def gradients(way, head, hidden, targets, coefficients):
+    """Values, then the gradients of the hidden states and of every trained weight."""
+    hidden.grad = None
+    head.zero_grad()
+    values = way(head, hidden, targets)
+    (values * coefficients).sum().backward()
+    trained = [p.grad.clone() for p in head.parameters() if p.requires_grad]
+    return [values.detach(), hidden.grad, *trained]
+
+
+def dense(form=PLAIN):
+    return lambda head, hidden, targets: nll(head(hidden), targets, form)
+
+
+def ours(form=PLAIN):
+    return lambda head, hidden, targets: head_nll(head, hidden, targets, form)
+
+
+def furthest(got, wanted):
+    """Largest difference, relative to the largest value of its tensor where that is over 1."""
+    assert len(got) == len(wanted)
+    assert all(one.dtype == other.dtype for one, other in zip(got, wanted, strict=True))
+    return max(
+        float((a - b).abs().max()) / max(1.0, float(b.abs().max()))
+        for a, b in zip(got, wanted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_parts_give_the_dense_values_and_gradients(bias, form, in_parts):
+    made = drawn(bias)
+    got = gradients(ours(form), *made)
+    assert furthest(got, gradients(dense(form), *made)) <= 1e-6
+    assert got[0].dtype == torch.float32
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 2**20))
+def test_however_the_vocabulary_is_cut(count, cut, seed):
+    made = drawn(True, count, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "DENSE_LOGITS", 0)
+        patch.setattr(parts, "PARTS", cut)
+        patch.setattr(parts, "LEAST_PART", 0)
+        got = gradients(ours(), *made)
+    assert furthest(got, gradients(dense(), *made)) <= 2e-6
+
+
+def test_few_logits_are_computed_plainly(monkeypatch):
+    made = drawn()
+    monkeypatch.setattr(parts, "_VocabularyParts", None)
+    assert furthest(gradients(ours(), *made), gradients(dense(), *made)) <= 1e-6
+    monkeypatch.setattr(parts, "DENSE_LOGITS", COUNT * VOCABULARY - 1)
+    with pytest.raises(AttributeError):
+        head_nll(*made[:3])
+
+
+@pytest.mark.parametrize("form", [PLAIN, HeadForm(cap=2.0)])
+def test_under_autocast_they_are_the_dense_ones_under_autocast(form, in_parts):
+    """Products in bfloat16 (8 bits), softmax and sums in float32: values are the same to float32's
+    rounding, gradients to one rounding of each product."""
+    made = drawn(True)
+
+    def mixed(way):
+        def run(*arguments):
+            with torch.autocast("cpu", torch.bfloat16):
+                return way(*arguments)
+
+        return gradients(run, *made)
+
+    got, wanted = mixed(ours(form)), mixed(dense(form))
+    assert got[0].dtype == torch.float32
+    assert float((got[0] - wanted[0]).abs().max()) <= 1e-6 * float(wanted[0].abs().max())
+    assert furthest(got, wanted) <= 2**-7
+    exact = gradients(dense(form), *made)
+    for one, other, true in zip(got[1:], wanted[1:], exact[1:], strict=True):
+        assert float((one - true).norm()) <= 1.5 * float((other - true).norm())
+
+
+def test_a_sure_token_keeps_its_small_gradient_in_bfloat16(in_parts):
+    """p = 0.999 is 1 in bfloat16, and p - 1 would be 0: it is taken before the rounding."""
+    head = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[7.0], [0.0]]))  # p of the first: 1 / (1 + e^-7) = 0.99909
+    hidden = torch.ones(1, 1, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = head_nll(head, hidden, torch.tensor([0]))
+    value.sum().backward()
+    assert head.weight.grad[0].item() == pytest.approx(-0.000911, rel=2**-7)
+
+
+def test_a_frozen_head_has_no_gradient(in_parts):
+    made = drawn(True)
+    made[0].requires_grad_(False)
+    assert furthest(gradients(ours(), *made), gradients(dense(), *made)) <= 1e-6
+    assert all(p.grad is None for p in made[0].parameters())
+
+
+def test_a_network_in_bfloat16_gets_gradients_of_its_type(in_parts):
+    head, hidden, targets, coefficients = drawn()
+    head, hidden = head.bfloat16(), hidden.detach().bfloat16().requires_grad_()
+    got = gradients(ours(), head, hidden, targets, coefficients)
+    wanted = gradients(dense(), head, hidden, targets, coefficients)
+    assert got[0].dtype == torch.float32
+    assert got[1].dtype == got[2].dtype == torch.bfloat16
+    assert furthest(got, wanted) <= 2**-6
+
+
+PEFT_ASKS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+def adapted(dropout=0.0):
+    """A network whose head has an adapter that does something, and that head."""
+    made = network("llama", seed=5)
+    config = LoraConfig(r=4, target_modules=["lm_head"], lora_dropout=dropout)
+    made = get_peft_model(made, config)
+    for name, p in made.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(p, std=0.3)
+    return made.get_base_model(), made.get_base_model().get_output_embeddings()
+
+
+@PEFT_ASKS
+def test_a_head_with_an_adapter_is_called_as_it_is(in_parts):
+    _, head = adapted()
+    hidden = torch.randn(COUNT, 32, requires_grad=True)
+    targets = torch.randint(0, head.weight.shape[0], (COUNT,))
+    made = (head, hidden, targets, torch.randn(COUNT))
+    got, wanted = gradients(ours(), *made), gradients(dense(), *made)
+    assert len(got) == 4  # both matrices of the adapter, not the frozen head
+    assert furthest(got, wanted) <= 2e-6
+    plain = nll(head.base_layer(hidden), targets).detach()
+    assert float((got[0] - plain).abs().max()) > 0.1
+
+
+@PEFT_ASKS
+def test_an_adapters_dropout_is_the_same_in_both_passes(in_parts):
+    """Gradients by parts are those of the values that were said: checked by finite differences
+    along one direction, at the generator's same state."""
+    _, head = adapted(dropout=0.5)
+    head.double().train()
+    torch.manual_seed(0)
+    hidden = torch.randn(40, 32, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, head.weight.shape[0], (40,))
+    direction = torch.randn_like(hidden)
+
+    def loss(states):
+        torch.manual_seed(3)
+        return head_nll(head, states, targets).double().sum()
+
+    loss(hidden).backward()
+    step = 1e-3
+    slope = (loss(hidden + step * direction) - loss(hidden - step * direction)) / (2 * step)
+    assert float((hidden.grad * direction).sum()) == pytest.approx(float(slope.detach()), rel=5e-3)
+
+
+def test_without_gradients_nothing_is_kept(in_parts):
+    head, hidden, targets, _ = drawn()
+    with torch.no_grad():
+        values = head_nll(head, hidden, targets)
+    assert not values.requires_grad
+    wanted = nll(head(hidden), targets).detach()
+    assert float((values - wanted).abs().max()) <= 2e-6
+
+
+@pytest.mark.parametrize("rows", [1, 6, 32, 33])
+def test_blocks_of_the_vocabulary_are_the_heads_output(rows, monkeypatch):
+    head = nn.Linear(24, 530, bias=False)
+    states = torch.randn(rows, 24)
+    monkeypatch.setattr(parts, "LARGE_HEAD", 24 * 530)
+    called = []
+    head.register_forward_hook(lambda *_: called.append(1))
+    with torch.no_grad():
+        got = head_output(head, states)
+        assert called == ([1] if rows > 32 else [])
+        torch.testing.assert_close(got, head(states), rtol=0, atol=1e-6)
+
+
+def test_the_mode_is_put_back_after_an_error():
+    module = nn.Sequential(nn.Dropout()).train()
+    seen = []
+
+    def failing():
+        with evaluating(module):
+            seen.append(module[0].training)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing()
+    assert seen == [False]
+    assert module[0].training

@@ -1,0 +1,131 @@
+"""The plan at the door: sizes from a configuration alone, the table, refusals, and memory that ran
+out in spite of it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from small_fits import credited_rows, data_of, fitted, run_of
+from small_models import FIVE, SHAPES, network, tokenizer
+from small_settings import tree
+
+from rlmec.lm.loading import export_network
+from rlmec.lm.lora import with_lora
+from rlmec.lm.memory_estimate import GIB, Weights, trained_weights
+from rlmec.lm.model_sizes import model_shape, scratch_shape
+from rlmec.pipeline.memory_plan import (
+    FIT_REMEDIES,
+    PREDICT_REMEDIES,
+    device_memory,
+    named_memory,
+    plan_memory,
+    planned_stages,
+)
+from rlmec.settings.binding import ConfigurationError
+from rlmec.settings.check import check
+from rlmec.settings.schema import LoraSettings
+
+QWEN3_1_7B = {
+    **{"model_type": "qwen3", "hidden_size": 2048, "intermediate_size": 6144},
+    **{"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8},
+    **{"head_dim": 128, "tie_word_embeddings": True},
+}
+
+
+@pytest.mark.parametrize("kind", FIVE)
+def test_sizes_are_those_of_the_network_itself(kind, tmp_path):
+    made = network(kind)
+    export_network(made, tokenizer(), tmp_path)
+    found = model_shape(tmp_path)
+    assert found.parameters == sum(p.numel() for p in made.parameters())
+    assert found.layers == 2
+    assert found.hidden == 32
+    assert (found.attention_width, found.vocabulary) == (32, len(tokenizer()))
+    assert found == scratch_shape({"model_type": kind, **SHAPES[kind]}, len(tokenizer()))
+    for targets in ("all-linear", [sorted(found.widths)[0]]):
+        adapted = with_lora(network(kind), r=3, alpha=6, target_modules=targets)
+        learns = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        assert trained_weights(found, Weights(r=3, target_modules=targets)) == learns
+
+
+def test_sizes_of_a_large_model_need_no_memory():
+    """Qwen3 1.7 B by hand: embeddings 151936 * 2048 = 311,164,928; a layer's attention
+    2 * 2048 * 2048 + 2 * 2048 * 1024 = 12,582,912, its inner matrices 3 * 2048 * 6144 =
+    37,748,736, its norms 2 * 2048 + 2 * 128 = 4,352; 28 layers and a last norm of 2048."""
+    found = scratch_shape(QWEN3_1_7B, 151936)
+    assert found.parameters == 311_164_928 + 28 * (12_582_912 + 37_748_736 + 4_352) + 2048
+    assert sum(found.weights.values()) == 28 * (12_582_912 + 37_748_736)
+    assert (found.attention_width, found.kv_width) == (2048, 1024)
+
+
+def settings_of(tmp_path, **changes):
+    export_network(network(), tokenizer(), tmp_path)
+    changes = {"model.lora": None, "model.path": str(tmp_path), **changes}
+    return check(tree(**{"trainer": {"accelerator": "cpu"}, **changes}))
+
+
+def test_the_table_has_a_line_a_stage(tmp_path, capsys):
+    plan_memory(settings_of(tmp_path), 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["sample", "grm", "score", "policy"]
+    assert re.search(r"policy .* 8192 +3$", lines[4])  # tokens a step, steps
+    assert "total with 1 GiB in reserve)" in lines[-1]
+
+
+def test_only_stages_that_are_made_are_planned(tmp_path, capsys):
+    plan_memory(settings_of(tmp_path, stage="teach"), 1)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:-1]] == ["sample"]
+
+
+def test_a_run_that_cannot_fit_is_refused_with_advice(tmp_path):
+    large = {"trainer": {"accelerator": "cpu", "memory_gib": 24}, "model.shape": QWEN3_1_7B}
+    settings = settings_of(tmp_path, **large, **{"model.path": None})
+    settings = replace(settings, model=replace(settings.model, vocabulary_size=151936))
+    with pytest.raises(ConfigurationError) as caught:
+        plan_memory(settings, 1)
+    told = str(caught.value)
+    assert re.match(r"warmup needs about \d\d\.\d GiB on a device of 24\.0 GiB; try model", told)
+    lora = LoraSettings()
+    half = replace(settings.model, dtype="bfloat16", lora=lora, path=str(tmp_path))
+    plan_memory(replace(settings, model=half, grm=replace(settings.grm, lora=lora)), 1)
+
+
+def test_a_limit_that_is_not_known_refuses_nothing(tmp_path):
+    settings = settings_of(tmp_path)
+    assert device_memory(settings.trainer) is None
+    assert device_memory(replace(settings.trainer, memory_gib=2.0)) == 2 * GIB
+
+
+def test_cut_weights_and_optimizers_are_read_from_the_strategy(tmp_path):
+    target = {"_target_": "rlmec.training.fsdp.FullyShardedStrategy"}
+    cut = {"trainer": {"accelerator": "cpu", "devices": 4, "strategy": target}}
+    whole = {s.name: s.need for s in planned_stages(settings_of(tmp_path), 4)}
+    found = {s.name: s.need for s in planned_stages(settings_of(tmp_path, **cut), 4)}
+    assert found["policy"].optimizer == whole["policy"].optimizer / 4
+    assert found["sample"] == whole["sample"]  # whole replicas
+
+
+# --- in spite of it ---
+
+
+def test_memory_that_runs_out_in_a_fit_names_the_settings(tmp_path):
+    def objective(tokens):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nmore")
+
+    data = data_of(credited_rows(network(), count=6), steps=1)
+    with pytest.raises(ConfigurationError, match=r"policy \(fit\): out of memory \(CUDA") as caught:
+        fitted(tmp_path, network(), data, run=run_of(), objective=objective)
+    assert FIT_REMEDIES in str(caught.value)
+    assert "trainer.max_tokens_per_micro_batch" in FIT_REMEDIES
+    assert "\n" not in str(caught.value)
+
+
+def test_only_memory_is_renamed():
+    with (
+        pytest.raises(ConfigurationError, match=r"sample\.part_size"),
+        named_memory("sample", PREDICT_REMEDIES),
+    ):
+        raise torch.OutOfMemoryError
+    with pytest.raises(RuntimeError, match="other"), named_memory("sample", PREDICT_REMEDIES):
+        raise RuntimeError("other")

@@ -1,0 +1,55 @@
+"""Every objective, reward rule, rows function and method of conf/ composes, binds and builds."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rlmec.settings.build import build
+from rlmec.settings.check import check
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+GROUPS = {
+    "objective": "objective@policy.objective",
+    "reward": "reward@policy.reward",
+    "rows": "rows@policy.rows",
+    "method": "method",
+}
+OPTIONS = [
+    f"{key}={path.stem}" for group, key in GROUPS.items() for path in (CONF / group).glob("*.yaml")
+]
+
+
+def settings(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return check(compose("train", overrides=["logger=none", *overrides]), CONF)
+
+
+def test_the_options_are_seen():
+    assert len(OPTIONS) >= 5 + 7 + 9 + 14
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_composes_binds_and_builds(option):
+    policy = settings(option).policy
+    for node in (policy.objective, policy.reward, policy.rows):
+        assert callable(build(node))
+        assert node["_partial_"] is True
+
+
+CHANGES = {"rlmec": [], "discriminator": ["grm", "score", "policy"]}
+
+
+def test_a_method_changes_the_policy_node_alone():
+    """But for the discriminator, whose GRM learns labels."""
+    plain = settings()
+    for path in (CONF / "method").glob("*.yaml"):
+        other = settings(f"method={path.stem}")
+        found = [n for n in vars(plain) if getattr(plain, n) != getattr(other, n)]
+        assert sorted(found) == sorted(CHANGES.get(path.stem, ["policy"])), path.stem
+
+
+def test_settings_of_a_nested_rule_are_reached_from_the_command_line():
+    policy = settings("reward@policy.reward=good_prefix", "policy.reward.rule.wrong_low=-0.3")
+    rule = build(policy.policy.reward)
+    assert rule.keywords["rule"].keywords["wrong_low"] == -0.3

@@ -1,0 +1,68 @@
+"""Where the most punished tokens stand, by hand; the share of right tokens that the GRM copies."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rlmec.method.credit import copied_share
+from rlmec.records import (
+    Attempt,
+    Pair,
+    Problem,
+    Score,
+)
+from rlmec.report.token_page import Case
+from rlmec.stages.report_credit import Scored
+
+# Two lines of two tokens and newlines: tokens 0 1 (newline) 2 3 are in the lines 0 0 0 1 1.
+TEXT = ["a", "b", "\n", "c", "d"]
+PROBLEM = Problem("p", "q?", "4")
+
+
+def attempt(id_, verdict="wrong"):
+    common = {"prompt_ids": [1], "completion_ids": [0, 1, 2, 3, 4], "logprobs": [], "text": id_}
+    return Attempt(id=id_, problem_id="p", verdict=verdict, clipped=False, tokenizer="t", **common)
+
+
+def scored(*rewards, line):
+    """Attempts with these rewards; the task finds the line wrong that `line` says of each."""
+    cases = []
+    for i, values in enumerate(rewards):
+        zeros = np.zeros(5, dtype=np.float32)
+        pair = Pair(attempt(str(i)), [], zeros, np.array(values, dtype=np.float32), zeros[:0])
+        cases.append(Case(pair, PROBLEM, [0.0] * 5, None, taught=False))
+    task = SimpleNamespace(first_wrong_line=lambda problem, text: line[int(text)])
+    codec = SimpleNamespace(decode=lambda ids: "".join(TEXT[i] for i in ids), encode=lambda t: [0])
+    made = Scored(SimpleNamespace(task=task), None, codec, [])  # pyright: ignore
+    made.__dict__["unseen"] = cases
+    return made
+
+
+def test_the_most_punished_token_is_looked_for_in_the_first_wrong_line():
+    name = "grm/most_punished_in_first_error"
+    first = [-0.1, 0.0, 0.0, -0.05, 0.0]
+    second = [0.0, -0.02, 0.0, -0.1, -0.1]
+    # first in line 0, second in line 1
+    assert scored(first, second, line=[0, 1])._first_errors() == {name: 1.0}
+    assert scored(first, second, line=[1, 1])._first_errors() == {name: 0.5}
+    # of equal penalties the first counts; without a penalty there is no hit
+    assert scored([-0.1, 0, 0, -0.1, 0], [0.0] * 5, line=[1, 0])._first_errors() == {name: 0.0}
+    # an attempt without a wrong line is not asked about
+    assert scored(first, second, line=[None, 1])._first_errors() == {name: 1.0}
+    assert scored(first, line=[None])._first_errors() == {}
+
+
+def test_copied_tokens_are_those_of_right_attempts_above_one_half():
+    right, wrong = attempt("r", "right"), attempt("w")
+    sure, unsure = math.log(0.9), math.log(0.5)  # one half itself is not above
+
+    def score(id_, values):
+        return Score(id_, values, values, "t")
+
+    scores = [score("r", [sure, sure, unsure, -9.0, sure]), score("w", [-9.0] * 5)]
+    assert copied_share([right, wrong], scores) == 3 / 5
+    assert copied_share([wrong], scores[1:]) is None
+    with pytest.raises(ValueError, match="'w' does not stand beside its score"):
+        copied_share([wrong], scores[:1])
