@@ -2,12 +2,13 @@
 
 python -m benchmarks.rewards [--seeds 1,2,3] [--csv FILE] [key=value ...]
 
-In: the configuration of train.py; what it needs up to the scores is made or reused. Out: a line a
-rule of conf/reward and one for the token discriminator (method=discriminator, whose reward model is
-trained for it), the means over the seeds with their ranges. Measured on the wrong attempts at
-problems that the GRM was not taught on, against the oracle's edits (or the accepted correction's
-where the task has no oracle); no policy is trained. `ranking` is the average precision of -R as a
-detector of removed tokens: it does not hang on where a rule is cut, and ties count as one.
+In: the configuration of train.py; what it needs up to the scores is made or reused. Out: one line
+per rule of conf/policy/reward, and one line for the token discriminator (method=discriminator,
+whose reward model is trained for it); each is the mean over the seeds with its range. Measured on
+the wrong attempts at problems that the GRM was not taught on, against the oracle's edits (where the
+task has no oracle, against the accepted correction's); no policy is trained. `ranking` is the
+average precision of -R as a detector of removed tokens. It does not depend on where a rule is cut,
+and ties count as one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Line:
 
 
 DISCRIMINATOR = "discriminator"
+NOT_MEASURED = ("no_reward",)  # it gives no reward
 FIGURES = ("precision", "recall", "f1", "ranking", "false_alarms", "first_error")
 
 
@@ -88,10 +90,10 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
 
 
 def rules() -> dict[str, str]:
-    """The override that chooses each rule: those of conf/reward that give any reward, and the
-    discriminator, whose rule is that of a reward model trained on labels of tokens."""
-    names = [p.stem for p in sorted((CONF / "reward").glob("*.yaml")) if p.stem != "no_reward"]
-    found = {name: f"reward@policy.reward={name}" for name in names}
+    """The override that chooses each rule: the options of policy/reward that give a reward, and the
+    discriminator, whose reward model is trained on labels of tokens."""
+    files = sorted((CONF / "policy" / "reward").glob("*.yaml"))
+    found = {p.stem: f"policy/reward={p.stem}" for p in files if p.stem not in NOT_MEASURED}
     return found | {DISCRIMINATOR: f"method={DISCRIMINATOR}"}
 
 

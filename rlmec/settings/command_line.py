@@ -81,6 +81,7 @@ def _compose_checked(argv: list[str], name: str, multirun: bool) -> None:
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(argv)
     groups = {o.key_or_group: loader.get_group_options(o.key_or_group) for o in overrides}
+    known = list(_groups(loader))
     choices = [o for o in overrides if groups[o.key_or_group]]
     values = [o for o in overrides if not groups[o.key_or_group]]
     lines = {id(o): _lines(o) if multirun else [str(o.input_line)] for o in overrides}
@@ -94,7 +95,7 @@ def _compose_checked(argv: list[str], name: str, multirun: bool) -> None:
         refuse_held_secret(plain)
         for override in values:
             if not override.is_add() and not override.is_force_add():
-                _check_key(override.key_or_group, tree, loader)
+                _check_key(override, tree, known)
         if values:
             compose(config_name=name, overrides=chosen + [lines[id(o)][0] for o in values])
 
@@ -122,7 +123,17 @@ def _check_option(line: str, override: Override, options: list[str]) -> None:
         raise ConfigurationError(f"{override.key_or_group}={option}: no such option; {hint}")
 
 
-def _check_key(key: str, tree: DictConfig, loader: Any) -> None:
+def _check_key(override: Override, tree: DictConfig, groups: Sequence[str]) -> None:
+    """Raises ConfigurationError for a key that is not in the composed tree, with the nearest one.
+
+    An option of a group that is given as a value of its node (policy.reward=edit_labels) is refused
+    too: it would replace the node by a string.
+    """
+    key = override.key_or_group
+    group = key.replace(".", "/")
+    if group in groups and isinstance(override.value(), str):
+        option = f"{group}={override.value()}"
+        raise ConfigurationError(f"{key!r} is a node: to choose an option of it, write {option}")
     plain: Any = OmegaConf.to_container(tree, resolve=False)
     keys = list(_dotted(plain))
     above, _, name = key.rpartition(".")
@@ -131,10 +142,20 @@ def _check_key(key: str, tree: DictConfig, loader: Any) -> None:
         return
     if name in _settable(parent, above):
         raise ConfigurationError(f"{key!r} stands in no file: to add it, write +{key}=...")
-    groups = [g for g in loader.list_groups("") if g != "hydra"]
-    near = difflib.get_close_matches(key, [*keys, *groups], 1, 0.4)
+    # A group named without the groups around it (reward for policy/reward) comes first.
+    inner = [g for g in groups if "/" in g and g.rpartition("/")[2] == key]
+    near = inner or difflib.get_close_matches(key, [*keys, *groups], 1, 0.4)
     hint = f"the nearest is {near[0]!r}" if near else "nothing is like it"
     raise ConfigurationError(f"unknown key {key!r}: {hint}")
+
+
+def _groups(loader: Any, above: str = "") -> Iterator[str]:
+    """Every group of the configuration, nested ones as policy/reward; Hydra's own are left out."""
+    for name in loader.list_groups(above):
+        group = f"{above}/{name}" if above else name
+        if group != "hydra":
+            yield group
+            yield from _groups(loader, group)
 
 
 def _settable(parent: Any, key: str) -> Collection[str]:

@@ -26,7 +26,7 @@ def test_a_task_without_lines_leaves_its_cell_empty():
 
 def test_every_rule_that_gives_rewards_is_measured():
     assert {"clipped_probability", "edit_labels", "verdict"} <= set(rules())
-    assert rules()["verdict"] == "reward@policy.reward=verdict"
+    assert rules()["verdict"] == "policy/reward=verdict"
     assert rules()["discriminator"] == "method=discriminator"
     assert "no_reward" not in rules()
 

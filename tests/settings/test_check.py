@@ -522,7 +522,7 @@ FILES = {
 defaults:
   - _self_
   - task: arithmetic
-  - objective@policy.objective: clipped
+  - policy/objective: clipped
   - optional experiment: null
   - override hydra/job_logging: default
 seed: 1
@@ -532,8 +532,12 @@ path: null
 """,
     "task/arithmetic.yaml": "train: 5\n",
     "task/gsm8k.yaml": "path: null\n",
-    "objective/clipped.yaml": "_target_: rlmec.method.objectives.rlmec_clipped\nepsilon: 0.2\n",
-    "objective/authors.yaml": "_target_: rlmec.method.objectives.rlmec_authors\ncoef: 0.2\n",
+    "policy/objective/clipped.yaml": (
+        "_target_: rlmec.method.objectives.rlmec_clipped\nepsilon: 0.2\n"
+    ),
+    "policy/objective/authors.yaml": (
+        "_target_: rlmec.method.objectives.rlmec_authors\ncoef: 0.2\n"
+    ),
     "experiment/smoke.yaml": "# @package _global_\ngrm: {steps: 1}\n",
 }
 
@@ -542,7 +546,7 @@ path: null
 def conf(tmp_path_factory):
     root = tmp_path_factory.mktemp("conf")
     for name, text in FILES.items():
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return root
 
@@ -553,7 +557,7 @@ def conf(tmp_path_factory):
         "",
         "policy.steps=3 task=gsm8k experiment=smoke",
         "policy.objective.epsilon=0.3",
-        "objective@policy.objective=authors policy.objective.coef=1",
+        "policy/objective=authors policy.objective.coef=1",
         "-m policy.steps=1,2 task=arithmetic,gsm8k",
         "-m policy.steps=range(1,4) policy.optimizer.lr=interval(0.1,0.2)",
         "-m experiment=glob(*)",
@@ -584,6 +588,10 @@ def test_right_command_lines_pass(conf, capsys, line):
         ("experimnt=smoke", "unknown key 'experimnt': the nearest is 'experiment'"),
         ("task=gsm9k", "task=gsm9k: no such option; the nearest is 'gsm8k'"),
         ("-m task=arithmetic,gsm9k", "task=gsm9k: no such option; the nearest is 'gsm8k'"),
+        ("objective=authors", "the nearest is 'policy/objective'"),
+        ("policy/objectiv=authors", "the nearest is 'policy/objective'"),
+        ("policy/objective=author", "no such option; the nearest is 'authors'"),
+        ("policy.objective=authors", "write policy/objective=authors"),
         ("experiment=zzz", "experiment=zzz: no such option; there is smoke"),
         ("policy.tokens_per_step=3", "to add it, write +policy.tokens_per_step=..."),
         ("policy.objective.imitation_coef=3", "write +policy.objective.imitation_coef=..."),

@@ -9,15 +9,8 @@ from rlmec.settings.build import build
 from rlmec.settings.check import check
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = {
-    "objective": "objective@policy.objective",
-    "reward": "reward@policy.reward",
-    "rows": "rows@policy.rows",
-    "method": "method",
-}
-OPTIONS = [
-    f"{key}={path.stem}" for group, key in GROUPS.items() for path in (CONF / group).glob("*.yaml")
-]
+GROUPS = ("policy/objective", "policy/reward", "policy/rows", "method")
+OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
 
 
 def settings(*overrides):
@@ -50,6 +43,6 @@ def test_a_method_changes_the_policy_node_alone():
 
 
 def test_settings_of_a_nested_rule_are_reached_from_the_command_line():
-    policy = settings("reward@policy.reward=good_prefix", "policy.reward.rule.wrong_low=-0.3")
+    policy = settings("policy/reward=good_prefix", "policy.reward.rule.wrong_low=-0.3")
     rule = build(policy.policy.reward)
     assert rule.keywords["rule"].keywords["wrong_low"] == -0.3
