@@ -18,7 +18,7 @@ ORDER = """
 records settings
 prompts method answers store
 data runtime
-lm tasks
+lm tasks ablations
 teachers training evaluation export
 engines report
 pipeline

@@ -10,16 +10,15 @@ rewards are 1 and -1, and 0 on the tokens that both begin with, whose terms canc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from rlmec.data.policy_rows import Joined, pair_rows
+from rlmec.data.policy_rows import Joined
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
-from rlmec.method.alignment import edit_script
 from rlmec.records import Pair
 
 Logprobs = Sequence[float] | np.ndarray
@@ -109,47 +108,6 @@ def attempt_preferences(data: Joined, *, most_per_problem: int | None = None) ->
             ids = winner.attempt.completion_ids
             rows.append(_preference(id_, loser, ids, winner.old_logprobs))
     return rows
-
-
-def first_fix_rows(data: Joined, *, rows: Callable[[Joined], list[Row]] = pair_rows) -> list[Row]:
-    """As `rows`, but of a correction only what stands up to the end of the line with its first edit
-    is imitated: the good prefix and the first fix, the suffix left out.
-
-    A correction whose first edit is a deletion is imitated up to the end of the line where it
-    stands. Source: InT, arXiv 2601.14209.
-    """
-    is_break = _line_breaks(data)
-    return rows(_Changed(data, [_until_first_fix(pair, is_break) for pair in data.pairs]))
-
-
-def _until_first_fix(pair: Pair, is_break: Callable[[int], bool]) -> Pair:
-    attempt, target = pair.attempt.completion_ids, pair.target_ids
-    changes = [op for op in edit_script(attempt, target).opcodes if op.tag != "equal"]
-    if not target or not changes:
-        return pair
-    last = max(changes[0].target_end - 1, changes[0].target_start)
-    stop = next((i for i in range(last, len(target)) if is_break(target[i])), len(target) - 1)
-    within = np.arange(len(target)) <= stop  # [target]
-    return replace(pair, edit_weights=np.where(within, pair.edit_weights, 0).astype(np.float32))
-
-
-def _line_breaks(data: Joined) -> Callable[[int], bool]:
-    known: dict[int, bool] = {}
-
-    def is_break(token: int) -> bool:
-        if token not in known:
-            known[token] = "\n" in data.prompts.codec.decode([token])
-        return known[token]
-
-    return is_break
-
-
-class _Changed:
-    """What a row function reads, with other pairs."""
-
-    def __init__(self, data: Joined, pairs: list[Pair]) -> None:
-        self.prompts, self.problems, self.pairs = data.prompts, data.problems, pairs
-        self.max_length, self.max_tokens = data.max_length, data.max_tokens
 
 
 def _signed(id_: str, pair: Pair, reward: float) -> Row:

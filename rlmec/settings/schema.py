@@ -152,7 +152,7 @@ class GrmSettings(FitSettings):
 @dataclass(frozen=True)
 class ScoreSettings:
     """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected. With
-    `labels` a token's probability is that of its label (see `data.label_rows`), not its
+    `labels` a token's probability is that of its label (see `ablations.labels`), not its
     likelihood."""
 
     seed: int = 1

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlmec.ablations.labels import labelled_rows
 from rlmec.data.datamodule import SolutionPairDataModule
 from rlmec.data.grm_rows import grm_rows, together
-from rlmec.data.label_rows import labelled_rows
 from rlmec.data.row import Row
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlmec.ablations.labels import kept_logprobs, reading_row
 from rlmec.data.grm_rows import rewriting_row
-from rlmec.data.label_rows import kept_logprobs, reading_row
 from rlmec.data.row import Row
 from rlmec.method.alignment import edit_ratio
 from rlmec.method.credit import copied_share

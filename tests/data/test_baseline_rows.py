@@ -1,7 +1,6 @@
 """Rows of other trainings on the same pairs, worked by hand."""
 
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,6 @@ from rlmec.data.baseline_rows import (
     advantage_rows,
     attempt_preferences,
     correction_preferences,
-    first_fix_rows,
     right_rows,
 )
 from rlmec.data.policy_rows import pair_rows
@@ -96,42 +94,6 @@ def test_a_row_that_compares_is_not_taken_apart():
     with pytest.raises(ValueError, match="'r>w' compares its sequences"):
         flat_rows(row)
     assert flat_rows(rows[0]) == rows  # one branch ends at once: nothing to take apart
-
-
-def coded(attempt, target):
-    """A pair of texts, all weights 1."""
-    code = prompts().codec.completion
-    ids = code(attempt)
-    return pair("w", ids, code(target), [0] * len(ids), [1] * len(code(target)))
-
-
-@pytest.mark.parametrize(
-    ("attempt", "target", "imitated"),
-    [
-        ("1\n2\n3", "1\n7\n3", "1\n7\n"),  # the second line, up to its end
-        ("1\n2\n3", "1\n7\n8", "1\n7\n"),  # a later edit is left out
-        ("1\n3", "1\n2\n3", "1\n2\n"),  # an added line
-        ("1\n2\n3", "1\n3", "1\n3"),  # a removed line: what then stands there
-        ("1\n2", "1\n7", "1\n7"),  # the last line, with its end
-    ],
-)
-def test_only_the_prefix_and_the_first_fix_are_imitated(attempt, target, imitated):
-    made = coded(attempt, target)
-    seen = []
-    first_fix_rows(data(made, RIGHT), rows=lambda changed: seen.extend(changed.pairs) or [])
-    kept = [t for t, w in zip(made.target_ids, seen[0].edit_weights, strict=True) if w]
-    assert prompts().codec.text(kept) == imitated
-    assert (len(kept) == len(made.target_ids)) == (not imitated.endswith("\n"))
-    assert seen[1] is RIGHT
-
-
-def test_the_rows_of_the_first_fix_are_those_of_the_other_function():
-    made = data(coded("1\n2\n3", "1\n7\n8"), RIGHT)
-    whole, cut = pair_rows(made), first_fix_rows(made)
-    assert [row.id for row in cut] == [row.id for row in whole]
-    assert sum(int((row.weights != 0).sum()) for row in whole) == 6 + 3
-    assert sum(int((row.weights != 0).sum()) for row in cut) == 4 + 3
-    assert partial(first_fix_rows, rows=pair_rows)(made)[0].input_ids == cut[0].input_ids
 
 
 # --- what a step counts ---

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from small_models import PROBLEMS, TEMPLATES, chat_tokenizer, network, prompts, tokenizer
 from small_runs import run, settings_of, start_model
 
-from rlmec.data.grm_rows import grm_rows, rewriting_row
-from rlmec.data.label_rows import (
+from rlmec.ablations.labels import (
     kept_logprobs,
     label_ids,
     labelled_rows,
     reading_row,
 )
+from rlmec.ablations.rewards import continuous_probability
+from rlmec.data.grm_rows import grm_rows, rewriting_row
 from rlmec.lm.logprobs import TokenLogprobs, score_rows
 from rlmec.lm.tokenizers import codec
-from rlmec.method.rewards import continuous_probability
 from rlmec.pipeline import models
 from rlmec.prompts import Prompts
 from rlmec.records import (
