@@ -10,7 +10,7 @@ from small_models import network, prompts, ragged_ids
 
 from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.data.row import Row
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.lora import with_lora
 from rlmec.method.objectives import rlmec_clipped
 from rlmec.pipeline.fit import fit
@@ -38,7 +38,7 @@ def credited_rows(scored_by, count=24, seed=0):
         Row.likelihood(f"r{i}", ids, int(draw.integers(1, 4)))
         for i, ids in enumerate(ragged_ids(lengths.tolist(), seed))
     ]
-    old = score_rows(TokenLogprobs(scored_by), bare, 0)
+    old = score_rows(TokenScorer(scored_by), bare, 0)
     rewards = [draw.choice([0.0, -0.1, 0.3, 0.5], row.weights.size) for row in bare]
     weights = [draw.choice([0.0, 0.5, 1.0], row.weights.size) for row in bare]
     return [

@@ -15,7 +15,7 @@ from benchmarks.measuring import Promise, Result, alternate, at_least, timed_res
 from benchmarks.samples import VOCABULARY, replaced
 from rlmec.data.row import Row
 from rlmec.lm.draft_decoding import rewrite as rewrite_from
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 
 LOOKUP_TOKENS = 10
 FEW_EDITS = 3
@@ -177,7 +177,7 @@ def _lookup(work: Streams, count: int) -> Result:
 
 def _scored(work: Streams, drafts: list[list[int]]) -> Result:
     """Useless drafts again, where the plain way also has to give their log-probs, as ours does."""
-    net = TokenLogprobs(work.network)
+    net = TokenScorer(work.network)
     pairs = zip(work.prompts, drafts, strict=True)
     rows = [Row.likelihood(f"r{i}", [*p, *d], len(p)) for i, (p, d) in enumerate(pairs)]
 

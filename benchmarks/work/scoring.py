@@ -15,7 +15,7 @@ from benchmarks.samples import Sample
 from benchmarks.work.rewriting import NO_END
 from rlmec.data.row import Row
 from rlmec.lm.draft_decoding import rewrite
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 
 LIMIT = {"32-true": 1e-4, "bf16-mixed": 0.2, "bf16-true": 0.5}
 """Largest difference of two log-probs of one token (nats), by precision."""
@@ -41,7 +41,7 @@ def score_samples(bench: Bench, *, problems: int, samples: int, bound: float) ->
         for i, (prompt, attempt) in enumerate(texts)
     ]
     network = bench.network()
-    net = TokenLogprobs(network)
+    net = TokenScorer(network)
 
     def baseline() -> list[list[float]]:
         with bench.arithmetic():
@@ -76,7 +76,7 @@ def score_wrong(bench: Bench, *, attempts: int, tokens: int) -> list[Result]:
     chosen = bench.drawn(bench.samples.wrong, attempts, salt=16)
     prompts, drafts = [s.rewrite_prompt for s in chosen], [s.attempt for s in chosen]
     network = bench.network()
-    net = TokenLogprobs(network)
+    net = TokenScorer(network)
     with bench.arithmetic():
         said = library.generate(network, prompts, tokens)
 

@@ -28,7 +28,7 @@ from rlmec.lm.loading import (
     load_network,
     tokenizer_of,
 )
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.text_edits import (
     Edit,
     Span,
@@ -92,7 +92,7 @@ class RewardModel:
     solution or answer stands for all) and then give a list."""
 
     def __init__(self, network: Any, prompts: Prompts, max_completion_length: int = 512) -> None:
-        self.net = TokenLogprobs(network).eval()
+        self.net = TokenScorer(network).eval()
         self.prompts, self.max_completion_length = prompts, max_completion_length
 
     @classmethod

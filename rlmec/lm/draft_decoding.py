@@ -27,7 +27,7 @@ from rlmec.lm.kv_cache import (
     slots_obstacle,
     table_of,
 )
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.runtime import signals
 
 GUESSES = np.array([0, 4, 8, 16, 32, 64, 128, 256])
@@ -105,7 +105,7 @@ def _token_by_token(
         for i, draft in enumerate(drafts)
         if len(draft)
     }
-    scored = score_rows(TokenLogprobs(network), list(rows.values()), pad_id) if rows else []
+    scored = score_rows(TokenScorer(network), list(rows.values()), pad_id) if rows else []
     found = dict(zip(rows, scored, strict=True))
     return [Rewrite(completion, found.get(i, [])) for i, completion in enumerate(done)]
 

@@ -13,24 +13,9 @@ from rlmec.lm.lora import (
     adapter_at,
     is_adapted,
     load_adapter,
-    merged,
     save_adapter,
 )
 from rlmec.lm.tokenizers import TOKENIZER_FILES, load_tokenizer
-
-__all__ = [
-    "context_length",
-    "enable_gradient_checkpointing",
-    "end_ids",
-    "export_merged",
-    "export_network",
-    "hub_commit",
-    "load_network",
-    "merged",
-    "new_network",
-    "quiet",
-    "tokenizer_of",
-]
 
 
 def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int) -> Any:
@@ -169,18 +154,6 @@ def export_network(
     for name in ("is_local", "local_files_only"):  # how it was loaded here is nobody else's matter
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(folder)
-
-
-def export_merged(
-    path: str | Path, folder: Path, *, revision: str | None = None, dtype: str = "float32"
-) -> None:
-    """Writes the model at `path` as a plain Hugging Face directory with `dtype` weights.
-
-    `path` is a directory or hub name; of an adapter's directory the model below is loaded anew,
-    unquantized, and the adapter added into its weights in float32. Loads without this project.
-    """
-    network = merged(load_network(path, revision=revision)).to(getattr(torch, dtype))
-    export_network(network, tokenizer_of(path, revision), folder)
 
 
 def tokenizer_of(path: str | Path, revision: str | None = None) -> Any:

@@ -1,9 +1,13 @@
-"""Log-probabilities of chosen tokens, without the logits of all others.
+"""Log-probabilities of chosen tokens, and the one way in which sequences are scored.
 
-In: the tensors of `batching.collate`, which say at which place each scored token is predicted. Out:
-their float32 log-probabilities, in the batch's order. Hidden states are picked before the head, so
-prompts, padding and tokens without credit never reach the vocabulary, and float32 logits of a whole
-batch are never held (`head`).
+In: a causal network, and rows (`data.row.Row`) or the batch tensors that `data.collate` makes of
+them; both say which hidden state predicts which scored token. Out: the float32 log-probability
+(nats) of every scored token, in the order of the rows.
+
+`TokenScorer` is the forward pass that training and scoring share. Hidden states are selected before
+the head, so prompts, padding, and tokens without credit never reach the vocabulary. `score_rows`
+scores any number of rows without gradients and computes a prefix that neighbouring rows share only
+once. `sharing_obstacle` finds out whether a network computes rows with shared prefixes correctly.
 """
 
 from __future__ import annotations
@@ -31,38 +35,46 @@ from rlmec.lm.tree_attention import attention_arguments, mask_obstacle
 from rlmec.runtime import signals
 
 
-class TokenLogprobs(nn.Module):
-    """A causal network whose forward gives the log-probabilities of a batch's scored tokens.
+class TokenScorer(nn.Module):
+    """A causal network whose forward pass gives the log-probabilities of a batch's scored tokens.
 
-    `form` is what the network makes of its head's output, found by one trial at construction; None
-    where that is more than a scale or a soft cap: then the network's own logits are used.
-    `shares_prefixes` keeps the answer of `selfcheck` once it was asked.
+    `form` describes how the network turns the output of its head into logits. It is None where that
+    is more than a scale or a soft cap; then the network computes the logits itself. `sharing` keeps
+    the answer of `shares_prefixes`, and is None before the first call.
     """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
         self.form = head_form(network)
-        self.shares_prefixes: bool | None = None
+        self.sharing: bool | None = None
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Tensors of `batching.collate` -> float32 [N], nats."""
-        states, targets = self._chosen(batch), batch["targets"]  # [N, D] or [N, V], [N]
+        """Log-probabilities (nats) of the N scored tokens of a collated batch: float32 [N]."""
+        targets = batch["targets"]  # [N]
+        states = self._scored_states(batch)  # [N, D] or [N, V]
+
         if self.form is None:
             return -F.cross_entropy(states.float(), targets, reduction="none")
         return -head_nll(self.network.get_output_embeddings(), states, targets, self.form)
 
     @torch.no_grad()
     def entropies(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Entropy of the distribution that each scored token is drawn from: float32 [N], nats."""
-        states = self._chosen(batch)
+        """Entropy (nats) of the distribution that predicts each scored token: float32 [N]."""
+        states = self._scored_states(batch)  # [N, D] or [N, V]
+
         if self.form is None:
             return entropy(states)
         return head_entropy(self.network.get_output_embeddings(), states, self.form)
 
-    def _chosen(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """At the scored tokens' sources the hidden states [N, D]; where the network has no `form`,
-        its logits [N, V]."""
+    def shares_prefixes(self) -> bool:
+        """Whether rows may share prefixes in scoring, where dropout is off. Tried once."""
+        if self.sharing is None:
+            self.sharing = sharing_obstacle(self, training=False) is None
+        return self.sharing
+
+    def _scored_states(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Hidden states [N, D] that predict the scored tokens; logits [N, V] if `form` is None."""
         arguments = {
             "input_ids": batch["input_ids"],
             "use_cache": False,
@@ -71,152 +83,186 @@ class TokenLogprobs(nn.Module):
         if self.form is None:
             logits = self.network(**arguments).logits  # [B, T, V]
             return logits.flatten(0, 1)[batch["sources"]]
+
         hidden = self.network.get_decoder()(**arguments).last_hidden_state  # [B, T, D]
         return hidden.flatten(0, 1).index_select(0, batch["sources"])
 
 
-TRUNK, TAILS = 18, (7, 5)
-"""Tokens of the pair that is tried. Windows are read from the configuration, never from it."""
+# --- scoring any number of rows ---
 
-
-def sharing_obstacle(net: TokenLogprobs, *, training: bool) -> str | None:
-    """Why rows of this network cannot share prefixes, None where they can.
-
-    With `training` its dropout counts: two sequences of a row would share what is dropped. The
-    trial is deterministic, draws no random number and leaves mode and weights as they are.
-    """
-    found = mask_obstacle(net.network)
-    if found is None and training and has_dropout(net):
-        found = "its dropout is active in training"
-    return found or _trial(net)
-
-
-def shares_prefixes(net: TokenLogprobs) -> bool:
-    """Whether `net` can share prefixes without dropout, as in scoring; asked of it once."""
-    if net.shares_prefixes is None:
-        net.shares_prefixes = sharing_obstacle(net, training=False) is None
-    return net.shares_prefixes
-
-
-def has_dropout(net: nn.Module) -> bool:
-    """Whether anything in it is dropped at random while it trains."""
-    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in net.modules()) or any(
-        getattr(m, "attention_dropout", 0.0) for m in net.modules()
-    )
+TOKENS_PER_BATCH = 16384
+"""Padded tokens of one scoring batch on a GPU."""
+TOKENS_PER_CPU_BATCH = 6144
+"""Padded tokens of one scoring batch on a CPU: few enough for activations to stay in its cache."""
+MAX_PADDING = 0.1
+MIN_BATCH = 512
+"""A batch of MIN_BATCH tokens or more takes no row that raises its padding above MAX_PADDING."""
 
 
 @torch.no_grad()
-def _trial(net: TokenLogprobs) -> str | None:
-    """Log-probs of one pair packed, separate, and as one plain sequence in which the second branch
-    sees the first: packed must stand far nearer to separate than that."""
-    rows, plain = _pair(net.network.config.get_text_config().vocab_size)
-    packed = merge("packed", rows, join=False)
-    first = next(net.parameters())
-    try:
-        with evaluating(net), torch.autocast(first.device.type, enabled=False):
-            separate, ours, wrong = (_logprobs(net, some) for some in (rows, [packed], [plain]))
-    except (TypeError, ValueError, KeyError, RuntimeError, IndexError, AttributeError) as error:
-        return f"it does not take the mask of a row that branches ({type(error).__name__}: {error})"
-    off = float((ours - separate).abs().max())
-    leak = float((wrong - separate[-len(wrong) :]).abs().max())
-    limit = max(0.01 * leak, 2e-6) if first.dtype == torch.float32 else 0.1 * leak
-    if off <= limit:
-        return None
-    return f"log-probs of one pair differ by {off:.1e} between packed and separate rows"
+def score_rows(scorer: TokenScorer, rows: Sequence[Row], pad_id: int) -> list[list[float]]:
+    """Log-probabilities (nats, float32) of each row's scored tokens, in the order of `rows`.
 
-
-def _pair(vocabulary: int) -> tuple[list[Row], Row]:
-    """Two rows with a common trunk; and trunk and both tails in one, the second tail scored."""
-    ids = [(7 * i * i + 3 * i + 1) % vocabulary for i in range(TRUNK + sum(TAILS) + 1)]
-    trunk, one = ids[:TRUNK], ids[TRUNK : TRUNK + TAILS[0]]
-    other = ids[-TAILS[1] :]
-    if other[0] == one[0]:
-        other[0] = (one[0] + 1) % vocabulary
-    rows = [Row.likelihood("one", trunk + one, 4), Row.likelihood("other", trunk + other, 4)]
-    return rows, Row.likelihood("plain", trunk + one + other, TRUNK + TAILS[0] + 1)
-
-
-def _logprobs(net: TokenLogprobs, rows: list[Row]) -> torch.Tensor:
-    device = next(net.parameters()).device
-    return net({k: v.to(device) for k, v in collate(rows, 0, 1.0, 1.0).items()}).cpu()
-
-
-TOKENS_PER_BATCH, IN_CACHE = 16384, 6144
-"""Padded tokens of one scoring batch; on a processor less, so that they stay in its cache."""
-MOST_PADDING, LEAST_BATCH = 0.1, 512
-"""A batch of at least LEAST_BATCH tokens takes no row that would make so much of it padding."""
-
-
-@torch.no_grad()
-def score_rows(net: TokenLogprobs, rows: Sequence[Row], pad_id: int) -> list[list[float]]:
-    """Log-probs (nats, float32) of each row's scored tokens, in the order of `rows`.
-
-    The same forward as in training, without dropout; the module is put in eval mode and back.
-    Which rows are computed together changes rounding only.
+    The forward pass is that of training, without dropout: the scorer is in eval mode meanwhile and
+    then returns to the mode it was in. Which rows are computed together changes rounding only.
+    Raises RunStopped between two batches when a signal asks the run to stop.
     """
-    device = next(net.parameters()).device
-    limit = IN_CACHE if device.type == "cpu" else TOKENS_PER_BATCH
-    merged, counts = _merged(net, rows, limit)
-    out: list[list[float]] = [[] for _ in merged]
+    device = next(scorer.parameters()).device
+    limit = TOKENS_PER_CPU_BATCH if device.type == "cpu" else TOKENS_PER_BATCH
+
+    merged = _with_shared_prefixes(scorer, rows, limit)
     lengths = [len(row.input_ids) for row in merged]
-    with evaluating(net):
-        for group in like_lengths(lengths, limit, MOST_PADDING, LEAST_BATCH):
+    scored: list[list[float]] = [[] for _ in merged]
+    with evaluating(scorer):
+        for group in like_lengths(lengths, limit, MAX_PADDING, MIN_BATCH):
             signals.check()
             batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
-            values = net({name: value.to(device) for name, value in batch.items()})
-            pieces = values.cpu().split([merged[i].sources.size for i in group])
+            logprobs = scorer({name: value.to(device) for name, value in batch.items()})  # [N]
+            pieces = logprobs.cpu().split([merged[i].sources.size for i in group])
             for i, piece in zip(group, pieces, strict=True):
-                out[i] = piece.tolist()
-    values = [value for piece in out for value in piece]
-    ends = np.cumsum(counts, dtype=np.int64).tolist()
-    return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
+                scored[i] = piece.tolist()
 
-
-def _merged(net: TokenLogprobs, rows: Sequence[Row], limit: int) -> tuple[list[Row], list[int]]:
-    """Rows, neighbours as trees where worth it, and how many tokens each of `rows` scores: the
-    merged rows score the same tokens in the same order."""
+    # A merged row scores the tokens of its rows one row after another, so that the values of all
+    # merged rows together can be cut at the original rows' token counts.
+    flat = [value for piece in scored for value in piece]
     counts = [row.sources.size for row in rows]
-    width = getattr(net.network.config.get_text_config(), "hidden_size", 0)
-    groups = _worth_sharing(rows, width, limit)
-    if len(groups) == len(rows) or not shares_prefixes(net):
-        return list(rows), counts
-    return [
-        rows[group[0]]
-        if len(group) == 1
-        else merge(rows[group[0]].id, [rows[i] for i in group], join=False)
-        for group in groups
-    ], counts
+    ends = np.cumsum(counts, dtype=np.int64).tolist()
+    return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
-def _worth_sharing(rows: Sequence[Row], width: int, limit: int) -> list[list[int]]:
-    """Runs of neighbours to compute as one: a row joins the run before it where that is less work.
+def _with_shared_prefixes(scorer: TokenScorer, rows: Sequence[Row], limit: int) -> list[Row]:
+    """The rows, with neighbours merged into one prefix tree where that is less work.
 
-    The work of T tokens in one row is counted as T (6 D + T), D the network's width: matrices of
-    about 12 D^2 weights a layer, and attention over all T, which a tree's mask does not skip.
+    Merged rows score the same tokens in the same order.
     """
+    width = getattr(scorer.network.config.get_text_config(), "hidden_size", 0)
+    groups = _groups_worth_sharing(rows, width, limit)
+    if len(groups) == len(rows) or not scorer.shares_prefixes():
+        return list(rows)
+
+    merged = []
+    for group in groups:
+        first = rows[group[0]]
+        several = [rows[i] for i in group]
+        merged.append(first if len(group) == 1 else merge(first.id, several, join=False))
+    return merged
+
+
+def _groups_worth_sharing(rows: Sequence[Row], width: int, limit: int) -> list[list[int]]:
+    """Runs of neighbouring rows to compute as one: a row joins the run before it if that is less
+    work than a row of its own, and if the run stays within `limit` tokens."""
     groups: list[list[int]] = []
-    tokens = shared = 0  # of the last run: tokens of the tree, its common beginning
+    tree_tokens = 0  # of the last run: distinct tokens of its tree
+    shared_tokens = 0  # of the last run: length of the beginning that all its rows share
     for i, row in enumerate(rows):
-        own = len(row.input_ids)
+        own_tokens = len(row.input_ids)
+
         if groups and row.is_flat and rows[groups[-1][-1]].is_flat:
-            common = min(shared, _common(rows[groups[-1][0]].input_ids, row.input_ids))
-            together = tokens + own - common
-            saved = _work(tokens, width) + _work(own, width) - _work(together, width)
+            first = rows[groups[-1][0]]
+            common = min(shared_tokens, _common_length(first.input_ids, row.input_ids))
+            together = tree_tokens + own_tokens - common
+            saved = _work(tree_tokens, width) + _work(own_tokens, width) - _work(together, width)
             if common and saved > 0 and together <= limit:
                 groups[-1].append(i)
-                tokens, shared = together, common
+                tree_tokens = together
+                shared_tokens = common
                 continue
+
         groups.append([i])
-        tokens, shared = own, own
+        tree_tokens = own_tokens
+        shared_tokens = own_tokens
     return groups
 
 
 def _work(tokens: int, width: int) -> int:
+    """Relative cost of one row of T tokens in a network of width D: T (6 D + T).
+
+    A layer has matrices of about 12 D^2 weights, and attention over all T tokens: the mask of a
+    tree does not skip the pairs it hides.
+    """
     return tokens * (6 * width + tokens)
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """Length of the common beginning of two sequences."""
     least = min(len(one), len(other))
     differ = np.asarray(one[:least]) != np.asarray(other[:least])
     return int(differ.argmax()) if differ.any() else least
+
+
+# --- whether rows may share prefixes ---
+
+TRIAL_TRUNK = 18
+TRIAL_TAILS = (7, 5)
+"""Tokens of the pair that is tried. It can be shorter than a sliding window, so windows are always
+read from the configuration and never inferred from the trial."""
+
+
+def sharing_obstacle(scorer: TokenScorer, *, training: bool) -> str | None:
+    """Why rows of this network must not share prefixes, in words; None if they may.
+
+    With `training`, active dropout is an obstacle, because the sequences of one row would share
+    what is dropped. The trial is deterministic, draws no random number, and leaves the mode and the
+    weights as they are.
+    """
+    found = mask_obstacle(scorer.network)
+    if found is None and training and has_dropout(scorer):
+        found = "its dropout is active in training"
+    return found or _trial_obstacle(scorer)
+
+
+def has_dropout(module: nn.Module) -> bool:
+    """Whether any part of the module drops values at random in training."""
+    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in module.modules()) or any(
+        getattr(m, "attention_dropout", 0.0) for m in module.modules()
+    )
+
+
+@torch.no_grad()
+def _trial_obstacle(scorer: TokenScorer) -> str | None:
+    """Compares the log-probs of one pair in a packed row with those in two separate rows.
+
+    Networks that ignore the mask fail without an error. They are recognised by a third row, in
+    which the second tail does see the first one: `leak` is how much that changes. A packed row
+    must be far closer to separate rows than that.
+    """
+    rows, leaking = _trial_rows(scorer.network.config.get_text_config().vocab_size)
+    packed = merge("packed", rows, join=False)
+    dtype = next(scorer.parameters()).dtype
+    device = next(scorer.parameters()).device
+
+    try:
+        with evaluating(scorer), torch.autocast(device.type, enabled=False):
+            separate = _batch_logprobs(scorer, rows)
+            shared = _batch_logprobs(scorer, [packed])
+            wrong = _batch_logprobs(scorer, [leaking])
+    except (TypeError, ValueError, KeyError, RuntimeError, IndexError, AttributeError) as error:
+        return f"it does not take the mask of a row that branches ({type(error).__name__}: {error})"
+
+    difference = float((shared - separate).abs().max())
+    leak = float((wrong - separate[-len(wrong) :]).abs().max())
+    limit = max(0.01 * leak, 2e-6) if dtype == torch.float32 else 0.1 * leak
+    if difference <= limit:
+        return None
+    return f"log-probs of one pair differ by {difference:.1e} between packed and separate rows"
+
+
+def _trial_rows(vocabulary: int) -> tuple[list[Row], Row]:
+    """Two rows with a common trunk, and one plain row of the trunk and both tails in which only the
+    second tail is scored."""
+    ids = [(7 * i * i + 3 * i + 1) % vocabulary for i in range(TRIAL_TRUNK + sum(TRIAL_TAILS) + 1)]
+    trunk = ids[:TRIAL_TRUNK]
+    one = ids[TRIAL_TRUNK : TRIAL_TRUNK + TRIAL_TAILS[0]]
+    other = ids[-TRIAL_TAILS[1] :]
+    if other[0] == one[0]:  # the tails must branch right after the trunk
+        other[0] = (one[0] + 1) % vocabulary
+
+    rows = [Row.likelihood("one", trunk + one, 4), Row.likelihood("other", trunk + other, 4)]
+    return rows, Row.likelihood("leaking", trunk + one + other, TRIAL_TRUNK + TRIAL_TAILS[0] + 1)
+
+
+def _batch_logprobs(scorer: TokenScorer, rows: list[Row]) -> torch.Tensor:
+    """Log-probs of the scored tokens of rows that fit one batch: float32 [N] on the CPU."""
+    device = next(scorer.parameters()).device
+    batch = collate(rows, 0, 1.0, 1.0)
+    return scorer({name: value.to(device) for name, value in batch.items()}).cpu()

@@ -12,21 +12,25 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
-from rlmec.lm.logprobs import TokenLogprobs, sharing_obstacle
+from rlmec.lm.logprobs import TokenScorer, sharing_obstacle
 from rlmec.pipeline.chain import CURVE, Run
 from rlmec.pipeline.memory_plan import FIT_REMEDIES, named_memory
 from rlmec.pipeline.resume import resume_from
 from rlmec.runtime.ranks import lone_group
 from rlmec.settings.build import build
 from rlmec.settings.schema import FitSettings, TrainerSettings
-from rlmec.training.callbacks import FiniteLoss, Progress, TrainingCurve
+from rlmec.training.callbacks import (
+    FiniteLoss,
+    Progress,
+    StopRequests,
+    TrainingCurve,
+    keep_signals,
+)
 from rlmec.training.checkpoints import (
     AtomicCheckpointIO,
     BestWeights,
     RandomStates,
     ResumeCheckpoint,
-    StopRequests,
-    keep_signals,
 )
 from rlmec.training.fsdp import FullyShardedStrategy
 from rlmec.training.module import CompletionModule
@@ -214,7 +218,7 @@ def share_prefixes(run: Run, title: str, network: Any, data: SolutionPairDataMod
     ones, else has them taken apart, and says why. Rank 0 decides for all; to be called before
     `plan_for`.
     """
-    found = run.ranks.share(lambda: sharing_obstacle(TokenLogprobs(network), training=True))
+    found = run.ranks.share(lambda: sharing_obstacle(TokenScorer(network), training=True))
     data.shares_prefixes = found is None
     if found is not None:
         run.say(f"{title}: every sequence is a row of its own, for {found}")

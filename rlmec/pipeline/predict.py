@@ -16,7 +16,7 @@ from rlmec.pipeline.memory_plan import PREDICT_REMEDIES, named_memory
 from rlmec.runtime import signals
 from rlmec.runtime.display import Bar
 from rlmec.store.parts import PartFolder
-from rlmec.training.checkpoints import keep_signals
+from rlmec.training.callbacks import keep_signals
 from rlmec.training.predict_parts import Sealed, part_loader
 
 Tables = dict[str, tuple[Sequence[Any], type]]

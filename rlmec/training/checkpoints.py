@@ -1,8 +1,12 @@
-"""Checkpoints that cannot tear and resume that is exact.
+"""Checkpoints that are never torn, and a resume that continues with the same bits.
 
-A checkpoint is written at optimizer steps only, after validation of that step, in the folder of its
-artifact: a temporary file, fsync, one rename. The two newest are kept, the newest that loads is
-taken. The states of all random number generators travel as plain lists, gathered over the ranks.
+In: the state of a Lightning fit. Out: files `step-00000000.ckpt` in the folder of the artifact that
+the fit makes, and the weights of the best score. A checkpoint is written only at an optimizer step,
+after the validation of that step: between two steps there are gradients that no checkpoint holds.
+The newest few are kept, and a resume takes the newest one that loads.
+
+Lightning saves weights, optimizers, schedulers, counters and the state of callbacks and data.
+`RandomStates` adds the random number generators of all ranks.
 """
 
 from __future__ import annotations
@@ -17,21 +21,25 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from rlmec.runtime import signals
 from rlmec.store.artifacts import ArtifactError
+from rlmec.training.callbacks import StopRequests
 
 _NAME = re.compile(r"step-(\d{8})\.ckpt")
 _PART = ".part"
 
 
+# --- writing and reading ---
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name, then renames it: a kill leaves the old or new."""
+    """Writes a checkpoint so that a crash leaves either the previous file or the whole new one."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        # Lightning's own writer goes through $TMPDIR. A move from another filesystem is a copy,
+        # which a crash can cut in half; a rename within one folder cannot be.
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
         part = final.with_name(f"{final.name}.{os.getpid()}{_PART}")
@@ -41,6 +49,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(final)
+
+            # The rename itself is on disk only once the folder is.
             folder = os.open(final.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
@@ -55,32 +65,34 @@ def saved_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_loadable(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that loads, or None where there is none at all.
+    """The newest checkpoint that loads, or None if there is no checkpoint at all.
 
-    Left-over parts are swept, and torn checkpoints newer than it, which would otherwise count among
-    those kept. Raises ArtifactError where checkpoints exist but none loads: a run
-    never starts from scratch in silence.
+    Removes unfinished files, and torn checkpoints newer than the one returned: they would otherwise
+    count among those that are kept. Raises ArtifactError if there are checkpoints but none loads,
+    because a run must not start from scratch without being told to.
     """
-    for left in (*folder.glob(f"*{_PART}"), *folder.glob("weights-*.ckpt")):
-        left.unlink()
+    for left_over in (*folder.glob(f"*{_PART}"), *folder.glob("weights-*.ckpt")):
+        left_over.unlink()
+
     found = saved_checkpoints(folder)
     for path in found:
         try:
             read_checkpoint(path)
-        except Exception as error:  # any torn file: the kind of error depends on where it is torn
-            say(f"{path}: does not load ({type(error).__name__}), trying the one before")
+        except Exception as error:  # the type of error depends on where the file is torn
+            say(f"{path}: does not load ({type(error).__name__}), trying the one before it")
             continue
         remove_newer(folder, step_of(path))
         return path
+
     if found:
         raise ArtifactError(
-            f"{folder}: none of {len(found)} checkpoints loads; remove them to start anew"
+            f"{folder}: none of {len(found)} checkpoints loads; remove them to start again"
         )
     return None
 
 
 def remove_newer(folder: Path, step: int) -> None:
-    """Drops resume checkpoints after `step`: a fit that goes on from there makes them anew."""
+    """Removes resume checkpoints after `step`; a fit that continues from there writes new ones."""
     for path in saved_checkpoints(folder):
         if step_of(path) > step:
             path.unlink()
@@ -92,71 +104,27 @@ def saved_step(path: Path) -> int:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's plain values and tensors, which stay on disk until they are used."""
+    """The plain values and tensors of a checkpoint. Tensors stay on disk until they are used."""
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def step_of(path: Path) -> int:
-    """The optimizer step in a checkpoint's name."""
+    """The optimizer step in a checkpoint's file name."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise ValueError(f"{path}: not a resume checkpoint (step-00000000.ckpt)")
     return int(match[1])
 
 
-def keep_signals(trainer: L.Trainer) -> L.Trainer:
-    """The trainer, without the handlers of its own that it would put in the place of ours: they end
-    a fit in the middle of a step, and the program with 0."""
-    connector: Any = trainer._signal_connector
-    if not callable(getattr(connector, "register_signal_handlers", None)):
-        raise RuntimeError("this version of lightning takes signals in a way that is not known")
-    connector.register_signal_handlers = lambda: None
-    return trainer
-
-
-class StopRequests(Callback):
-    """Ends a fit at the optimizer step at which a signal has asked any of the ranks to stop.
-
-    The step is saved first by `ResumeCheckpoint`, which calls `end`; without one (`saves` is False)
-    the fit ends unsaved.
-    """
-
-    def __init__(self, title: str, saves: bool) -> None:
-        self.title, self.saves = title, saves
-        self.number: int | None = None
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
-    ) -> None:
-        if (args[-1] + 1) % trainer.accumulate_grad_batches:
-            return
-        self.number = agreed(trainer)
-        if not self.saves:
-            self.end(trainer, pl_module)
-
-    def end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Raises RunStopped where the ranks have agreed to stop."""
-        if self.number is not None:
-            kept = "is saved" if self.saves else "is lost: a fit under DeepSpeed is not saved"
-            where = f"{self.title} at optimizer step {trainer.global_step} of {pl_module.steps}"
-            raise signals.RunStopped(self.number, f"{where}, which {kept}")
-
-
-def agreed(trainer: L.Trainer) -> int | None:
-    """The signal that any rank was asked to stop by, the first rank's before the others': what it
-    passes on reaches them as SIGTERM. All ranks call it."""
-    number = signals.requested()
-    if trainer.world_size == 1:
-        return number
-    ranked = 0 if number is None else 256 * (trainer.world_size - trainer.global_rank) + number
-    asked = torch.tensor([ranked], device=trainer.strategy.root_device)
-    dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-    return int(asked) % 256 or None
+# --- callbacks ---
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Saves every `every_steps` optimizer steps, at the last one and where `stops` will end the
-    fit; keeps the newest `keep`. It is called last."""
+    """Saves every `every_steps` optimizer steps, at the last step, and where `stops` ends the fit.
+
+    The newest `keep` checkpoints are kept. Lightning calls a Checkpoint after all other callbacks,
+    so what they did at the step is in the file.
+    """
 
     def __init__(
         self,
@@ -167,31 +135,39 @@ class ResumeCheckpoint(Checkpoint):
         stops: StopRequests,
     ) -> None:
         super().__init__()
-        self.folder, self.every_steps, self.keep, self.best = folder, every_steps, keep, best
+        self.folder = folder
+        self.every_steps = every_steps
+        self.keep = keep
+        self.best = best
         self.stops = stops
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
+        batch_idx = args[-1]
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # in the middle of a step: its gradients would be lost
         step = trainer.global_step
-        between = (args[-1] + 1) % trainer.accumulate_grad_batches
         due = step % self.every_steps == 0 or step == pl_module.steps or trainer.should_stop
-        if between or not (due or self.stops.number is not None):
+        if not due and self.stops.number is None:
             return
+
         trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt")
         if trainer.is_global_zero:
             for old in saved_checkpoints(self.folder)[self.keep :]:
                 old.unlink()
             if self.best is not None:
                 self.best.prune(self.keep)
+
         self.stops.end(trainer, pl_module)
 
 
 class BestWeights(Callback):
-    """Keeps the weights of the best score seen; a score is offered by `offer` at an optimizer step.
+    """Keeps the weights of the best score. `offer` gives it a score at an optimizer step.
 
-    Ties keep the earlier one. The scores stand in the resume checkpoint; files that an earlier kept
-    checkpoint may still name stay until it is gone.
+    Of equal scores the earlier one stays. The best score and its step are part of the resume
+    checkpoint. A resume may go back to an older checkpoint, so the weights that any kept checkpoint
+    names are kept as well.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -204,22 +180,27 @@ class BestWeights(Callback):
         return {"score": self.score, "step": self.step, "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.score, self.step = state_dict["score"], state_dict["step"]
+        self.score = state_dict["score"]
+        self.step = state_dict["step"]
+        # The state was saved before `prune` added the step of its own checkpoint.
         self.history = [*state_dict["history"], self.step]
 
     def offer(self, trainer: L.Trainer, score: float) -> bool:
-        """True where `score` is a new best; its weights are then on disk."""
+        """Returns True if `score` is a new best, with its weights on disk."""
         if self.score is not None and score <= self.score:
             return False
-        self.score, self.step = score, trainer.global_step
+        self.score = score
+        self.step = trainer.global_step
         trainer.save_checkpoint(self.path(self.step), weights_only=True)
         return True
 
     def path(self, step: int) -> Path:
+        """The file of the weights of one optimizer step."""
         return self.folder / f"best-{step:08d}.ckpt"
 
     def prune(self, keep: int) -> None:
-        """After a resume checkpoint: drops weights that none of the newest `keep` names."""
+        """Removes weights that none of the newest `keep` checkpoints names. It is called after each
+        resume checkpoint."""
         self.history = [*self.history, self.step][-keep:]
         named = {self.path(step) for step in self.history if step is not None}
         for path in self.folder.glob("best-*.ckpt"):
@@ -228,7 +209,11 @@ class BestWeights(Callback):
 
 
 class RandomStates(Callback):
-    """Random number generators of all ranks in the checkpoint, put back when training starts."""
+    """Saves the random number generators of all ranks, and restores them when training starts.
+
+    Lightning's checkpoint holds no random states: without them dropout would draw other values
+    after a resume.
+    """
 
     def __init__(self) -> None:
         self._loaded: list[Any] | None = None
@@ -249,10 +234,14 @@ class RandomStates(Callback):
         self._loaded = checkpoint.get("rlmec_random_states")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Restored here and not when loading: set-up and the first validation draw numbers, too.
         if self._loaded is None:
-            if trainer.global_step:  # weights alone (resume=weights): not the step-0 numbers again
+            if (
+                trainer.global_step
+            ):  # weights alone (resume=weights): do not repeat step 0's numbers
                 torch.manual_seed(torch.initial_seed() + trainer.global_step)
             return
+
         if len(self._loaded) != trainer.world_size:
             raise ValueError(
                 f"the checkpoint is of {len(self._loaded)} ranks, this run has {trainer.world_size}"
@@ -262,20 +251,24 @@ class RandomStates(Callback):
 
 
 def _random_state() -> dict[str, Any]:
+    """The states of all generators as plain lists and numbers.
+
+    `torch.load(weights_only=True)` refuses NumPy arrays and Python's own state tuples.
+    """
     version, numbers, gauss = random.getstate()
-    numbers_of = np.random.get_state(legacy=False)
-    inner = numbers_of["state"]
+    numpy_state = np.random.get_state(legacy=False)
+    inner = numpy_state["state"]
     cuda = [s.tolist() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
     return {
         "torch": torch.get_rng_state().tolist(),
         "cuda": cuda,
         "python": [version, list(numbers), gauss],
         "numpy": [
-            numbers_of["bit_generator"],
+            numpy_state["bit_generator"],
             inner["key"].tolist(),
             int(inner["pos"]),
-            int(numbers_of["has_gauss"]),
-            float(numbers_of["gauss"]),
+            int(numpy_state["has_gauss"]),
+            float(numpy_state["gauss"]),
         ],
     }
 

@@ -17,7 +17,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from rlmec.lm.logprobs import TokenLogprobs
+from rlmec.lm.logprobs import TokenScorer
 from rlmec.lm.lora import is_adapted
 from rlmec.method.objectives import ObjectiveSums, TokenBatch
 from rlmec.training.fsdp import is_sharded, shard, whole_state
@@ -48,7 +48,7 @@ class CompletionModule(L.LightningModule):
         schedule: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
-        self.net = TokenLogprobs(network)
+        self.net = TokenScorer(network)
         self.net.train()
         self.pad_id, self.end_ids = pad_id, tuple(end_ids)
         self.objective = objective

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from rlmec.lm.draft_decoding import rewrite
 from rlmec.lm.generation import Completion, Decoding, generate
 from rlmec.runtime import signals
-from rlmec.training.checkpoints import BestWeights, agreed
+from rlmec.training.callbacks import agreed_signal
+from rlmec.training.checkpoints import BestWeights
 from rlmec.training.module import CompletionModule, publish
 
 Judge = Callable[[list[int], list[Completion]], dict[str, float]]
@@ -116,7 +117,7 @@ class Validation(Callback):
             sums = self._generate(trainer, pl_module)
         except signals.RunStopped:
             pl_module.train()
-        self._asked = agreed(trainer)
+        self._asked = agreed_signal(trainer)
         if self._asked is not None:
             return None
         totals = {name: self._added(trainer, mine) for name, mine in means.items()}

@@ -20,7 +20,7 @@ from rlmec.ablations.labels import (
 )
 from rlmec.ablations.rewards import continuous_probability
 from rlmec.data.grm_rows import grm_rows, rewriting_row
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.tokenizers import codec
 from rlmec.pipeline import models
 from rlmec.prompts import Prompts
@@ -110,7 +110,7 @@ def test_the_head_s_two_rows_are_a_linear_classifier_on_the_state_that_read_the_
     net, made = network(), prompts()
     attempt = made.codec.completion("3 + 5 = 9")
     row = reading_row(made, PROBLEM, attempt, "a")
-    found = kept_logprobs(score_rows(TokenLogprobs(net), [row], 0)[0])
+    found = kept_logprobs(score_rows(TokenScorer(net), [row], 0)[0])
     with torch.no_grad():
         hidden = net.get_decoder()(input_ids=torch.tensor([row.input_ids])).last_hidden_state[0]
     kept, removed = label_ids(made.codec)
@@ -141,7 +141,7 @@ def test_the_chain_scores_with_labels_and_rewrites_as_before(tmp_path):
     scores = read_table(Path(done["score"]["artifact"]) / "scores.parquet", Score)
     own = read_table(Path(done["score"]["artifact"]) / "corrections.parquet", Correction)
     problems = by_id(build(config.task).problems("train"))
-    net = TokenLogprobs(grm.network())
+    net = TokenScorer(grm.network())
     corrected = {c.attempt_id for c in own}
     assert 0 < len(corrected) < len(attempts), "some are drafts, others are not"
     for some in (attempts[0], next(a for a in attempts if a.id in corrected)):

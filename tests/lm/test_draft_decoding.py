@@ -13,7 +13,7 @@ from small_models import FIVE, network, ragged_ids, tokenizer
 from rlmec.data.row import Row
 from rlmec.lm.draft_decoding import Realignment, rewrite
 from rlmec.lm.generation import Decoding, generate
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 
 LENGTHS = (9, 3, 1, 14, 6, 2)
 LIMIT = 40
@@ -53,7 +53,7 @@ def check(net, prompts, drafts, ends=NO_END, limit=LIMIT):
         for i, (p, d) in enumerate(zip(prompts, drafts, strict=True))
         if d
     ]
-    scored = iter(score_rows(TokenLogprobs(net), rows, PAD_ID))
+    scored = iter(score_rows(TokenScorer(net), rows, PAD_ID))
     for one, draft in zip(done, drafts, strict=True):
         assert one.draft_logprobs == pytest.approx(next(scored) if draft else [], abs=1e-5)
     return done

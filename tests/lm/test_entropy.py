@@ -11,7 +11,7 @@ from rlmec.data.collate import collate
 from rlmec.evaluation.run_warnings import diagnose
 from rlmec.lm import chunked_head
 from rlmec.lm.chunked_head import entropy, evaluating
-from rlmec.lm.logprobs import TokenLogprobs
+from rlmec.lm.logprobs import TokenScorer
 
 
 def test_entropy_by_hand():
@@ -31,7 +31,7 @@ def dense(net, batch):
 
 @pytest.mark.parametrize("kind", ["llama", "soft_capped"])
 def test_entropies_are_those_of_the_network_s_own_logits(kind, monkeypatch):
-    net = TokenLogprobs(network(kind, seed=3))
+    net = TokenScorer(network(kind, seed=3))
     batch = collate(credited_rows(net.network)[:3], 0, 1.0, 1.0)
     expected = dense(net.network, batch)
     assert net.entropies(batch).tolist() == pytest.approx(expected.tolist(), abs=1e-4)

@@ -13,7 +13,7 @@ from rlmec.lm.generation import (
     _nucleus,
     generate,
 )
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 
 LENGTHS = (9, 3, 1, 14, 6, 2)
 LIMIT = 12
@@ -148,7 +148,7 @@ def test_reported_logprobs_are_those_of_training(kind, decoding):
         Row.likelihood(str(i), [*asked[i // n], *c.ids], len(asked[i // n]))
         for i, c in enumerate(done)
     ]
-    for c, scored in zip(done, score_rows(TokenLogprobs(net), rows, PAD_ID), strict=True):
+    for c, scored in zip(done, score_rows(TokenScorer(net), rows, PAD_ID), strict=True):
         assert c.logprobs == pytest.approx(scored, abs=1e-4)
 
 

@@ -7,7 +7,7 @@ from small_models import SHAPES, network, ragged_ids
 from rlmec.data.collate import collate
 from rlmec.data.row import Row
 from rlmec.lm.chunked_head import PLAIN, HeadForm, head_form
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 
 KINDS = list(SHAPES)
 LENGTHS = (17, 5, 11, 2)
@@ -35,7 +35,7 @@ def without(batch, *places):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_they_are_those_of_the_networks_logits(kind):
-    net = TokenLogprobs(network(kind)).eval()
+    net = TokenScorer(network(kind)).eval()
     assert net.form == (HeadForm(cap=2.0) if kind == "soft_capped" else PLAIN)
     batch = without(collate(ragged_rows(), 0, 1.0, 1.0), (0, 5))  # a gap
     got = forward(net, batch)
@@ -54,7 +54,7 @@ def test_they_are_those_of_the_networks_logits(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_neighbours_do_not_matter(kind):
-    net = TokenLogprobs(network(kind, seed=1)).eval()
+    net = TokenScorer(network(kind, seed=1)).eval()
     rows = ragged_rows(1)
     together = forward(net, collate(rows, 0, 1.0, 1.0)).split([r.weights.size for r in rows])
     for row, values in zip(rows, together, strict=True):
@@ -63,7 +63,7 @@ def test_padding_and_neighbours_do_not_matter(kind):
 
 
 def test_rows_are_scored_in_their_order_and_the_mode_is_put_back():
-    net = TokenLogprobs(network("llama", dropout=True)).train()
+    net = TokenScorer(network("llama", dropout=True)).train()
     rows = ragged_rows(2)
     scores = score_rows(net, rows, 0)
     assert net.training
@@ -75,9 +75,9 @@ def test_rows_are_scored_in_their_order_and_the_mode_is_put_back():
 
 
 def test_many_rows_are_scored_in_batches_within_the_limit(monkeypatch):
-    net, rows = TokenLogprobs(network("llama")), ragged_rows(2)
+    net, rows = TokenScorer(network("llama")), ragged_rows(2)
     whole = score_rows(net, rows, 0)
-    monkeypatch.setattr("rlmec.lm.logprobs.IN_CACHE", 20)
+    monkeypatch.setattr("rlmec.lm.logprobs.TOKENS_PER_CPU_BATCH", 20)
     shapes = []
     net.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0]["input_ids"].shape)))
     cut = score_rows(net, rows, 0)
@@ -90,7 +90,7 @@ def test_many_rows_are_scored_in_batches_within_the_limit(monkeypatch):
 def test_gradients_flow_from_chosen_tokens_alone(kind):
     """A causal network: what is behind the last chosen token, a row without one and padding feel
     nothing; what stands before it does."""
-    net = TokenLogprobs(network(kind)).eval()
+    net = TokenScorer(network(kind)).eval()
     batch = collate(ragged_rows(), 0, 1.0, 1.0)
     wanted = [(0, 4), (0, 6), (1, 4)]  # rows 2 and 3 have no chosen token
     everything = [(b, t) for b in range(4) for t in range(1, 17)]
@@ -108,7 +108,7 @@ def test_gradients_flow_from_chosen_tokens_alone(kind):
 
 
 def test_no_chosen_token_gives_none_and_finite_gradients():
-    net = TokenLogprobs(network("llama"))
+    net = TokenScorer(network("llama"))
     batch = collate([], 0, 1.0, 1.0)
     values = forward(net, batch)
     assert values.shape == (0,)
@@ -136,7 +136,7 @@ def test_other_things_done_around_the_head_leave_it_to_the_network(what, monkeyp
     """Logits shifted after the head, or states doubled before it: no form of ours."""
     made = network("llama", seed=4)
     batch = collate(ragged_rows(), 0, 1.0, 1.0)
-    before = TokenLogprobs(made)(batch)
+    before = TokenScorer(made)(batch)
     whole, width = type(made).forward, made.config.vocab_size
 
     def strange(self, *args, **kwargs):
@@ -148,7 +148,7 @@ def test_other_things_done_around_the_head_leave_it_to_the_network(what, monkeyp
         monkeypatch.setattr(type(made), "forward", strange)
     else:
         made.lm_head.register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))
-    net = TokenLogprobs(made)
+    net = TokenScorer(made)
     assert net.form is None
     logits = made(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     wanted = logits.log_softmax(-1).flatten(0, 1)[batch["sources"], batch["targets"]]
@@ -159,7 +159,7 @@ def test_other_things_done_around_the_head_leave_it_to_the_network(what, monkeyp
 def test_the_trial_leaves_no_trace():
     made = network("gpt2", dropout=True).train()
     state = torch.get_rng_state()
-    TokenLogprobs(made)
+    TokenScorer(made)
     assert torch.equal(torch.get_rng_state(), state)
     assert made.training
     assert not made.get_output_embeddings()._forward_hooks

@@ -15,12 +15,11 @@ from rlmec.lm.chunked_head import DENSE_LOGITS, head_nll
 from rlmec.lm.generation import Decoding, generate
 from rlmec.lm.loading import (
     end_ids,
-    export_merged,
     export_network,
     load_network,
     tokenizer_of,
 )
-from rlmec.lm.logprobs import TokenLogprobs, has_dropout, score_rows, sharing_obstacle
+from rlmec.lm.logprobs import TokenScorer, has_dropout, score_rows, sharing_obstacle
 from rlmec.lm.lora import (
     adapter_at,
     is_adapted,
@@ -98,12 +97,12 @@ def test_directories_of_base_and_adapter_and_the_merged_export(kind, tmp_path):
         assert torch.equal(back(IDS).logits, network(kind, seed=3)(IDS).logits)
     assert (wanted - network(kind, seed=3)(IDS).logits).abs().max() > 0.1
 
-    export_merged(folder, tmp_path / "merged")
+    export_network(merged(load_network(folder)), tokenizer_of(folder), tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     assert not is_adapted(plain)
     torch.testing.assert_close(plain(IDS).logits, wanted, rtol=0, atol=1e-5)
     assert tokenizer_digest(tokenizer_of(tmp_path / "merged")) == tokenizer_digest(tokenizer())
-    export_merged(base, tmp_path / "same")
+    export_network(merged(load_network(base)), tokenizer_of(base), tmp_path / "same")
     assert torch.equal(load_network(tmp_path / "same")(IDS).logits, load_network(base)(IDS).logits)
 
 
@@ -167,7 +166,7 @@ def test_shared_prefixes_chosen_logprobs_and_decoding_hold(kind, tmp_path):
     """Under the adapter as without one: packed and separate rows, and the library's own greedy."""
     _, folder, _ = directories(tmp_path, kind)
     net = load_network(folder)
-    scorer, rows = TokenLogprobs(net), rows_with_a_common_start()
+    scorer, rows = TokenScorer(net), rows_with_a_common_start()
     assert scorer.form is not None
     assert sharing_obstacle(scorer, training=True) is None
     with torch.no_grad():
@@ -192,7 +191,7 @@ def test_shared_prefixes_chosen_logprobs_and_decoding_hold(kind, tmp_path):
 def test_an_adapter_on_the_head_takes_the_general_way():
     """Chunked: torch's own operation would leave the adapter out."""
     made = adapted(target_modules=["q_proj", "lm_head"])
-    net = TokenLogprobs(made)
+    net = TokenScorer(made)
     rows = rows_with_a_common_start()
     with torch.no_grad():
         for row, values in zip(rows, score_rows(net, rows, 0), strict=True):
@@ -211,7 +210,7 @@ def test_an_adapter_on_the_head_takes_the_general_way():
 def test_dropout_of_an_adapter_counts_as_dropout():
     assert has_dropout(adapted(dropout=0.1))
     assert not has_dropout(adapted())
-    net = TokenLogprobs(adapted(dropout=0.1))
+    net = TokenScorer(adapted(dropout=0.1))
     assert sharing_obstacle(net, training=True) == "its dropout is active in training"
     assert sharing_obstacle(net, training=False) is None
 

@@ -13,7 +13,7 @@ from rlmec.data.prefix_tree import flat_rows, merge, trim
 from rlmec.data.row import Row
 from rlmec.lm import logprobs
 from rlmec.lm.loading import enable_gradient_checkpointing
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.tree_attention import attention_arguments, visible
 from rlmec.method.objectives import rlmec_authors, rlmec_clipped
 
@@ -30,8 +30,8 @@ def near(net, rows, seed=0):
     """The rows with old log-probs near the network's own: elsewhere a clipped reward feels nothing
     of a changed log-prob."""
     draw = np.random.default_rng(seed)
-    plain = TokenLogprobs(net.network)
-    plain.shares_prefixes = False
+    plain = TokenScorer(net.network)
+    plain.sharing = False
     old = [np.array(values) for values in score_rows(plain, rows, 0)]
     moved = [values + draw.uniform(-0.2, 0.2, len(values)) for values in old]
     return [replace(row, old_logprobs=o) for row, o in zip(rows, moved, strict=True)]
@@ -74,7 +74,7 @@ def test_packed_and_separate_rows_give_one_loss_and_one_gradient(kind, checkpoin
     made = network(kind, seed=3)
     if checkpointed:
         enable_gradient_checkpointing(made)
-    net = TokenLogprobs(made).train()
+    net = TokenScorer(made).train()
     assert_same(net, *batches(net, pairs(5)))
 
 
@@ -82,7 +82,7 @@ def test_packed_and_separate_rows_give_one_loss_and_one_gradient(kind, checkpoin
 def test_with_eager_attention_too(kind):
     made = network(kind, seed=3)
     made.set_attn_implementation("eager")
-    net = TokenLogprobs(made).train()
+    net = TokenScorer(made).train()
     assert made.config._attn_implementation == "eager"
     assert_same(net, *batches(net, pairs(6)), rlmec_authors)
 
@@ -90,7 +90,7 @@ def test_with_eager_attention_too(kind):
 def test_qwen_with_its_window_switched_on_and_off():
     for on in (True, False):
         made = network("qwen2", sliding_window=6, use_sliding_window=on, max_window_layers=1)
-        net = TokenLogprobs(made).train()
+        net = TokenScorer(made).train()
         made_batches = batches(net, pairs(7))
         assert isinstance(attention_arguments(made, made_batches[1])["attention_mask"], dict) is on
         assert_same(net, *made_batches)
@@ -106,7 +106,7 @@ def test_with_lora(checkpointed):
         made.enable_input_require_grads()
     torch.manual_seed(1)
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-    net = TokenLogprobs(peft.get_peft_model(made, config)).train()
+    net = TokenScorer(peft.get_peft_model(made, config)).train()
     assert net.form is not None
     assert_same(net, *batches(net, pairs(8)))
 
@@ -117,7 +117,7 @@ def test_rows_of_a_whole_problem_and_rows_taken_apart_again():
     ids, n = made[0].input_ids, made[0].prompt_length
     more = random_pair(draw, "b", edits=2, length=(9, 24))
     more = [Row.flat(r.id, ids[:n] + r.input_ids[r.prompt_length :], n, *credit(r)) for r in more]
-    net = TokenLogprobs(network("mistral", seed=3)).train()
+    net = TokenScorer(network("mistral", seed=3)).train()
     rows = near(net, [*made, *more])
     counts = step_normalizers(rows)
     tree = trim(merge("problem", rows))
@@ -132,7 +132,7 @@ def credit(row):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_neighbours_do_not_matter_to_a_tree(kind):
-    net = TokenLogprobs(network(kind, seed=1)).eval()
+    net = TokenScorer(network(kind, seed=1)).eval()
     trees = [merge(pair[1].id, pair) for pair in pairs(2)]
     together = net(collate(trees, 0, 1.0, 1.0)).split([len(t.targets) for t in trees])
     for tree, values in zip(trees, together, strict=True):
@@ -192,20 +192,20 @@ def counted(net, rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_of_a_problem_share_their_prompt_in_scoring(kind):
-    net, rows = TokenLogprobs(network(kind, seed=2)), samples()
-    net.shares_prefixes = False
+    net, rows = TokenScorer(network(kind, seed=2)), samples()
+    net.sharing = False
     plain, all_tokens = counted(net, rows)
     assert all_tokens == sum(len(row.input_ids) for row in rows)
-    net.shares_prefixes = None
+    net.sharing = None
     shared, fewer = counted(net, rows)
-    assert net.shares_prefixes
+    assert net.sharing
     assert fewer < 0.6 * all_tokens
     for one, other in zip(plain, shared, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
 
 
 def test_the_order_of_rows_changes_rounding_alone():
-    net, rows = TokenLogprobs(network(seed=2)), samples()
+    net, rows = TokenScorer(network(seed=2)), samples()
     mixed = np.random.default_rng(0).permutation(len(rows)).tolist()
     scores, again = score_rows(net, rows, 0), score_rows(net, [rows[i] for i in mixed], 0)
     for at, i in enumerate(mixed):
@@ -218,8 +218,8 @@ def test_neighbours_share_only_where_it_is_less_work():
     long = [Row.likelihood(str(i), [7, *range(50 * i + 8, 50 * i + 48)], 2) for i in range(3)]
     rows = [Row.likelihood(str(i), ids, 1) for i, ids in enumerate(short)]
     # width 32: T (6 * 32 + T) is 2 * 2020 for two rows of 10, and 19 * 211 = 4009 for one of 19
-    assert logprobs._worth_sharing(rows, 32, 999) == [[0, 1]]
+    assert logprobs._groups_worth_sharing(rows, 32, 999) == [[0, 1]]
     # two rows of 41: 2 * 9553 = 19106; 81 * 273 = 22113
-    assert logprobs._worth_sharing(long, 32, 999) == [[0], [1], [2]]
-    assert logprobs._worth_sharing(long, 10**6, 999) == [[0, 1, 2]]
-    assert logprobs._worth_sharing(long, 10**6, 100) == [[0, 1], [2]]
+    assert logprobs._groups_worth_sharing(long, 32, 999) == [[0], [1], [2]]
+    assert logprobs._groups_worth_sharing(long, 10**6, 999) == [[0, 1, 2]]
+    assert logprobs._groups_worth_sharing(long, 10**6, 100) == [[0, 1], [2]]

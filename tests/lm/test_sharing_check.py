@@ -12,10 +12,9 @@ from small_rows import credits, random_pair
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.lm.loading import new_network
 from rlmec.lm.logprobs import (
-    TokenLogprobs,
+    TokenScorer,
     has_dropout,
     score_rows,
-    shares_prefixes,
     sharing_obstacle,
 )
 from rlmec.lm.tree_attention import mask_obstacle, window_of
@@ -43,17 +42,17 @@ def deaf(kind="llama", **changes):
 @pytest.mark.parametrize("spread", [0.2, 1e-3])
 @pytest.mark.parametrize("kind", FIVE)
 def test_networks_that_share(kind, spread):
-    net = TokenLogprobs(network(kind, initializer_range=spread)).train()
+    net = TokenScorer(network(kind, initializer_range=spread)).train()
     state = torch.get_rng_state()
     assert sharing_obstacle(net, training=True) is None
-    assert shares_prefixes(net)
+    assert net.shares_prefixes()
     assert net.training
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("spread", [0.2, 1e-3])
 def test_a_network_that_ignores_the_mask_is_found_at_any_size_of_weights(spread):
-    found = sharing_obstacle(TokenLogprobs(deaf(initializer_range=spread)), training=False)
+    found = sharing_obstacle(TokenScorer(deaf(initializer_range=spread)), training=False)
     assert found is not None
     assert "log-probs of one pair differ by" in found
 
@@ -69,13 +68,13 @@ def test_a_network_that_ignores_the_mask_is_found_at_any_size_of_weights(spread)
 def test_positions_by_distance_in_the_row_are_found(shape):
     """ALiBi counts places, not positions."""
     made = new_network(shape, tokenizer(), "eager", 0).eval()
-    assert sharing_obstacle(TokenLogprobs(made), training=False) is not None
+    assert sharing_obstacle(TokenScorer(made), training=False) is not None
 
 
 def test_dropout_counts_in_training_alone():
-    net = TokenLogprobs(network("gpt2", dropout=True))
+    net = TokenScorer(network("gpt2", dropout=True))
     assert has_dropout(net)
-    assert not has_dropout(TokenLogprobs(network("gpt2")))
+    assert not has_dropout(TokenScorer(network("gpt2")))
     assert sharing_obstacle(net, training=True) == "its dropout is active in training"
     assert sharing_obstacle(net, training=False) is None
 
@@ -142,12 +141,12 @@ def test_a_stage_takes_trees_apart_where_they_do_not_hold_and_says_why(made):
 
 def test_scoring_falls_back_too():
     """A network that ignores masks reads right-padded flat rows as they are."""
-    net = TokenLogprobs(deaf())
+    net = TokenScorer(deaf())
     draw = np.random.default_rng(5)
     rows = random_pair(draw, "p", edits=2, length=(20, 30))
     assert sharing_obstacle(net, training=False) is not None
-    plain = TokenLogprobs(network())
+    plain = TokenScorer(network())
     for one, other in zip(score_rows(net, rows, 0), score_rows(plain, rows, 0), strict=True):
         assert one == pytest.approx(other, abs=1e-5)
-    assert net.shares_prefixes is False
-    assert plain.shares_prefixes is True
+    assert net.sharing is False
+    assert plain.sharing is True

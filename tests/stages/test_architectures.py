@@ -17,7 +17,7 @@ from small_tokenizers import byte_level, sentencepiece, with_chat
 from rlmec.data.collate import collate
 from rlmec.data.row import Row
 from rlmec.lm.loading import export_network, new_network
-from rlmec.lm.logprobs import TokenLogprobs
+from rlmec.lm.logprobs import TokenScorer
 from rlmec.lm.tokenizers import codec
 from rlmec.prompts import Prompts, Templates
 from rlmec.records import Problem
@@ -77,7 +77,7 @@ def taught_directory(kind, folder):
         prompt = prompts.policy(Problem(str(number), question, "?"))
         completion = made.completion(solution)
         rows.append(Row.likelihood(str(number), [*prompt, *completion], len(prompt)))
-    net = TokenLogprobs(network)
+    net = TokenScorer(network)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
     order = torch.Generator().manual_seed(0)
     for _ in range(STEPS):

@@ -19,7 +19,7 @@ from small_fits import (
 from small_models import network, ragged_ids
 
 from rlmec.lm.generation import Decoding, generate
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.method.objectives import ObjectiveSums, rlmec_clipped
 from rlmec.training.callbacks import FiniteLoss, Progress
 from rlmec.training.checkpoints import saved_checkpoints
@@ -73,7 +73,7 @@ def test_the_loss_is_the_mean_over_target_tokens_without_dropout(rows, tmp_path)
     """Weights and rewards play no part in it, and its batches no part in training."""
     module, history, _ = trained(tmp_path, rows, Scores([0.5]), keep_best=False)
     for net, line in ((dropping_network(), history[0]), (module.network, history[-1])):
-        values = [x for row in score_rows(TokenLogprobs(net), rows[:5], 0) for x in row]
+        values = [x for row in score_rows(TokenScorer(net), rows[:5], 0) for x in row]
         assert line["val/loss"] == pytest.approx(-sum(values) / len(values), rel=1e-5)
     bare, _ = fitted(tmp_path / "bare", dropping_network(), data_of(rows, steps=5))
     one, other = module.network.state_dict(), bare.network.state_dict()

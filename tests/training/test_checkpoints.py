@@ -21,13 +21,13 @@ from small_fits import (
     torn_save,
 )
 
-from rlmec.training import checkpoints
+from rlmec.training import callbacks
+from rlmec.training.callbacks import StopRequests
 from rlmec.training.checkpoints import (
     AtomicCheckpointIO,
     BestWeights,
     RandomStates,
     ResumeCheckpoint,
-    StopRequests,
     newest_loadable,
     saved_checkpoints,
     step_of,
@@ -295,14 +295,14 @@ def test_the_first_ranks_signal_decides(monkeypatch, asked, wanted):
         )
         for rank in range(2)
     ]
-    monkeypatch.setattr(checkpoints.dist, "all_reduce", ask)
+    monkeypatch.setattr(callbacks.dist, "all_reduce", ask)
     for trainer, number in zip(trainers, asked, strict=True):
-        monkeypatch.setattr(checkpoints.signals, "requested", lambda number=number: number)
-        checkpoints.agreed(trainer)
+        monkeypatch.setattr(callbacks.signals, "requested", lambda number=number: number)
+        callbacks.agreed_signal(trainer)
 
     def most(tensor, op):
-        assert op == checkpoints.dist.ReduceOp.MAX
+        assert op == callbacks.dist.ReduceOp.MAX
         tensor.copy_(torch.stack(given).max(0).values)
 
-    monkeypatch.setattr(checkpoints.dist, "all_reduce", most)
-    assert [checkpoints.agreed(trainer) for trainer in trainers] == [wanted, wanted]
+    monkeypatch.setattr(callbacks.dist, "all_reduce", most)
+    assert [callbacks.agreed_signal(trainer) for trainer in trainers] == [wanted, wanted]

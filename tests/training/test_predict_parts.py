@@ -8,7 +8,7 @@ from small_models import network, ragged_ids
 
 from rlmec.data.row import Row
 from rlmec.lm.generation import Decoding
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.pipeline.predict import predict_parts
 from rlmec.records import Score
 from rlmec.store.fingerprint import file_digest
@@ -173,7 +173,7 @@ def drafts_of(net, count=3):
 
 def test_the_policy_scores_rows_and_the_grm_rewrites_too():
     net = network()
-    scores = score_rows(TokenLogprobs(net), ROWS, 0)
+    scores = score_rows(TokenScorer(net), ROWS, 0)
     drafts, made = drafts_of(net)
     wrong = [Draft(d.prompt, [*d.ids[:2], 7, *d.ids[3:]]) for d in drafts]
     policy = PolicyModule(net, pad_id=0, end_ids=(1,))
@@ -184,7 +184,7 @@ def test_the_policy_scores_rows_and_the_grm_rewrites_too():
     assert found.logprobs == scores
     assert [r.completion.ids for r in found.rewrites] == [c.ids for c in made]
     rows = [Row.likelihood("w", [*d.prompt, *d.ids], len(d.prompt)) for d in wrong]
-    for rewrite, own in zip(found.rewrites, score_rows(TokenLogprobs(net), rows, 0), strict=True):
+    for rewrite, own in zip(found.rewrites, score_rows(TokenScorer(net), rows, 0), strict=True):
         assert rewrite.draft_logprobs == pytest.approx(own, abs=1e-5)
     bare = grm.predict_step(Sealed(ScoringPart(0, ROWS)), 0)
     assert bare is not None

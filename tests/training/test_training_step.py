@@ -15,7 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
-from rlmec.lm.logprobs import TokenLogprobs, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.method.objectives import (
     dpo,
     rlmec_authors,
@@ -126,7 +126,7 @@ def preferences(net, count=12, seed=3):
             [7, first, *draw.integers(2, 200, draw.integers(1, 9)).tolist()] for first in (8, 9)
         ]
         flat = [Row.likelihood(f"{i}", [*head, *tail], len(head)) for tail in tails]
-        old = score_rows(TokenLogprobs(net), flat, 0)
+        old = score_rows(TokenScorer(net), flat, 0)
         signed = [
             replace(
                 row,
