@@ -1,15 +1,16 @@
-"""The token discriminator: a GRM that says of every token of an attempt whether to keep it.
+"""The token discriminator: a GRM that also learns which tokens of an attempt a correction keeps.
 
-In: a rewriting prompt, which shows the attempt. Out: rows in which the hidden state at each of the
-attempt's tokens predicts one of two label tokens, `KEPT` or `REMOVED`; and p(kept) from their
-log-probs. The network's own head is the classifier: its two rows for the labels are a linear head
-on the state that has just read the token. Pure.
+In: a rewriting prompt, which shows an attempt. Out: rows in which the hidden state at each of the
+attempt's tokens predicts one of two label tokens, `KEPT` or `REMOVED`, and p(kept) from their
+log-probabilities. The two rows of the network's own head for these tokens are a linear classifier
+on the state that has just read the attempt's token. Pure.
 
-Labels come from the teacher's corrections: 0 where the correction removes the token, 1 where it
-keeps it, and 1 on all of a right attempt. The label of the end token is read at the prompt's next
-token behind the attempt. Source: the token-level labels of minimum edits of arXiv 2402.14346 and
-the token discriminator D of TLCR, arXiv 2407.16574. Departs from both in that the discriminator
-also reads the reference solution, as the GRM does, and is the GRM itself.
+The labels come from the teacher's corrections. A token of a wrong attempt is kept unless the
+correction removes it; every token of a right attempt is kept. The prompt shows an attempt without
+its end token, so the label of the end token is read at the next token of the prompt. Source: the
+token-level labels of minimum edits of arXiv 2402.14346, and the token discriminator D of TLCR,
+arXiv 2407.16574. Departs from both: the discriminator is the GRM itself and, as the GRM does, also
+reads the reference solution.
 """
 
 from __future__ import annotations
@@ -19,26 +20,31 @@ from dataclasses import replace
 
 import numpy as np
 
+from rlmec.data.grm_rows import GrmRow
 from rlmec.data.row import Row
 from rlmec.method.alignment import edit_script
 from rlmec.prompts import Codec, Prompts
-from rlmec.records import Attempt, Correction, Problem
+from rlmec.records import Problem
 
-KEPT, REMOVED = "+", "-"
-"""Texts whose last token is the label."""
+KEPT = "+"
+REMOVED = "-"
+"""The label of a token is the last token of one of these texts."""
 
 
 def label_ids(codec: Codec) -> tuple[int, int]:
-    """Ids of the two labels, kept first; ValueError where the tokenizer has one for both."""
-    kept, removed = codec.encode(KEPT)[-1], codec.encode(REMOVED)[-1]
+    """Token ids of the labels kept and removed; raises ValueError if they are the same id."""
+    kept = codec.encode(KEPT)[-1]
+    removed = codec.encode(REMOVED)[-1]
     if kept == removed:
         raise ValueError(f"the tokenizer gives {KEPT!r} and {REMOVED!r} the same id {kept}")
     return kept, removed
 
 
 def reading_row(prompts: Prompts, problem: Problem, attempt_ids: Sequence[int], id_: str) -> Row:
-    """The rewriting prompt, scored at each of the attempt's n tokens for both labels: n times kept,
-    then n times removed; no credit."""
+    """The rewriting prompt, scored at each of the attempt's n tokens for both labels.
+
+    The 2n scored tokens are n times kept, then n times removed. None has credit.
+    """
     ids, places = _read(prompts, problem, attempt_ids, id_)
     kept, removed = label_ids(prompts.codec)
     targets = np.repeat([kept, removed], len(places))  # [2n]
@@ -47,38 +53,34 @@ def reading_row(prompts: Prompts, problem: Problem, attempt_ids: Sequence[int], 
 
 
 def kept_logprobs(values: Sequence[float]) -> list[float]:
-    """log p(kept) of n tokens from the 2n log-probs of a `reading_row`: p of the two labels alone,
-    log p(kept) = l_kept - log(exp l_kept + exp l_removed)."""
+    """log p(kept) of n tokens (nats) from the 2n log-probabilities of a `reading_row`.
+
+    p is taken over the two labels alone: log p(kept) = l_kept - log(exp l_kept + exp l_removed).
+    """
     kept, removed = np.asarray(values, dtype=np.float64).reshape(2, -1)  # [n], [n]
     return (kept - np.logaddexp(kept, removed)).tolist()
 
 
 def labelled_rows(
-    rows: Sequence[Row],
-    prompts: Prompts,
-    problems: Mapping[str, Problem],
-    attempts: Sequence[Attempt],
-    corrections: Sequence[Correction],
-    weight: float,
-) -> list[Row]:
-    """Flat rows of `rows.grm_rows`; those that rewrite or copy an attempt learn its tokens' labels
-    too, each with `weight` (a target token has 1).
+    rows: Sequence[GrmRow], prompts: Prompts, problems: Mapping[str, Problem], weight: float
+) -> list[GrmRow]:
+    """The rows of `grm_rows`, with the labels of the attempt's tokens as further targets.
 
-    Of an attempt to rewrite the kept tokens are those that its accepted correction leaves, of one
-    to copy all. Rows that locate stay as they are.
+    Each label has the given `weight`, while a target token has 1. Locating rows stay as they are,
+    because their prompt shows the attempt as numbered lines of text.
     """
-    known = {attempt.id: attempt for attempt in attempts}
-    targets = {c.attempt_id: c.completion_ids for c in corrections if c.accepted}
     out = []
-    for row in rows:
-        id_, _, kind = row.id.rpartition("/")
-        if kind in ("rewrite", "copy"):
-            attempt = known[id_]
-            target = targets[id_] if kind == "rewrite" else attempt.completion_ids
-            kept = ~edit_script(attempt.completion_ids, target).removed  # [n]
-            problem = problems[attempt.problem_id]
-            row = _with_labels(row, prompts, problem, attempt.completion_ids, kept, weight)
-        out.append(row)
+    for item in rows:
+        if item.task == "locate":
+            out.append(item)
+            continue
+        # What the row is trained to write is the correction, or the right attempt itself.
+        target = item.row.targets.tolist()
+        attempt_ids = item.attempt.completion_ids
+        kept = ~edit_script(attempt_ids, target).removed  # [n]
+        problem = problems[item.attempt.problem_id]
+        row = _with_labels(item.row, prompts, problem, attempt_ids, kept, weight)
+        out.append(item._replace(row=row))
     return out
 
 
@@ -90,7 +92,7 @@ def _with_labels(
     kept: np.ndarray,
     weight: float,
 ) -> Row:
-    """The row, which begins with the attempt's rewriting prompt, with its tokens' labels first."""
+    """A row that begins with the attempt's rewriting prompt, with the labels scored first."""
     _, places = _read(prompts, problem, attempt_ids, row.id)
     zeros = np.zeros(len(places), dtype=np.float32)  # [n]
     return replace(
@@ -106,16 +108,17 @@ def _with_labels(
 def _read(
     prompts: Prompts, problem: Problem, attempt_ids: Sequence[int], id_: str
 ) -> tuple[list[int], np.ndarray]:
-    """The rewriting prompt, and the places in it [n] at which the attempt's tokens have been read.
+    """The rewriting prompt, and the place in it [n] at which each of the attempt's tokens is read.
 
-    The end token does not stand in the prompt: its place is that of the token behind the attempt.
-    ValueError where there is none.
+    The end token is not in the prompt: its place is the token that follows the attempt. Raises
+    ValueError if no token follows.
     """
-    ids, start = prompts.rewrite(problem, attempt_ids), prompts.attempt_place(problem)
+    ids = prompts.rewrite(problem, attempt_ids)
+    start = prompts.attempt_place(problem)
     places = np.arange(start, start + len(attempt_ids))  # [n]
     if len(places) and places[-1] >= len(ids):
         raise ValueError(
-            f"{id_}: nothing follows the attempt in the rewriting prompt, where its end would be "
-            f"judged; end prompt.rewrite with some text"
+            f"{id_}: the attempt is the end of the rewriting prompt ({len(ids)} tokens), so its "
+            "end token has no place to be judged at; add some text behind it in prompt.rewrite"
         )
     return ids, places

@@ -16,15 +16,15 @@ from rlmec.method.alignment import edit_script
 from rlmec.records import Pair
 
 
-def first_fix_rows(data: Joined, *, rows: Callable[[Joined], list[Row]] = pair_rows) -> list[Row]:
-    """The rows of `rows`, with a correction imitated only up to its first fix.
+def first_fix_rows(data: Joined) -> list[Row]:
+    """The rows of `pair_rows`, with a correction imitated only up to its first fix.
 
     The first fix ends with the line of the correction that holds its first edit; where that edit is
     a deletion, with the line in which the deletion falls. What follows has weight 0. Source: InT,
     arXiv 2601.14209.
     """
     is_break = _line_breaks(data)
-    return rows(_OtherPairs(data, [_until_first_fix(pair, is_break) for pair in data.pairs]))
+    return pair_rows(_OtherPairs(data, [_until_first_fix(pair, is_break) for pair in data.pairs]))
 
 
 def _until_first_fix(pair: Pair, is_break: Callable[[int], bool]) -> Pair:

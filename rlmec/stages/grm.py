@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlmec.ablations.labels import labelled_rows
 from rlmec.data.datamodule import SolutionPairDataModule
-from rlmec.data.grm_rows import grm_rows, together
+from rlmec.data.grm_rows import grm_rows, merge_by_problem
 from rlmec.data.row import Row
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
@@ -199,13 +199,9 @@ class GrmStage(RoundStage):
                     seed=settings.seed,
                 )
                 if label_weight:
-                    found = labelled_rows(
-                        found, prompts, known, attempts, corrections, label_weight
-                    )
-                problem_of = {a.id: a.problem_id for a in attempts}
-                groups = {row.id: problem_of[row.id.rpartition("/")[0]] for row in found}
+                    found = labelled_rows(found, prompts, known, label_weight)
                 limit = min(data.max_length, data.max_tokens or data.max_length)
-                return together(found, groups, settings.rows_together, limit)
+                return merge_by_problem(found, settings.rows_together, limit)
 
             return made
 

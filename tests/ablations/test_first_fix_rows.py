@@ -1,6 +1,5 @@
 """Rows that imitate a correction up to its first fix."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -37,18 +36,19 @@ def coded(attempt, target):
 )
 def test_only_the_prefix_and_the_first_fix_are_imitated(attempt, target, imitated):
     made = coded(attempt, target)
-    seen = []
-    first_fix_rows(data(made, RIGHT), rows=lambda changed: seen.extend(changed.pairs) or [])
-    kept = [t for t, w in zip(made.target_ids, seen[0].edit_weights, strict=True) if w]
+    cut, right = first_fix_rows(data(made, RIGHT))
+    kept = cut.targets[cut.weights != 0].tolist()
+    assert kept == made.target_ids[: len(kept)]
     assert prompts().codec.text(kept) == imitated
     assert (len(kept) == len(made.target_ids)) == (not imitated.endswith("\n"))
-    assert seen[1] is RIGHT
+    (whole,) = pair_rows(data(RIGHT))
+    assert right.weights.tolist() == whole.weights.tolist()
 
 
-def test_the_rows_of_the_first_fix_are_those_of_the_other_function():
+def test_the_rows_of_the_first_fix_are_those_of_the_pairs():
     made = data(coded("1\n2\n3", "1\n7\n8"), RIGHT)
-    whole, cut = pair_rows(made), first_fix_rows(made)
+    whole = pair_rows(made)
+    cut = first_fix_rows(made)
     assert [row.id for row in cut] == [row.id for row in whole]
     assert sum(int((row.weights != 0).sum()) for row in whole) == 6 + 3
     assert sum(int((row.weights != 0).sum()) for row in cut) == 4 + 3
-    assert partial(first_fix_rows, rows=pair_rows)(made)[0].input_ids == cut[0].input_ids

@@ -74,7 +74,10 @@ def test_labels_by_hand():
     )
     problems = by_id(PROBLEMS)
     rows = grm_rows(made, problems, attempts, [correction], copy=1.0, locate=1.0, seed=1)
-    rewrite, copy, locate = labelled_rows(rows, made, problems, attempts, [correction], 0.5)
+    labelled = labelled_rows(rows, made, problems, 0.5)
+    assert [item.task for item in labelled] == ["rewrite", "copy", "locate"]
+    assert [item.attempt.id for item in labelled] == ["w", "r", "w"]
+    rewrite, copy, locate = (item.row for item in labelled)
     assert [r.id for r in (rewrite, copy, locate)] == ["w/rewrite", "r/copy", "w/locate"]
     kept, removed = label_ids(made.codec)
     expected = [
@@ -84,7 +87,7 @@ def test_labels_by_hand():
     n = len(expected)
     assert rewrite.targets[:n].tolist() == expected
     assert rewrite.weights.tolist() == [0.5] * n + [1.0] * len(encode(fixed))
-    plain = rows[0]
+    plain = rows[0].row
     assert rewrite.input_ids == plain.input_ids
     assert rewrite.sources[n:].tolist() == plain.sources.tolist()
     assert rewrite.targets[n:].tolist() == plain.targets.tolist()
@@ -93,7 +96,7 @@ def test_labels_by_hand():
         == reading_row(made, PROBLEM, encode(wrong), "w").sources[:n].tolist()
     )
     assert set(copy.targets[: len(encode(right))].tolist()) == {kept}
-    assert locate is rows[2]
+    assert locate is rows[2].row
 
 
 def test_the_probability_is_that_of_the_two_labels_alone():
@@ -121,7 +124,7 @@ def test_the_head_s_two_rows_are_a_linear_classifier_on_the_state_that_read_the_
 
 def test_what_cannot_be_read_or_told_apart_is_refused():
     bare = Prompts(replace(TEMPLATES, rewrite="{question}\n{attempt}"), prompts().codec)
-    with pytest.raises(ValueError, match="a: nothing follows the attempt"):
+    with pytest.raises(ValueError, match=r"^a: .*prompt\.rewrite"):
         reading_row(bare, PROBLEM, prompts().codec.completion("3"), "a")
     assert len(reading_row(bare, PROBLEM, prompts().codec.encode("3"), "a").sources) == 2
     one = replace(prompts().codec, encode=lambda text: [7])

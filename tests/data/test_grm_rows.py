@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import PROBLEMS, prompts
 
-from rlmec.data.grm_rows import grm_rows, together
+from rlmec.data.grm_rows import GrmRow, grm_rows, merge_by_problem
 from rlmec.data.prefix_tree import flat_rows
 from rlmec.data.row import Row
 from rlmec.records import Attempt, Correction
@@ -38,7 +38,7 @@ def texts(right, wrong):
     return attempts, corrections
 
 
-def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c, **more):
+def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c):
     attempts, corrections = texts(right, wrong)
     problems = {p.id: p for p in PROBLEMS}
     return grm_rows(
@@ -49,15 +49,14 @@ def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c,
         copy=copy,
         locate=locate,
         seed=seed,
-        **more,
     )
 
 
-def kinds(rows):
-    return {k: [r.id.split("/")[0] for r in rows if r.id.endswith(k)] for k in KINDS}
+def by_task(rows):
+    return {task: [r.attempt.id for r in rows if r.task == task] for task in TASKS}
 
 
-KINDS = ("rewrite", "copy", "locate")
+TASKS = ("rewrite", "copy", "locate")
 
 
 @pytest.mark.parametrize(
@@ -72,12 +71,12 @@ KINDS = ("rewrite", "copy", "locate")
 )
 def test_copies_and_locations_are_counted_by_the_rewrites(copy, locate, counts):
     rows = mixture(copy=copy, locate=locate)
-    assert [len(ids) for ids in kinds(rows).values()] == counts
-    assert len(rows) == sum(counts) == len({r.id for r in rows})
+    assert [len(ids) for ids in by_task(rows).values()] == counts
+    assert len(rows) == sum(counts) == len({r.row.id for r in rows})
 
 
 def test_the_mixture_is_a_function_of_the_seed():
-    one, again, other = (kinds(mixture(copy=0.5, locate=0.5, seed=s)) for s in (1, 1, 2))
+    one, again, other = (by_task(mixture(copy=0.5, locate=0.5, seed=s)) for s in (1, 1, 2))
     assert one == again
     assert one["copy"] != other["copy"]
     assert one["locate"] != other["locate"]
@@ -85,7 +84,7 @@ def test_the_mixture_is_a_function_of_the_seed():
 
 
 def test_what_each_row_asks_and_answers():
-    rows = {r.id: r for r in mixture(right=1, wrong=1, locate=1.0)}
+    rows = {r.row.id: r.row for r in mixture(right=1, wrong=1, locate=1.0)}
     (right, wrong), (correction,) = texts(1, 1)
     problem, made = PROBLEMS[0], prompts()
     wanted = {
@@ -114,8 +113,9 @@ def pieces(rows):
 @settings(deadline=None, max_examples=25)
 @given(st.integers(2, 9), st.integers(60, 900))
 def test_rows_put_together_score_the_same_tokens_after_the_same_ones(most, limit):
-    single = mixture(locate=0.5)
-    rows = mixture(locate=0.5, most=most, limit=limit)
+    made = mixture(locate=0.5)
+    single = [item.row for item in made]
+    rows = merge_by_problem(made, most, limit)
     assert pieces(rows) == pieces(single)
     assert sum(row.tokens for row in rows) == sum(row.tokens for row in single)
     assert len({row.id for row in rows}) == len(rows) >= len(single) / most
@@ -125,7 +125,7 @@ def test_rows_put_together_score_the_same_tokens_after_the_same_ones(most, limit
 
 def test_a_prompt_of_rows_put_together_is_there_once():
     attempts, corrections = texts(2, 1)
-    rows = mixture(right=2, wrong=1, locate=0.0, copy=2.0, most=3)
+    rows = merge_by_problem(mixture(right=2, wrong=1, locate=0.0, copy=2.0), 3, 2048)
     common = len(prompts().rewrite(PROBLEMS[0], [])) - len(prompts().codec.encode("\nCorrected:\n"))
     (row,) = rows
     own = sum(len(a.completion_ids) for a in attempts)
@@ -134,20 +134,24 @@ def test_a_prompt_of_rows_put_together_is_there_once():
 
 
 def test_only_rows_of_one_problem_and_one_beginning_are_put_together():
+    (attempt,) = texts(1, 0)[0]
     rows = [Row.likelihood(f"{i}/x", [i % 2 + 3, 7, i + 10], 2) for i in range(6)]
-    groups = {row.id: "p" if at < 4 else "q" for at, row in enumerate(rows)}
-    made = together(rows, groups, 3, 100)
+    items = [
+        GrmRow("copy", replace(attempt, problem_id="p" if at < 4 else "q"), row)
+        for at, row in enumerate(rows)
+    ]
+    made = merge_by_problem(items, 3, 100)
     assert [row.id for row in made] == ["0/x", "1/x", "4/x", "5/x"]
     assert [sorted(row.targets.tolist()) for row in made] == [[10, 12], [11, 13], [14], [15]]
-    assert together(rows, groups, 1, 100) == rows
+    assert merge_by_problem(items, 1, 100) == rows
 
 
 def test_rejected_corrections_teach_nothing():
     def reject(c):
         return replace(c, reason="not_right") if c.attempt_id != "w3" else c
 
-    assert kinds(mixture(change=reject, locate=1.0)) == {
+    assert by_task(mixture(change=reject, locate=1.0)) == {
         "rewrite": ["w3"],
-        "copy": kinds(mixture(wrong=1))["copy"],
+        "copy": by_task(mixture(wrong=1))["copy"],
         "locate": ["w3"],
     }
