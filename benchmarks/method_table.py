@@ -1,9 +1,9 @@
 """The comparison of methods: finished jobs read from their summaries, and the table made of them.
 
-In: folders below which sweeps left `summary.json`, each job with `method=`, `policy.optimizer.lr=`
-and `policy.seed=` among its overrides. Out: the learning rate that is best on dev for each method,
-and the table over fresh seeds on test. `benchmarks/compare.py` runs the sweeps; nothing is trained
-here.
+In: folders of `summary.json` files that sweeps left, each job with `method=`,
+`policy.optimizer.lr=`, and `policy.seed=` among its overrides. Out: the best learning rate on dev
+per method, the table of all methods over fresh seeds on test, and their learning curves.
+`benchmarks/compare.py` runs the sweeps; nothing is trained here.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.learning_curves import curves_figure
-from benchmarks.significance import (
-    best_rate,
-    bootstrap_interval,
-    holm,
-    paired_t,
-)
+from benchmarks.significance import bootstrap_interval, holm, paired_t
 from rlmec.records import Attempt
+from rlmec.runtime.display import markdown_table
 from rlmec.store.atomic import atomic_write_text
 from rlmec.store.tables import read_table
+
+Curve = Sequence[tuple[int, float]]
+"""Pairs of (optimizer step, dev accuracy)."""
+HEAD = "method", "learning rate", "accuracy", "sd", "against {}", "95 % interval", "p", "p (Holm)"
+HEAD += "tokens", "seconds"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One finished job: what was chosen, and where its policy and its evaluation lie."""
+    """One finished job: its settings, and the paths of its policy and its evaluation."""
 
     method: str
     rate: float
@@ -44,8 +44,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Line:
-    """A method over its fresh seeds. Accuracies and differences are shares of 1; differences,
-    interval and p-values are against the method compared with (empty for it)."""
+    """A method over its fresh seeds.
+
+    Accuracies and differences are shares of 1. The difference, its interval, and the p-values are
+    against the reference method; they are None for that method itself.
+    """
 
     method: str
     rate: float
@@ -63,10 +66,10 @@ class Line:
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """Every finished job below a folder, in the order of their paths.
+    """Return every finished job below a folder, in the order of their paths.
 
-    A summary without a policy is left out (the job failed or still runs); one without the three
-    overrides raises ValueError with its path.
+    A summary without a policy is left out, because its job failed or still runs. Raises ValueError,
+    with the path, if a summary lacks one of the three overrides.
     """
     jobs = []
     for path in sorted(folder.rglob("summary.json")):
@@ -74,11 +77,16 @@ def read_jobs(folder: Path) -> list[Job]:
         chosen = dict(o.lstrip("+").split("=", 1) for o in summary["overrides"] if "=" in o)
         needed = ("method", "policy.optimizer.lr", "policy.seed")
         if missing := [name for name in needed if name not in chosen]:
-            raise ValueError(f"{path}: no override of {', '.join(missing)}: not of a comparison")
+            raise ValueError(
+                f"{path}: no override of {', '.join(missing)}, so this is not a job of a comparison"
+            )
+
         stages = {(s["name"], s["variant"]): s for s in summary["stages"]}
-        policy, judged = stages.get(("policy", "")), stages.get(("evaluate", ""))
+        policy = stages.get(("policy", ""))
+        judged = stages.get(("evaluate", ""))
         if policy is None:
             continue
+
         jobs.append(
             Job(
                 chosen["method"],
@@ -93,46 +101,52 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def chosen_rates(jobs: Sequence[Job]) -> dict[str, float]:
-    """By method the learning rate with the best mean dev accuracy over its seeds.
+    """Return, per method, the learning rate with the best mean dev accuracy over its seeds.
 
-    Raises ValueError where not every method was tried at the same number of rates.
+    The lowest of equally good rates wins. Raises ValueError if the methods were not all tried at
+    the same number of rates.
     """
     scores: dict[str, dict[float, list[float]]] = {}
     for job in jobs:
         scores.setdefault(job.method, {}).setdefault(job.rate, []).append(job.dev_accuracy)
     counts = {method: len(rates) for method, rates in scores.items()}
     if len(set(counts.values())) > 1:
-        raise ValueError(f"unequal numbers of learning rates a method: {counts}")
+        raise ValueError(f"unequal numbers of learning rates per method: {counts}")
+
     return {
-        method: best_rate({rate: float(np.mean(found)) for rate, found in rates.items()})
+        method: min(rates, key=lambda rate: (-float(np.mean(rates[rate])), rate))
         for method, rates in scores.items()
     }
 
 
 def comparison_table(jobs: Sequence[Job], against: str) -> list[Line]:
-    """A line a method, the one compared with first, the others by falling accuracy.
+    """Return one line per method: `against` first, then the others by falling accuracy.
 
-    Every method needs the same seeds (two at least) and problems, each judged; otherwise ValueError
-    names what is missing.
+    Every method needs the same seeds (at least two) and the same judged problems. Raises ValueError
+    that names what is missing otherwise.
     """
     by_method: dict[str, dict[int, Job]] = {}
     for job in jobs:
         if job.evaluation is None:
             raise ValueError(f"{job.method}, seed {job.seed}: not judged yet")
         by_method.setdefault(job.method, {})[job.seed] = job
+
     if against not in by_method:
-        raise ValueError(f"no job of {against!r}: there is {', '.join(sorted(by_method))}")
+        raise ValueError(f"no job of {against!r} among those of {', '.join(sorted(by_method))}")
     seeds = sorted(by_method[against])
     for method, found in by_method.items():
         if sorted(found) != seeds:
             raise ValueError(f"{method} has the seeds {sorted(found)}, {against} has {seeds}")
+
     right = {m: _judged([found[s] for s in seeds]) for m, found in by_method.items()}
     base = right[against]
     tests = {m: paired_t(r.mean(1), base.mean(1)) for m, r in right.items() if m != against}
     corrected = holm({m: test.p_value for m, test in tests.items()})
+
     lines = []
     for method, found in by_method.items():
-        mine, test = right[method], tests.get(method)
+        mine = right[method]
+        test = tests.get(method)
         low, high = bootstrap_interval(mine, base) if test else (None, None)
         manifests = [_manifest(found[s].policy) for s in seeds]
         lines.append(
@@ -156,62 +170,113 @@ def comparison_table(jobs: Sequence[Job], against: str) -> list[Line]:
 
 
 def write_comparison(jobs: Sequence[Job], against: str, folder: Path) -> list[Line]:
-    """Writes `comparison.csv`, `comparison.md` and `comparison.png` to the folder."""
+    """Write `comparison.csv`, `comparison.md`, and `comparison.png` to the folder."""
     lines = comparison_table(jobs, against)
-    text, names = io.StringIO(), [f.name for f in fields(Line)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Line)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(line) for line in lines)
     atomic_write_text(folder / "comparison.csv", text.getvalue())
     atomic_write_text(folder / "comparison.md", comparison_markdown(lines, against))
-    curves: dict[str, list[list[tuple[int, float]]]] = {line.method: [] for line in lines}
+
+    curves: dict[str, list[Curve]] = {line.method: [] for line in lines}
     for job in jobs:
         history = _manifest(job.policy)["metrics"]["history"]
         scored = [(int(h["step"]), h["dev/accuracy"]) for h in history if "dev/accuracy" in h]
         curves[job.method].append(scored)
-    curves_figure(curves, folder / "comparison.png")
+    draw_curves(curves, folder / "comparison.png")
     return lines
 
 
 def comparison_markdown(lines: Sequence[Line], against: str) -> str:
-    """The table as Markdown, with the test it rests on."""
-    out = [
-        f"| method | learning rate | accuracy | sd | against {against} | 95 % interval | p | "
-        "p (Holm) | tokens | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for line in lines:
-        cells = [line.method, f"{line.rate:g}", f"{100 * line.accuracy:.1f} %"]
-        cells += [f"{100 * line.deviation:.1f}"]
-        if line.difference is None or line.low is None or line.high is None:
-            cells += [""] * 4
-        else:
-            cells += [f"{100 * line.difference:+.1f}"]
-            cells += [f"{100 * line.low:+.1f} to {100 * line.high:+.1f}"]
-            cells += [f"{line.p_value:.2g}", f"{line.p_holm:.2g}"]
-        cells += [str(line.tokens), f"{line.seconds:.0f}"]
-        out.append("| " + " | ".join(cells) + " |")
+    """Return the table as Markdown, followed by a note on seeds, tests, and costs."""
+    head = [name.format(against) for name in HEAD]
     first = lines[0]
-    out.append(
-        f"\n{first.seeds} fresh seeds of the policy's training a method, {first.problems} test "
+    note = (
+        f"{first.seeds} fresh seeds of the policy's training per method, {first.problems} test "
         "problems; learning rates chosen on dev. sd: over seeds. p: paired t-test over seeds, with "
         "Holm's correction over the methods. Interval: bootstrap over seeds and problems. Tokens "
-        "and seconds are those of the policy's training, all seeds together; what lies upstream is "
-        "shared."
+        "and seconds are those of the policy's training, summed over seeds; the stages before it "
+        "are shared."
     )
-    return "\n".join(out) + "\n"
+    return f"{markdown_table(head, map(_cells, lines))}\n{note}\n"
+
+
+def _cells(line: Line) -> list[str]:
+    """The cells of a line; those of the comparison are empty for the reference method."""
+    compared = [""] * 4
+    if line.difference is not None and line.low is not None and line.high is not None:
+        compared = [
+            f"{100 * line.difference:+.1f}",
+            f"{100 * line.low:+.1f} to {100 * line.high:+.1f}",
+            f"{line.p_value:.2g}",
+            f"{line.p_holm:.2g}",
+        ]
+    return [
+        line.method,
+        f"{line.rate:g}",
+        f"{100 * line.accuracy:.1f} %",
+        f"{100 * line.deviation:.1f}",
+        *compared,
+        str(line.tokens),
+        f"{line.seconds:.0f}",
+    ]
+
+
+def draw_curves(curves: Mapping[str, Sequence[Curve]], path: Path) -> None:
+    """Write a PNG file with the mean dev accuracy per method, and each seed as a thin line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+
+    def draw(curve: Curve, **style: Any) -> None:
+        shown = [(step, 100 * value) for step, value in curve]
+        axes.plot(*zip(*shown, strict=True), **style)
+
+    for number, (method, seeds) in enumerate(curves.items()):
+        colour = f"C{number % 10}"
+        for curve in seeds:
+            draw(curve, color=colour, linewidth=0.6, alpha=0.4)
+        mean = mean_curve(seeds)
+        if mean:
+            draw(mean, color=colour, linewidth=1.8, label=method)
+
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("accuracy on dev problems (%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def mean_curve(curves: Sequence[Curve]) -> list[tuple[int, float]]:
+    """Return the mean value at every step that all curves have, by rising step."""
+    known = [dict(curve) for curve in curves]
+    steps = sorted(set.intersection(*(set(values) for values in known))) if known else []
+    return [(step, sum(values[step] for values in known) / len(known)) for step in steps]
 
 
 def _judged(jobs: Sequence[Job]) -> np.ndarray:
-    """[seeds, problems]: the share of right attempts at each problem, problems by id."""
-    rows, known = [], None
+    """The share of right attempts per seed and problem, float64 [seeds, problems], problems by
+    id."""
+    rows = []
+    known = None
     for job in jobs:
         attempts = read_table(Path(str(job.evaluation)) / "attempts.parquet", Attempt)
         by_problem: dict[str, list[bool]] = {}
         for attempt in attempts:
             by_problem.setdefault(attempt.problem_id, []).append(attempt.is_right)
+
         if known is not None and sorted(by_problem) != known:
-            raise ValueError(f"{job.method}, seed {job.seed}: judged on other problems")
+            raise ValueError(
+                f"{job.method}, seed {job.seed}: judged on other problems than the first job "
+                f"({len(by_problem)} and {len(known)})"
+            )
         known = sorted(by_problem)
         rows.append([float(np.mean(by_problem[id_])) for id_ in known])
     return np.array(rows)
@@ -222,5 +287,5 @@ def _manifest(artifact: Path) -> dict[str, Any]:
 
 
 def _tokens(manifest: dict[str, Any]) -> int:
-    """Real tokens of a policy training, up to part of a row a step."""
+    """The real tokens of a policy training: steps times tokens per step, a row more or less."""
     return manifest["rows"] * manifest["settings"]["policy"]["tokens_per_step"]

@@ -47,22 +47,12 @@ def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
     """For `callbacks.Validation`: sums of right, clipped and unanswered completions."""
 
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
-        metric = AccuracyMetric(sync_on_compute=False)
+        metric = AccuracyMetric()
         texts = [codec.text(c.ids) for c in completions]
         about = [problems[i] for i in numbers]
         verdicts = list(map(judge_of(task, texts, about), texts, about))
-        metric.update(
-            [v == "right" for v in verdicts],
-            [c.clipped for c in completions],
-            [v == "no_answer" for v in verdicts],
-            [len(c.ids) for c in completions],
-        )
-        return {
-            "accuracy": float(metric.right),
-            "clipped_rate": float(metric.clipped),
-            "no_answer_rate": float(metric.no_answer),
-            "count": float(metric.total),
-        }
+        metric.update(verdicts, [c.clipped for c in completions])
+        return {name: float(total) for name, total in metric.compute().items()}
 
     return judge
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from benchmarks.learning_curves import mean_curve
 from benchmarks.method_table import (
     chosen_rates,
     comparison_table,
+    mean_curve,
     read_jobs,
     write_comparison,
 )
@@ -101,7 +101,7 @@ def test_an_unfair_or_unfinished_comparison_is_refused(judged):
     jobs = read_jobs(judged)
     with pytest.raises(ValueError, match=r"rft has the seeds \[12\], rlmec has \[11, 12\]"):
         comparison_table([j for j in jobs if (j.method, j.seed) != ("rft", 11)], "rlmec")
-    with pytest.raises(ValueError, match="no job of 'dpo': there is rft, rlmec"):
+    with pytest.raises(ValueError, match=r"'dpo'.*rft, rlmec"):
         comparison_table(jobs, "dpo")
     job(judged, "others", "rft", 13, right="1100000")
     job(judged, "mine", "rlmec", 13, right="1100")

@@ -68,10 +68,12 @@ def produced():
     out = set().union(*map(written_out, trees.values()))
     for tree in trees.values():
         out |= {f"train/{key}" for key in keys_in(tree, "step_metrics")}
-    for judge, prefix in (("accuracy_judge", "dev"), ("rewriting_judge", "grm")):
-        found = keys_in(trees["judges.py"], judge) - {"count"}
+    metric = ast.parse((ROOT / "rlmec/evaluation/accuracy.py").read_text(encoding="utf-8"))
+    shares = [("dev", keys_in(metric, "compute"))]
+    shares += [("grm", keys_in(trees["judges.py"], "rewriting_judge"))]
+    for prefix, found in shares:
         assert found
-        out |= {f"{prefix}/{key}" for key in found}
+        out |= {f"{prefix}/{key}" for key in found - {"count"}}
     asked = Asking(Hold(Ledger(Budget(), Tokens()), Tokens()), Event())
     counted = [*asked.counts, "input_tokens", "output_tokens", "cost"]
     out |= {f"teach/{name}" for name in (*REFUSALS, *counted)}
