@@ -1,44 +1,61 @@
-# make demo      set up, then run the default chain from end to end
-# make test      set up, then run all tests
-# make check     set up, then lint, types and the fast tests
-# make table     set up, then the comparison over three seeds that the README shows
-# make faults    set up, then stop and restart the real commands some 280 times, and compare what they make
-# make benchmark set up, then measure what speed is promised (BENCHMARK="preset=cpu_124m" for more)
-# make profile   set up, then show what the time of the default chain goes into, on few steps
-# make scale     set up, then a million imported solutions through judging, aligning and writing
-# make sweep     set up, then fifty small jobs, four at once, over one store
-# make fuzz      set up, then give 100,000 spoiled inputs to every reader (FUZZ="--seed 7" repeats)
+# make demo      run the default chain from end to end
+# make check     lint, types, format and the quick tests: before each commit
+# make test      all tests
+# make docs      the documentation site, in build/site
+# make table     the comparison over three seeds that docs/results.md shows
+# make faults    stop and restart the real commands some 280 times, and compare what they make
+# make benchmark measure the promised speed (BENCHMARK="preset=cpu_124m" for more)
+# make profile   show where the time of the default chain goes, on few steps
+# make scale     a million imported solutions through judging, aligning and writing
+# make sweep     fifty small jobs, four at once, over one store
+# make fuzz      give 100,000 spoiled inputs to every reader (FUZZ="--seed 7" repeats a run)
 # make clean     remove what tests and tools left behind (not the environment, not artifacts)
+# Every target sets up the environment first.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 TEST_WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: venv demo test check table faults benchmark profile scale sweep fuzz clean
+.PHONY: venv demo lint types quick check test docs table faults benchmark profile scale sweep fuzz clean
 
 venv: $(READY)
 
-# Made anew only when the pins or the package's own metadata change. An environment that pip left
-# half installed has no stamp and is completed by the next call.
+# Installed again only when the pins or the package's metadata change. An environment that pip left
+# half installed has no stamp, and the next call completes it.
 $(READY): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+$(DOCS_READY): requirements-docs.txt $(READY)
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
 demo: $(READY)
 	$(BIN)/python train.py
 
-test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder --durations=15
-
-check: $(READY)
+lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+types: $(READY)
 	$(BIN)/python -m pyright
-	$(BIN)/python -m pytest -m "not slow"
+
+quick: $(READY)
+	$(PYTEST) -m "not slow and not broad"
+
+check: lint types quick
+
+test: $(READY)
+	$(PYTEST) --durations=15
+
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 table: $(READY)
 	$(BIN)/python train.py -m seed=1,2,3
