@@ -25,7 +25,7 @@ VIEW = "show=wrong&fix=yes&credit=penalties&share=unseen&size=10&theme=light"
 
 
 def newest_page(artifacts: Path) -> Path:
-    """Path of the newest token-reward page in a store. Raises FileNotFoundError if there is none."""
+    """Path of the newest token-reward page in a store; FileNotFoundError if there is none."""
     pages = sorted(artifacts.glob("report/*/tokens.html"), key=lambda path: path.stat().st_mtime)
     if not pages:
         raise FileNotFoundError(f"{artifacts}: no report/*/tokens.html; run python train.py first")
