@@ -1,10 +1,15 @@
-"""From a wrong attempt to an accepted correction, or the reason why not.
+"""Whether a proposed solution becomes the accepted correction of a wrong attempt.
 
-In: a problem, an attempt and a proposed solution; out: a `Correction`. A proposal counts only if
-its final answer is right and its token edit distance from the attempt, over the longer of the
-two, is within a limit. Of several proposals the accepted one with the fewest edits stays. Token ids
-are carried: where a proposal begins with whole lines of the attempt, those keep the attempt's ids
-and only the rest is tokenised.
+In: a problem, a wrong attempt and a proposed solution. Out: a `Correction`, accepted or with the
+reason why not. A proposal is accepted if its final answer is right and its edit ratio (the token
+edit distance from the attempt, divided by the longer of the two) is within a limit. Of several
+accepted proposals, the one with the smallest edit ratio is taken.
+
+Token ids are carried over: where a proposal begins with whole lines of the attempt, these lines
+keep the attempt's ids, and only the rest is tokenised.
+
+Departs from the paper, which accepts every proposal with the right answer: the limit on the edit
+ratio is this project's (docs/method.md, step 3).
 """
 
 from __future__ import annotations
@@ -23,11 +28,14 @@ REASONS: tuple[str, ...] = (
     "not_right",
     "too_many_edits",
 )
-"""In the order in which they are asked: a correction has the first reason that holds."""
+"""The reasons of a correction; after "accepted", in the order in which they are checked."""
 
 REFUSALS = ("over_budget", "refused", "failed")
-"""Why a teacher may have no proposal, apart from "no_proposal": its budget is spent; the model
-declined; it could not be asked (a server failed after all retries, or a prompt is too long)."""
+"""Reasons for which a teacher has no proposal, besides "no_proposal".
+
+Its budget is spent; the model declined; or the model could not be asked (a server failed after all
+retries, or a prompt is too long).
+"""
 
 Encode = Callable[[str], list[int]]
 Decode = Callable[[list[int]], str]
@@ -36,21 +44,27 @@ Decode = Callable[[list[int]], str]
 def proposal_ids(
     attempt: Attempt, text: str, encode: Encode, decode: Decode, eos_id: int | None
 ) -> list[int]:
-    """The ids of a proposed `text`, with the end token where there is one.
+    """Token ids of a proposed `text`, followed by `eos_id` unless it is None.
 
     `encode` adds no special tokens and `decode` shows none. Leading lines that the text shares with
-    the attempt keep the attempt's ids, where one of its token boundaries lies behind them and the
-    whole still decodes to the text.
+    the attempt keep the attempt's ids, provided that a token boundary of the attempt lies behind
+    them and that all ids together still decode to the text.
     """
-    ids = _carried(attempt, text, encode, decode) or encode(text)
-    return [*ids, *([] if eos_id is None else [eos_id])]
+    ids = _carried_ids(attempt, text, encode, decode)
+    if ids is None:
+        ids = encode(text)
+    return ids if eos_id is None else [*ids, eos_id]
 
 
-def _carried(attempt: Attempt, text: str, encode: Encode, decode: Decode) -> list[int] | None:
-    """Ids of `text` that begin with the attempt's own, None where no shared line allows it."""
-    old, new = attempt.text.splitlines(keepends=True), text.splitlines(keepends=True)
+def _carried_ids(attempt: Attempt, text: str, encode: Encode, decode: Decode) -> list[int] | None:
+    """Ids of `text` that begin with the attempt's own ids, None where no shared line allows it."""
+    old = attempt.text.splitlines(keepends=True)
+    new = text.splitlines(keepends=True)
     same = takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False))
     lines = [line for line, _ in same]
+
+    # A token may reach across a line break, so the longest shared head does not always end at a
+    # token boundary; a shorter one may.
     while lines:
         head = "".join(lines)
         count = _boundary(attempt.completion_ids, head, decode)
@@ -64,8 +78,12 @@ def _carried(attempt: Attempt, text: str, encode: Encode, decode: Decode) -> lis
 
 
 def _boundary(ids: list[int], head: str, decode: Decode) -> int | None:
-    """The number of leading ids that decode to `head` exactly, found by halving."""
-    low, high = 0, len(ids)
+    """The number of leading ids that decode to exactly `head`, None where there is none.
+
+    The length of the decoded text grows with the number of ids, so a binary search finds it.
+    """
+    low = 0
+    high = len(ids)
     while low < high:
         middle = (low + high) // 2
         if len(decode(ids[:middle])) < len(head):
@@ -88,12 +106,12 @@ def judge_proposal(
     clipped: bool = False,
     without: str = "no_proposal",
 ) -> Correction:
-    """The verdict on a proposal, with the first of `REASONS` that holds.
+    """The correction that a proposal becomes, accepted or with the reason why not.
 
-    `judge(text, problem)` gives the verdict; `clipped` says that the proposal was cut at a length
-    limit, `without` is the reason where there is none. Ids of both sides count their end token.
-    Raises ValueError where the attempt belongs to another problem, was tokenised otherwise or is
-    right already, naming the ids.
+    `judge(text, problem)` returns the verdict on the proposal's final answer. `clipped` means that
+    the proposal was cut at a length limit. Without a proposal (ids or text None) the reason is
+    `without`. The edit ratio counts the end tokens of both sides. Raises ValueError if the attempt
+    belongs to another problem, was made with another tokenizer or is right.
     """
     if attempt.problem_id != problem.id:
         raise ValueError(
@@ -107,7 +125,10 @@ def judge_proposal(
     if attempt.is_right:
         raise ValueError(f"attempt {attempt.id!r} is right: only wrong attempts are corrected")
     if proposal_ids is None or proposal_text is None:
-        ids, ratio, verdict, reason = [], 1.0, "no_answer", without
+        ids = []
+        ratio = 1.0
+        verdict = "no_answer"
+        reason = without
     else:
         ids = list(proposal_ids)
         ratio = edit_ratio(attempt.completion_ids, ids)
@@ -127,6 +148,7 @@ def judge_proposal(
 
 
 def _reason(unchanged: bool, verdict: str, ratio: float, limit: float, clipped: bool) -> str:
+    """The first of `REASONS` that applies to a proposal."""
     if clipped:
         return "clipped"
     if unchanged:
@@ -137,17 +159,23 @@ def _reason(unchanged: bool, verdict: str, ratio: float, limit: float, clipped: 
 
 
 def best_of(corrections: Sequence[Correction]) -> Correction:
-    """Of the verdicts on several proposals for one attempt: the accepted one with the smallest edit
-    ratio, else the right one with the smallest, else the first; of equals the first."""
-    right = [c for c in corrections if c.accepted] or [
-        c for c in corrections if c.verdict == "right" and c.reason == "too_many_edits"
-    ]
-    return min(right, key=lambda c: c.edit_ratio) if right else corrections[0]
+    """The best correction of one attempt: the accepted one with the smallest edit ratio.
+
+    If none is accepted, the best is the one with the smallest edit ratio among those that only have
+    too many edits; if there is none of these either, the first. Of equals, the first is taken.
+    """
+    candidates = [c for c in corrections if c.accepted]
+    if not candidates:
+        candidates = [c for c in corrections if c.reason == "too_many_edits"]
+    return min(candidates, key=lambda c: c.edit_ratio) if candidates else corrections[0]
 
 
 def count_reasons(corrections: Iterable[Correction]) -> dict[str, int]:
-    """How many corrections have each of `REASONS`, zeros included, and each of a teacher's
-    `REFUSALS` that occurs; ValueError for another."""
+    """The number of corrections per reason.
+
+    All of `REASONS` are counted, also those that do not occur, and those of a teacher's `REFUSALS`
+    that do. Raises ValueError for any other reason.
+    """
     counts: dict[str, int] = dict.fromkeys(REASONS, 0)
     for correction in corrections:
         if correction.reason in REFUSALS:
@@ -155,7 +183,7 @@ def count_reasons(corrections: Iterable[Correction]) -> dict[str, int]:
         if correction.reason not in counts:
             raise ValueError(
                 f"correction of attempt {correction.attempt_id!r}: reason {correction.reason!r} is "
-                f"none of {', '.join((*REASONS, *REFUSALS))}"
+                f"not one of {', '.join((*REASONS, *REFUSALS))}"
             )
         counts[correction.reason] += 1
     return counts

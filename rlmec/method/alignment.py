@@ -1,12 +1,12 @@
-"""The edit script between two token sequences: which tokens a correction removes, keeps and adds.
+"""The edit script of two token sequences: what a correction removes, keeps and adds.
 
 In: two sequences of token ids, a source (the attempt) and a target (its correction). Out: a minimal
 script of unit-cost insertions, deletions and substitutions (Levenshtein), as ranges and as one mask
-for each side. Where several minimal scripts exist, the one rapidfuzz finds is taken; it depends on
-the two sequences alone.
+per side. Where several minimal scripts exist, the script is the one that rapidfuzz finds, which
+depends on the two sequences alone.
 
-Departs from the paper's scripts: an insertion is marked wherever it stands, the very start
-included, and a deletion is marked on the source's own token, never on the kept neighbour in the
+Departs from the authors' scripts: an insertion is marked wherever it occurs, also at the very
+start, and a deletion is marked on the token of the source that goes, not on a kept token of the
 target.
 """
 
@@ -24,8 +24,8 @@ from rapidfuzz.distance import Levenshtein
 class Opcode(NamedTuple):
     """`source[source_start:source_end]` becomes `target[target_start:target_end]`.
 
-    `tag` is "equal", "replace" (both ranges equally long), "insert" (empty source range) or
-    "delete" (empty target range).
+    `tag` is "equal", "replace" (both ranges have the same length), "insert" (the source range is
+    empty) or "delete" (the target range is empty).
     """
 
     tag: str
@@ -37,7 +37,7 @@ class Opcode(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EditScript:
-    """A minimal way from a source to a target, as rapidfuzz's single edits and as masks."""
+    """A minimal edit script from a source to a target, as single edits and as masks."""
 
     edits: Any = field(repr=False)  # rapidfuzz.distance.Editops
     edited: np.ndarray = field(repr=False)  # [target] bool, True where inserted or substituted
@@ -45,37 +45,40 @@ class EditScript:
 
     @property
     def distance(self) -> int:
+        """Number of single edits."""
         return len(self.edits)
 
     @cached_property
     def opcodes(self) -> tuple[Opcode, ...]:
-        """The edits as ranges that cover both sides, left to right, without gaps."""
+        """The edits as ranges that cover both sides from left to right without gaps."""
         found = self.edits.as_opcodes()
         return tuple(Opcode(o.tag, o.src_start, o.src_end, o.dest_start, o.dest_end) for o in found)
 
     @property
     def first_edit(self) -> int | None:
-        """Source position of the first edit: of a pure insertion, the token it stands before.
+        """Source position of the first edit, None where the sequences are equal.
 
-        It equals the source's length where tokens are only appended; None where nothing is edited.
+        The position of an insertion is that of the source token behind it, which is the length of
+        the source where tokens are only appended.
         """
         return self.edits[0].src_pos if len(self.edits) else None
 
     @property
     def insertion_only(self) -> bool:
-        """True where the target differs but no source token is removed."""
+        """Whether the target differs from the source without a source token being removed."""
         return self.distance > 0 and not self.removed.any()
 
 
 def edit_script(source: Sequence[int], target: Sequence[int]) -> EditScript:
     """The minimal script that turns `source` into `target`.
 
-    Ids are non-negative integers. Substitutions are marked in both masks, so that
-    `edited.sum() + removed.sum() - substitutions == distance`. Source: method.md, step 7 (w_j).
+    Ids are non-negative integers. Substitutions are marked in both masks, so
+    `edited.sum() + removed.sum() - substitutions == distance`. Source: docs/method.md, step 7.
     """
     edits: Any = Levenshtein.editops(source, target)
     edited = np.zeros(len(target), dtype=bool)  # [target]
     removed = np.zeros(len(source), dtype=bool)  # [source]
+
     single = edits.as_list()
     edited[[to for tag, _, to in single if tag != "delete"]] = True
     removed[[of for tag, of, _ in single if tag != "insert"]] = True
@@ -83,16 +86,15 @@ def edit_script(source: Sequence[int], target: Sequence[int]) -> EditScript:
 
 
 def apply(script: EditScript, source: Sequence[int], target: Sequence[int]) -> list[int]:
-    """Rebuilds the target from the source's kept tokens and the inserted or substituted ones.
+    """The target, rebuilt from the source's kept tokens and the target's edited ones.
 
-    Kept tokens are read from `source`, all others from `target`: the result equals `target` exactly
-    when the script is right. Sequences of other lengths than the script's raise ValueError.
+    The result equals `target` exactly when the script is right. Raises ValueError if a sequence has
+    another length than the script's.
     """
-    lengths = (len(source), len(target))
-    if lengths != (len(script.removed), len(script.edited)):
+    if (len(source), len(target)) != (len(script.removed), len(script.edited)):
         raise ValueError(
             f"a script from {len(script.removed)} to {len(script.edited)} tokens does not fit "
-            f"sequences of {lengths[0]} and {lengths[1]}"
+            f"sequences of {len(source)} and {len(target)}"
         )
     out: list[int] = []
     for op in script.opcodes:
@@ -104,7 +106,7 @@ def apply(script: EditScript, source: Sequence[int], target: Sequence[int]) -> l
 
 
 def edit_ratio(source: Sequence[int], target: Sequence[int]) -> float:
-    """Edit distance over the longer length, in [0, 1]; 0.0 for two empty sequences."""
+    """Edit distance divided by the longer length, in [0, 1]; 0.0 for two empty sequences."""
     longer = max(len(source), len(target))
     return Levenshtein.distance(source, target) / longer if longer else 0.0
 
@@ -112,5 +114,9 @@ def edit_ratio(source: Sequence[int], target: Sequence[int]) -> float:
 def edit_weights(
     script: EditScript, edited_weight: float = 1.0, kept_weight: float = 0.5
 ) -> np.ndarray:
-    """Imitation weights of the target's tokens, float32 [target]: w_j of method.md, step 7."""
+    """Imitation weight w_j of each token of the target, float32 [target].
+
+    Inserted and substituted tokens have `edited_weight`, kept ones `kept_weight`. Source:
+    docs/method.md, w_j of step 7.
+    """
     return np.where(script.edited, edited_weight, kept_weight).astype(np.float32)  # [target]

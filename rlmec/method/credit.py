@@ -1,13 +1,13 @@
-"""Credit quality: are the punished tokens of wrong attempts those that a correction removes?
+"""Credit quality: how well the punished tokens of wrong attempts match the removed ones.
 
-In: for every wrong attempt its token rewards, the old policy's log-probs and the edit script to a
-trusted correction (the oracle's, or the accepted one where there is no oracle). Out: precision and
-recall over all tokens together (micro-averaged), beside the base rate and two rivals that need no
-reward model. Pure numbers; the paper reports nothing of the kind.
+In: for every wrong attempt its token rewards, the old policy's log-probabilities and the edit
+script to a trusted correction (the oracle's, or the accepted one where there is no oracle). Out:
+precision and recall over the tokens of all attempts (micro-averaged), with the base rate and two
+rivals that need no reward model. The paper has no such measurement.
 
-A pure insertion removes no token of the attempt, so no punishment can be right about it: an attempt
-whose script only inserts lowers precision wherever it is punished, and leaves recall alone. Such
-attempts are counted apart.
+A pure insertion removes no token of the attempt. In an attempt whose script only inserts, every
+punished token therefore lowers precision, and recall is not affected. Such attempts are also
+counted on their own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from rlmec.records import Attempt, Score
 
 @dataclass(frozen=True, eq=False)
 class CreditItem:
-    """One wrong attempt of n tokens; arrays of another length raise ValueError with its id.
+    """One wrong attempt of n tokens.
 
-    `removed` bool [n], True where the correction removes the token; `first_edit` is the attempt's
-    position of the first edit (n where tokens are only appended, None where nothing is edited).
-    `grm_logprobs` (nats) is wanted by `precision_recall_curve` alone.
+    `removed` is bool [n], True where the correction removes the token. `first_edit` is the position
+    of the first edit in the attempt (n where tokens are only appended, None where nothing is
+    edited). Only `precision_recall_curve` needs `grm_logprobs` (nats). Raises ValueError for an
+    array of another length or with NaN.
     """
 
     id: str
@@ -60,17 +61,18 @@ class CreditItem:
         old_logprobs: np.ndarray,
         grm_logprobs: np.ndarray | None = None,
     ) -> CreditItem:
-        """An item from the edit script attempt -> correction."""
+        """An item from the edit script that turns the attempt into its correction."""
         return cls(id, token_rewards, old_logprobs, script.removed, script.first_edit, grm_logprobs)
 
     @property
     def insertion_only(self) -> bool:
+        """Whether the correction adds tokens and removes none."""
         return self.first_edit is not None and not self.removed.any()
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well marked tokens find the removed ones; NaN where a share has no denominator."""
+    """How well marked tokens match the removed ones; a share without a denominator is NaN."""
 
     precision: float
     recall: float
@@ -79,12 +81,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class CreditQuality:
-    """How the punished tokens (reward < 0) agree with the removed ones, and what to compare with.
+    """How well the punished tokens (reward < 0) match the removed ones, and what to compare with.
 
-    `base_rate` is the share of removed tokens: the precision of punishing at random. The rivals:
-    `unlikely` marks as many tokens as were punished, those the old policy found least likely over
-    all attempts (ties: the earlier attempt and position); `after_edit` marks every token from its
-    attempt's first edit on.
+    `base_rate` is the share of removed tokens, which is the precision of punishing at random. The
+    rival `unlikely` marks as many tokens as are punished, those with the lowest probability under
+    the old policy over all attempts (of equal ones, that of the earlier attempt and position). The
+    rival `after_edit` marks every token from the first edit of its attempt on.
     """
 
     punished: Agreement
@@ -98,8 +100,10 @@ class CreditQuality:
     insertion_only_punished: int
 
     def metrics(self) -> dict[str, float]:
-        """Flat names `credit_*` for logs and tables, counts as int; a share without a denominator
-        is left out."""
+        """The figures under flat names `credit_*` for logs and tables.
+
+        Counts are int. A share without a denominator is left out.
+        """
         out = {
             "credit_precision": self.punished.precision,
             "credit_recall": self.punished.recall,
@@ -127,17 +131,19 @@ class CurvePoint:
 def credit_quality(items: Sequence[CreditItem]) -> CreditQuality:
     """Precision and recall of the punished tokens of wrong attempts, with base rate and rivals.
 
-    Micro-averaged: every token counts alike. No items raise ValueError; a share over no token is
-    NaN.
+    Every token counts alike (micro-average). A share over no token is NaN. Raises ValueError if
+    there are no items.
     """
     if not items:
         raise ValueError("no wrong attempt to measure credit on")
     removed = _joined(items, "removed").astype(bool)  # [tokens]
     punished = _joined(items, "token_rewards") < 0  # [tokens]
+
     order = np.argsort(_joined(items, "old_logprobs"), kind="stable")  # [tokens]
     unlikely = np.zeros(len(removed), dtype=bool)  # [tokens]
     unlikely[order[: int(punished.sum())]] = True
     after = np.concatenate([_after_edit(item) for item in items])  # [tokens]
+
     inserting = [item for item in items if item.insertion_only]
     return CreditQuality(
         punished=_agreement(punished, removed),
@@ -155,14 +161,16 @@ def credit_quality(items: Sequence[CreditItem]) -> CreditQuality:
 def precision_recall_curve(
     items: Sequence[CreditItem], thresholds: Sequence[float]
 ) -> list[CurvePoint]:
-    """Agreement of p = exp(grm_logprob) < threshold with the removed tokens, one point a threshold.
+    """How well the tokens with p = exp(grm_logprobs) < threshold match the removed ones.
 
-    No items, or one without `grm_logprobs`, raise ValueError.
+    Returns one point per threshold. Raises ValueError if there are no items or one of them has no
+    `grm_logprobs`.
     """
-    if missing := [item.id for item in items if item.grm_logprobs is None]:
-        raise ValueError(f"attempt {missing[0]!r} has no grm_logprobs")
     if not items:
         raise ValueError("no wrong attempt to measure credit on")
+    missing = [item.id for item in items if item.grm_logprobs is None]
+    if missing:
+        raise ValueError(f"attempt {missing[0]!r} has no grm_logprobs")
     removed = _joined(items, "removed").astype(bool)  # [tokens]
     probability = np.exp(_joined(items, "grm_logprobs").astype(np.float64))  # [tokens]
     points = []
@@ -173,13 +181,22 @@ def precision_recall_curve(
 
 
 def copied_share(attempts: Sequence[Attempt], scores: Sequence[Score]) -> float | None:
-    """Of the tokens of right attempts the share with a GRM probability above 1/2: those that the
-    GRM would copy. None without a right attempt; other attempts than scores raise ValueError."""
+    """Share of right attempts' tokens that the GRM would copy (probability above 1/2).
+
+    Returns None if no attempt is right. Raises ValueError if attempts and scores are not in the
+    same order.
+    """
     pairs = list(zip(attempts, scores, strict=True))
-    if stray := [a.id for a, s in pairs if a.id != s.attempt_id]:
-        raise ValueError(f"attempt {stray[0]!r} does not stand beside its score")
-    right = [np.asarray(s.grm_logprobs) for a, s in pairs if a.is_right]
-    return float((np.concatenate(right) > math.log(0.5)).mean()) if right else None
+    for attempt, score in pairs:
+        if attempt.id != score.attempt_id:
+            raise ValueError(
+                f"attempt {attempt.id!r} comes with the score of {score.attempt_id!r}: both "
+                "lists must have the same order"
+            )
+    right = [np.asarray(score.grm_logprobs) for attempt, score in pairs if attempt.is_right]
+    if not right:
+        return None
+    return float((np.concatenate(right) > math.log(0.5)).mean())
 
 
 def _joined(items: Sequence[CreditItem], name: str) -> np.ndarray:
@@ -187,6 +204,7 @@ def _joined(items: Sequence[CreditItem], name: str) -> np.ndarray:
 
 
 def _after_edit(item: CreditItem) -> np.ndarray:
+    """True from the first edit of the attempt on, bool [n]."""
     marked = np.zeros(len(item.removed), dtype=bool)  # [n]
     if item.first_edit is not None:
         marked[item.first_edit :] = True
@@ -194,7 +212,8 @@ def _after_edit(item: CreditItem) -> np.ndarray:
 
 
 def _agreement(marked: np.ndarray, removed: np.ndarray) -> Agreement:
-    hits, count = int((marked & removed).sum()), int(marked.sum())
+    hits = int((marked & removed).sum())
+    count = int(marked.sum())
     return Agreement(_share(hits, count), _share(hits, int(removed.sum())), count)
 
 

@@ -64,5 +64,5 @@ def test_copied_tokens_are_those_of_right_attempts_above_one_half():
     scores = [score("r", [sure, sure, unsure, -9.0, sure]), score("w", [-9.0] * 5)]
     assert copied_share([right, wrong], scores) == 3 / 5
     assert copied_share([wrong], scores[1:]) is None
-    with pytest.raises(ValueError, match="'w' does not stand beside its score"):
+    with pytest.raises(ValueError, match="'w' comes with the score of"):
         copied_share([wrong], scores[:1])
