@@ -1,9 +1,13 @@
-"""Questions that are judged and stood among those trained on, word for word or nearly.
+"""Problems to be judged next to the train problems: which overlap, and which serve as examples.
 
-In: the problems of a training and those to be judged. Out: which of the judged stand on both sides
-(case, white space and sentence punctuation aside), and which share a long run of words with one
-that was trained on. What is done about the first is the caller's choice, by `settle`; the second
-are counted and named, never taken away: a shared sentence need not give the answer away.
+In: the problems of a training and the problems to be judged. Out: which judged problems are also
+train problems (`find_overlap`), the problems to judge after the caller's choice of what to do about
+them (`apply_choice`), and the train problems shown as few-shot examples (`choose_examples`).
+
+Two questions are the same if they differ only in case, white space, or sentence punctuation. Two
+questions are near if they share a long run of words. Near questions are counted and named but never
+left out, because a shared sentence need not give the answer away. The paper does not check for
+overlap and uses no few-shot examples.
 """
 
 from __future__ import annotations
@@ -12,14 +16,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rlmec.records import Problem
+from rlmec.records import Problem, hash_share
 
 NEAR_WORDS = 13
-"""Words in a row that make two questions near-duplicates, as in arXiv 2005.14165, appendix C."""
+"""Consecutive shared words that make two questions near, as in arXiv 2005.14165, appendix C."""
 CHOICES = ("refuse", "drop", "allow")
 
-# Punctuation that changes what is asked stays a word of its own: a minus sign before an amount,
-# operators, brackets, the marks of LaTeX. Full stops, commas and quotes between words do not.
+# Punctuation that changes the question stays a word of its own: a minus sign before an amount,
+# operators, brackets, and LaTeX marks. Full stops, commas, and quotation marks are dropped.
 _WORD = re.compile(
     r"\d+(?:[.,]\d+)*|[^\W\d_]+|(?<![^\W\d_])-|[+*/^=<>%\\(){}\[\]|_\u2212\u00d7\u00f7]"
 )
@@ -27,78 +31,85 @@ _APOSTROPHE = re.compile(r"(?<=[^\W\d_])['\u2019](?=[^\W\d_])")
 
 
 def words(question: str) -> list[str]:
-    """The words of a question as they are compared: case folded, numbers whole, apostrophes and
-    sentence punctuation left out, operators and brackets kept."""
+    """Return the words by which questions are compared.
+
+    Case is folded, numbers are kept whole, apostrophes and sentence punctuation are dropped,
+    operators and brackets are kept.
+    """
     return _WORD.findall(_APOSTROPHE.sub("", question.casefold()))
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What stands on both sides, as (id judged, id trained on), in the order judged; each judged
-    problem is named once, and a `same` one is not among the `near`."""
+    """Judged problems that overlap with train problems, as pairs (id judged, id in train).
+
+    Both lists are in the order of the judged problems. Each judged problem is named once; one that
+    is in `same` is not in `near`.
+    """
 
     same: list[tuple[str, str]]
     near: list[tuple[str, str]]
 
     @property
-    def says(self) -> str:
-        """One line for a person: how many, and the first of each."""
+    def summary(self) -> str:
+        """The number of overlapping problems and the first of each kind, on one line."""
         parts = []
         for pairs, what in ((self.same, "were trained on"), (self.near, "share a long passage")):
             if pairs:
-                parts.append(
-                    f"{len(pairs)} {what} (first {pairs[0][0]!r}, {pairs[0][1]!r} in train)"
-                )
+                judged, trained = pairs[0]
+                parts.append(f"{len(pairs)} {what} (first {judged!r}, {trained!r} in train)")
         return "; ".join(parts) or "none"
 
 
-def find_overlap(
-    trained: Iterable[Problem], judged: Sequence[Problem], near_words: int = NEAR_WORDS
-) -> Overlap:
-    """Which of `judged` stand among `trained`, and which share `near_words` words in a row.
+def find_overlap(trained: Iterable[Problem], judged: Sequence[Problem]) -> Overlap:
+    """Return which of `judged` are the same as or near to a problem of `trained`.
 
-    Time and memory grow with the number of words on each side. A question of fewer words than
-    `near_words` can only be the same, not near. `near_words` below 1 raises ValueError.
+    Time and memory grow with the number of words on each side. A question of fewer than
+    `NEAR_WORDS` words can be the same but not near.
     """
-    if near_words < 1:
-        raise ValueError(f"near_words is {near_words}; at least 1 word makes a passage")
-    whole: dict[tuple[str, ...], str] = {}
-    asked = {problem.id: words(problem.question) for problem in judged}
-    passages: dict[tuple[str, ...], str] = dict.fromkeys(
-        (gram for text in asked.values() for gram in _grams(text, near_words)), ""
-    )
+    judged_words = {problem.id: words(problem.question) for problem in judged}
+
+    # Only passages of judged questions are kept, because the train side may be much larger.
+    passages: dict[tuple[str, ...], str | None] = {
+        passage: None for text in judged_words.values() for passage in _passages(text)
+    }
+    questions: dict[tuple[str, ...], str] = {}
     for problem in trained:
         text = words(problem.question)
-        whole.setdefault(tuple(text), problem.id)
-        for gram in _grams(text, near_words):
-            if passages.get(gram) == "":
-                passages[gram] = problem.id
-    same = [(id_, whole[key]) for id_, text in asked.items() if (key := tuple(text)) in whole]
-    named = {id_ for id_, _ in same}
-    near = [
-        (id_, found)
-        for id_, text in asked.items()
-        if id_ not in named
-        and (found := next((f for g in _grams(text, near_words) if (f := passages[g])), ""))
-    ]
+        questions.setdefault(tuple(text), problem.id)
+        for passage in _passages(text):
+            if passage in passages and passages[passage] is None:
+                passages[passage] = problem.id
+
+    same: list[tuple[str, str]] = []
+    near: list[tuple[str, str]] = []
+    for id_, text in judged_words.items():
+        if (equal := questions.get(tuple(text))) is not None:
+            same.append((id_, equal))
+            continue
+        sharing = (passages[passage] for passage in _passages(text))
+        first = next((trained_id for trained_id in sharing if trained_id), None)
+        if first is not None:
+            near.append((id_, first))
     return Overlap(same, near)
 
 
-def _grams(text: list[str], size: int) -> Iterable[tuple[str, ...]]:
-    return zip(*(text[start:] for start in range(size)), strict=False)
+def _passages(text: list[str]) -> Iterable[tuple[str, ...]]:
+    """Every run of `NEAR_WORDS` consecutive words."""
+    return zip(*(text[start:] for start in range(NEAR_WORDS)), strict=False)
 
 
-def settle(choice: str, overlap: Overlap, judged: Sequence[Problem]) -> list[Problem]:
-    """The problems to judge, by `choice`: "drop" leaves out those that were trained on, "allow"
-    keeps them.
+def apply_choice(choice: str, overlap: Overlap, judged: Sequence[Problem]) -> list[Problem]:
+    """Return the problems to judge: "drop" leaves out those trained on, "allow" keeps them.
 
-    "refuse" raises ValueError where there is one; it counts them and names the first one's ids on
-    both sides. Where "drop" leaves nothing, and for another choice, ValueError as well.
+    Raises ValueError if "refuse" meets a problem that was trained on, with their number and the ids
+    of the first one; if "drop" leaves no problem; and for any other choice.
     """
     if choice not in CHOICES:
-        raise ValueError(f"overlap: {choice!r} is none of {', '.join(CHOICES)}")
+        raise ValueError(f"evaluate.overlap is {choice!r}; it must be one of {', '.join(CHOICES)}")
     if choice == "allow" or not overlap.same:
         return list(judged)
+
     if choice == "refuse":
         first, trained = overlap.same[0]
         raise ValueError(
@@ -106,7 +117,34 @@ def settle(choice: str, overlap: Overlap, judged: Sequence[Problem]) -> list[Pro
             f"({trained!r} in train): judge another split, take them out of the train file, or "
             "leave them out with evaluate.overlap=drop"
         )
-    named = {id_ for id_, _ in overlap.same}
-    if not (kept := [problem for problem in judged if problem.id not in named]):
-        raise ValueError(f"all {len(judged)} problems to be judged were trained on: none is left")
+
+    trained_on = {id_ for id_, _ in overlap.same}
+    kept = [problem for problem in judged if problem.id not in trained_on]
+    if not kept:
+        raise ValueError(
+            f"all {len(judged)} problems to be judged were trained on, so none is left: judge "
+            "another split"
+        )
     return kept
+
+
+def choose_examples(
+    trained: Sequence[Problem], judged: Sequence[Problem], count: int, seed: int
+) -> list[Problem]:
+    """Return `count` train problems to show, with their solutions, before every judged problem.
+
+    The candidates have a reference solution, and their question is the question of no judged
+    problem. The order is that of a hash of seed and id. Raises ValueError if there are fewer than
+    `count` candidates.
+    """
+    asked = {tuple(words(problem.question)) for problem in judged}
+    candidates = [
+        p for p in trained if p.solution is not None and tuple(words(p.question)) not in asked
+    ]
+    if len(candidates) < count:
+        raise ValueError(
+            f"evaluate.num_fewshot={count}: only {len(candidates)} of {len(trained)} train "
+            "problems have a reference solution and are not among those judged; lower "
+            "evaluate.num_fewshot"
+        )
+    return sorted(candidates, key=lambda p: (hash_share(seed, "fewshot", p.id), p.id))[:count]

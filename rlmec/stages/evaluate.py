@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlmec.evaluation.few_shot import choose_examples
 from rlmec.evaluation.readings import figures
-from rlmec.evaluation.train_overlap import Overlap, find_overlap, settle
+from rlmec.evaluation.train_overlap import (
+    Overlap,
+    apply_choice,
+    choose_examples,
+    find_overlap,
+)
 from rlmec.lm.generation import Decoding
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import attempt_parts
@@ -59,7 +63,7 @@ def judged_problems(run: Run, name: str | None, trained: bool) -> tuple[list[Pro
     s, none = run.settings.evaluate, Overlap([], [])
     problems = judged_task(run, name).problems(s.split)[: s.num_problems]
     overlap = find_overlap(run.task.problems("train"), problems) if trained else none
-    return settle(s.overlap, overlap, problems), overlap
+    return apply_choice(s.overlap, overlap, problems), overlap
 
 
 def examples_before(run: Run, name: str | None, problems: list[Problem]) -> list[Problem]:
@@ -132,7 +136,7 @@ class EvaluateStage(Stage):
         if trained:
             counts = {"overlap_same": len(overlap.same), "overlap_near": len(overlap.near)}
         if overlap.same or overlap.near:
-            run.say(f"  {self.title}: of the problems to be judged {overlap.says}")
+            run.say(f"  {self.title}: of the problems to be judged {overlap.summary}")
         folder = attempt_parts(
             self,
             work,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rlmec.evaluation.accuracy import wilson
-from rlmec.evaluation.few_shot import choose_examples
 from rlmec.evaluation.readings import figures
 from rlmec.evaluation.stored_outputs import is_stored, path_and_field, read_stored
+from rlmec.evaluation.train_overlap import choose_examples
 from rlmec.records import Attempt, Problem
 from rlmec.report.figures import Bar, accuracy_figure
 from rlmec.report.harness_results import harness_name, harness_results

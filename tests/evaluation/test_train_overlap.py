@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from rlmec.evaluation.train_overlap import (
     NEAR_WORDS,
+    apply_choice,
     find_overlap,
-    settle,
     words,
 )
 from rlmec.records import Problem
@@ -79,11 +79,9 @@ def test_a_long_shared_passage_is_near_and_a_shorter_one_is_not():
     found = find_overlap([problem("t", " ".join(["one", *shared]))], test)
     assert found.near == [("long", "t")]
     assert found.same == [("same", "t")]
-    assert "1 were trained on (first 'same'" in found.says
-    assert "1 share a long passage (first 'long'" in found.says
-    assert find_overlap([problem("t", "A b")], [problem("x", "c d")]).says == "none"
-    with pytest.raises(ValueError, match="near_words is 0"):
-        find_overlap([], test, 0)
+    assert "1 were trained on (first 'same'" in found.summary
+    assert "1 share a long passage (first 'long'" in found.summary
+    assert find_overlap([problem("t", "A b")], [problem("x", "c d")]).summary == "none"
 
 
 def test_what_is_done_about_it():
@@ -91,14 +89,14 @@ def test_what_is_done_about_it():
     test = [problem("x1", "How many nuts?"), problem("x2", " how many apples")]
     found = find_overlap(train, test)
     with pytest.raises(ValueError, match=r"1 problems .*'x2'.*'t1' in train"):
-        settle("refuse", found, test)
-    assert settle("drop", found, test) == test[:1]
-    assert settle("allow", found, test) == test
-    assert settle("refuse", find_overlap(train, test[:1]), test[:1]) == test[:1]
-    with pytest.raises(ValueError, match="none is left"):
-        settle("drop", found, test[1:])
-    with pytest.raises(ValueError, match="'dropp' is none of refuse, drop, allow"):
-        settle("dropp", found, test)
+        apply_choice("refuse", found, test)
+    assert apply_choice("drop", found, test) == test[:1]
+    assert apply_choice("allow", found, test) == test
+    assert apply_choice("refuse", find_overlap(train, test[:1]), test[:1]) == test[:1]
+    with pytest.raises(ValueError, match="all 1 problems"):
+        apply_choice("drop", found, test[1:])
+    with pytest.raises(ValueError, match=r"'dropp'.*refuse, drop, allow"):
+        apply_choice("dropp", found, test)
 
 
 def test_it_is_quick_at_the_size_of_gsm8k():
