@@ -1,0 +1,65 @@
+"""The examples of examples/ run: a user's rows and model, a user's task, a user's reward rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from walking import ROOT, done_well, run
+
+pytestmark = pytest.mark.slow
+EXAMPLES = ROOT / "examples"
+FEW_STEPS = ("grm.steps=3", "grm.epochs=null", "grm.val_problems=0", "policy.steps=3")
+FEW_STEPS += ("policy.epochs=null", "policy.val_problems=0", "teach.max_edit_ratio=1.0")
+SHORT = ("sample.num_generations=2", "sample.max_completion_length=24", "stage=policy")
+
+
+@pytest.fixture
+def user(monkeypatch):
+    """A user's environment, in which Python finds the examples."""
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
+
+
+def test_own_rows_train_an_own_model(shared, tmp_path):
+    """Its task.path is relative to the folder that the command is started in."""
+    model = shared[1].artifact("warmup") / "model"
+    chosen = ["--config-dir", str(EXAMPLES / "conf"), f"model.path={model}", *SHORT, *FEW_STEPS]
+    done = done_well(run(tmp_path, *chosen, experiment="own_data"))
+    assert done.made() == ["sample", "teach", "grm", "score", "policy"]
+    assert done.metrics("teach")["teach/accepted"] > 10
+    assert done.metrics("policy")["policy/rows"] > 10
+
+
+def test_an_own_task_is_sampled_judged_and_corrected(shared, tmp_path, user):
+    model = shared[1].artifact("warmup") / "model"
+    chosen = ["task=own", "task._target_=own_task.ClockTask", "security.allow=[own_task.]"]
+    chosen += ["+task.minutes=26", "teacher=reference", "model=hf", f"model.path={model}"]
+    done = done_well(run(tmp_path, *chosen, *SHORT, *FEW_STEPS, experiment=None))
+    assert done.made() == ["sample", "teach", "grm", "score", "policy"]
+    assert done.metrics("teach")["teach/accepted"] > 10
+
+
+def test_an_own_reward_rule_remakes_the_policy_only(copied, user):
+    chosen = ["policy/reward=no_reward", "policy.reward._target_=own_reward.doubted_edits"]
+    chosen += ["security.allow=[own_reward.]", "stage=policy", "policy.steps=3"]
+    done = done_well(run(copied("warmup", "sample", "teach", "grm", "score"), *chosen))
+    assert done.made() == ["policy"]
+    assert done.metrics("policy")["policy/rewards/positive"] > 0
+    assert done.metrics("policy")["policy/rewards/negative"] > 0
+
+
+def test_the_own_reward_rule_is_what_it_says(monkeypatch):
+    """Tokens with GRM probability 0.9, 0.2, 0.2, of which the correction removes the first two."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from own_reward import doubted_edits  # pyright: ignore
+
+    logprobs, removed = np.log([0.9, 0.2, 0.2]), np.array([True, True, False])
+    assert doubted_edits(logprobs, False, removed).tolist() == pytest.approx([0, -0.1, 0])
+    assert doubted_edits(logprobs, True, ~removed & removed).tolist() == pytest.approx([0.1] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("conf/experiment/own_data.yaml", 40), ("own_task.py", 40), ("own_reward.py", 15)],
+)
+def test_an_example_is_short(name, limit):
+    assert len((EXAMPLES / name).read_text().splitlines()) <= limit
