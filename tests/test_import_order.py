@@ -44,7 +44,7 @@ IMPURE = {
     *("datasets", "pyarrow", "lightning", "transformers", "peft"),
 }
 QUICK = ["settings", "runtime", "store.artifacts", "store.inventory", "store.prune", "store.locks"]
-QUICK += ["store.atomic", "store.fingerprint", "store.environment"]
+QUICK += ["store.atomic", "store.fingerprint"]
 PADS = ("pad_sequence", "torch.nn.functional.pad", "F.pad", "functional.pad", "tokenizer.pad")
 BANNED_NAMES = {"utils", "helpers", "common", "util", "helper", "misc"}
 PICKLES = ("pickle.load", "pickle.loads", "joblib.load", "numpy.load", "np.load", "hub.load")

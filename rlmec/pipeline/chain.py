@@ -29,9 +29,13 @@ from rlmec.settings.build import build
 from rlmec.settings.fingerprinted import stage_settings
 from rlmec.settings.schema import RunSettings
 from rlmec.settings.sources import source_digest
-from rlmec.store.artifacts import Artifact, ArtifactStore
+from rlmec.store.artifacts import (
+    Artifact,
+    ArtifactStore,
+    environment,
+    environment_differences,
+)
 from rlmec.store.atomic import remove_below
-from rlmec.store.environment import environment, environment_differences
 from rlmec.store.fingerprint import directory_digest, file_digest, fingerprint
 from rlmec.store.locks import Uses
 from rlmec.tasks.base import Task

@@ -22,12 +22,12 @@ from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.store.inventory import (
     Entry,
     dependents,
-    look,
-    mentioned,
+    fingerprints_in,
+    list_entries,
 )
 from rlmec.store.prune import (
     DAY,
-    reasons,
+    reasons_to_keep,
     removal_order,
     remove,
 )
@@ -63,7 +63,7 @@ def keep(settings: RunSettings, names: Callable[[], Names]) -> None:
 def status(settings: RunSettings, names: Callable[[], Names]) -> None:
     """Shows the store, then the chain of this configuration with what is made of it."""
     root = Path(settings.paths.artifacts)
-    entries, now = look(root), time.time()
+    entries, now = list_entries(root), time.time()
     if entries:
         show(entries, now)
     say(f"{root}: {summed(entries)}")
@@ -94,10 +94,10 @@ def prune(settings: RunSettings, names: Callable[[], Names]) -> None:
             f"stage=prune has to know what this configuration names: {error}"
         ) from error
     # looked up after the addresses, so that what was made meanwhile is seen
-    entries, now = look(root), time.time()
+    entries, now = list_entries(root), time.time()
     named = {(n.stage, n.fingerprint) for n in chain}
     texts = [json.dumps(as_plain(settings), default=str)]
-    kept = reasons(entries, named, mentioned(texts), settings.prune, now)
+    kept = reasons_to_keep(entries, named, fingerprints_in(texts), settings.prune, now)
     going = removal_order([e for e in entries if e.path not in kept])
     gone: list[Entry] = []
     for entry in going:

@@ -1,4 +1,4 @@
-"""Fingerprints of settings and digests of files."""
+"""Fingerprints of artifacts, and the digests of files and directories that go into them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ def fingerprint(
     inputs: Mapping[str, str],
     sources: Mapping[str, str],
 ) -> str:
-    """20 hex digits that change with anything that can change the artifact, whatever the order of
-    keys.
+    """The address of an artifact: 20 hexadecimal digits.
 
-    `settings` are plain values already cast to their types (1 and 1.0 are different), `parents`
-    fingerprints, `inputs` digests of files and directories or commits of hub names, `sources`
-    digests of code and templates.
+    The fingerprint changes with everything that can change the content of the artifact. It does not
+    depend on the order of keys.
+
+    - `settings`: plain values, already cast to their types (1 and 1.0 are different).
+    - `parents`: the fingerprints of the artifacts that the stage reads.
+    - `inputs`: digests of files and directories, or commits of hub names.
+    - `sources`: digests of code and templates.
+
+    Raises TypeError if a value is not plain.
     """
     parts = [stage, version, dict(settings), dict(parents), dict(inputs), dict(sources)]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -33,7 +38,10 @@ _DIGESTS: dict[tuple[str, int, int], str] = {}
 
 
 def file_digest(path: Path | str) -> str:
-    """sha256 of a file's content; read once per (path, size, time of change) in a process."""
+    """The sha256 of a file's content.
+
+    A process reads a file only once, as long as its size and its modification time stay the same.
+    """
     path = Path(path).resolve()
     stat = path.stat()
     key = (str(path), stat.st_size, stat.st_mtime_ns)
@@ -44,8 +52,10 @@ def file_digest(path: Path | str) -> str:
 
 
 def directory_digest(path: Path | str) -> str:
-    """sha256 over the names below a directory and the contents of the files; hidden names are left
-    out."""
+    """The sha256 of the names and contents of all files below a directory.
+
+    Hidden files and folders do not count. Raises FileNotFoundError if there is no such directory.
+    """
     root = Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a directory")

@@ -1,9 +1,9 @@
-"""What lies in a store of artifacts: their state, size, age, and what was made from what.
+"""The content of a store of artifacts: states, sizes, ages, and what was made from what.
 
-In: the store's folder, read as it is, without importing a model library. Out: one `Entry` for each
-artifact and each work folder. Nothing is changed: locks are tried and let go at once. Two artifacts
-are linked where the manifest of one (or the settings of its adapter) names the fingerprint of the
-other: as a parent, or in the path of a model that it started from.
+In: the folder of a store. Out: one `Entry` per artifact and per work folder. Nothing is changed,
+and no model library is imported. One artifact was made from another if its manifest, or the
+settings of its adapter, contain the fingerprint of the other: as a parent, or in the path of the
+model that it started from.
 """
 
 from __future__ import annotations
@@ -17,26 +17,23 @@ from pathlib import Path
 from typing import Literal
 
 from rlmec.store.artifacts import MANIFEST, ArtifactError, ArtifactStore
-from rlmec.store.locks import (
-    FINGERPRINT,
-    is_locked,
-    signed,
-    use_file,
-)
+from rlmec.store.locks import FINGERPRINT, is_locked, signed, use_file
 
 State = Literal["whole", "under way", "left over", "damaged", "going"]
 ASIDE = ".gone-"
-"""How a folder is named that `prune` has put aside and not yet deleted."""
+"""The prefix of a folder that `stage=prune` has renamed and not deleted yet."""
 _FOLDER = re.compile(r"(?P<kind>\.work-|\.gone-)?(?P<fp>[0-9a-f]{20})(?:-\d+)?")
 _STEP = re.compile(r"step-(\d+)\.ckpt")
-ORDER = ("warmup", "sample", "teach", "grm", "score", "policy", "evaluate", "report")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder of the store. `size` in bytes; `made` and `used` in seconds since the epoch (of
-    what is not whole: the time of its last change); `links` are fingerprints of what it was made
-    from; `held` is True where a running job has it in its hands."""
+    """One folder of the store.
+
+    `size` is in bytes. `made` and `used` are seconds since the epoch; for a folder that is not
+    whole, both are the time of its last change. `links` are the fingerprints of what it was made
+    from. `held` is True while a running job uses it.
+    """
 
     stage: str
     fingerprint: str
@@ -54,31 +51,68 @@ class Entry:
         return f"{self.stage}/{self.fingerprint}"
 
 
-def look(root: Path) -> list[Entry]:
-    """All entries below `root`, by stage in the order of the chain, then by time. Folders that are
-    not named like artifacts are passed over; a folder that goes away meanwhile is left out."""
-    found = list(_entries(ArtifactStore(root)))
-    known = {e.fingerprint for e in found if e.state in ("whole", "damaged")}
-    kept = [_linked(e, known) for e in found]
-    return sorted(kept, key=lambda e: (_place(e.stage), e.stage, e.made, e.fingerprint))
+def list_entries(root: Path) -> list[Entry]:
+    """All entries of the store at `root`, grouped by stage and sorted by time.
+
+    The stage of the oldest folder comes first, which is the order in which a chain is made. Folders
+    whose names are not those of artifacts are ignored, and so is a folder that is removed during
+    the call.
+    """
+    entries = list(_entries(ArtifactStore(root)))
+
+    # A link counts only if it leads to an artifact: any text of a manifest may look like one.
+    known = {e.fingerprint for e in entries if e.state in ("whole", "damaged")}
+    linked = [replace(e, links=(e.links & known) - {e.fingerprint}) for e in entries]
+
+    oldest: dict[str, float] = {}
+    for entry in linked:
+        oldest[entry.stage] = min(entry.made, oldest.get(entry.stage, entry.made))
+    return sorted(linked, key=lambda e: (oldest[e.stage], e.stage, e.made, e.fingerprint))
 
 
-def _place(stage: str) -> int:
-    return ORDER.index(stage) if stage in ORDER else len(ORDER)
+def dependents(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """For each fingerprint, the entries that were made from it."""
+    out: dict[str, list[Entry]] = {}
+    for entry in entries:
+        for link in entry.links:
+            out.setdefault(link, []).append(entry)
+    return out
 
 
-def _linked(entry: Entry, known: set[str]) -> Entry:
-    return replace(entry, links=(entry.links & known) - {entry.fingerprint})
+def fingerprints_in(texts: Iterable[str]) -> frozenset[str]:
+    """Everything in the texts that looks like a fingerprint."""
+    return frozenset(found for text in texts for found in FINGERPRINT.findall(text))
+
+
+def measure(folder: Path) -> tuple[int, float]:
+    """The bytes of all files below a folder, and the time of the last change below it."""
+    size = 0
+    changed = folder.stat().st_mtime
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            # A job may go on working in the folder during this walk.
+            with contextlib.suppress(FileNotFoundError):
+                stat = os.lstat(Path(parent, name))
+                size += stat.st_size if name in files else 0
+                changed = max(changed, stat.st_mtime)
+    return size, changed
+
+
+def last_use(folder: Path, use: Path | None) -> float:
+    """When a whole artifact was last used: when it was made, or marked in its use file later."""
+    made = (folder / MANIFEST).stat().st_mtime
+    return max(made, use.stat().st_mtime) if use and use.exists() else made
 
 
 def _entries(store: ArtifactStore) -> Iterator[Entry]:
     for stage in _folders(store.root):
         for folder in _folders(stage):
-            if match := _FOLDER.fullmatch(folder.name):
-                try:
-                    yield _entry(store, stage.name, match["fp"], folder, match["kind"] or "")
-                except FileNotFoundError:
-                    continue  # renamed or removed while we looked
+            match = _FOLDER.fullmatch(folder.name)
+            if match is None:
+                continue
+            # FileNotFoundError: the folder was renamed or removed in the meantime
+            with contextlib.suppress(FileNotFoundError):
+                yield _entry(store, stage.name, match["fp"], folder, match["kind"] or "")
 
 
 def _folders(path: Path) -> list[Path]:
@@ -88,15 +122,20 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _entry(store: ArtifactStore, stage: str, fp: str, folder: Path, kind: str) -> Entry:
-    size, changed = measured(folder)
+    size, changed = measure(folder)
     use = use_file(store.root, stage, fp)
-    held, making = is_locked(use), is_locked(store.root / stage / f".lock-{fp}")
-    if kind == ".gone-":
-        return Entry(stage, fp, folder, "going", size, changed, changed, False)
+    held = is_locked(use)
+
+    if kind == ASIDE:
+        return Entry(stage, fp, folder, "going", size, changed, changed, held=False)
+
+    # The use mark alone tells whether a job makes it: a job marks an artifact before it makes it.
     if kind:
-        state: State = "under way" if making else "left over"
-        note = " ".join(filter(None, (_progress(folder), _by_whom(use) if making else "")))
-        return Entry(stage, fp, folder, state, size, changed, changed, held or making, note=note)
+        state: State = "under way" if held else "left over"
+        notes = [_progress(folder), _maker(use) if held else ""]
+        note = " ".join(filter(None, notes))
+        return Entry(stage, fp, folder, state, size, changed, changed, held, note=note)
+
     try:
         store.find(stage, fp)
     except ArtifactError as error:
@@ -104,49 +143,31 @@ def _entry(store: ArtifactStore, stage: str, fp: str, folder: Path, kind: str) -
             raise FileNotFoundError(folder) from error
         note = str(error).partition(" cannot be read ")[2].partition(";")[0] or "another's manifest"
         return Entry(stage, fp, folder, "damaged", size, changed, changed, held, note=note)
+
     made = (folder / MANIFEST).stat().st_mtime
-    used = max(made, use.stat().st_mtime) if use.exists() else made
+    used = last_use(folder, use)
     return Entry(stage, fp, folder, "whole", size, made, used, held, _links(folder))
-
-
-def measured(folder: Path) -> tuple[int, float]:
-    """Bytes of the files below a folder, and when anything in it was last changed."""
-    size, changed = 0, folder.stat().st_mtime
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            with contextlib.suppress(FileNotFoundError):  # of work that goes on while we look
-                stat = os.lstat(Path(parent, name))
-                size += stat.st_size if name in files else 0
-                changed = max(changed, stat.st_mtime)
-    return size, changed
 
 
 def _links(folder: Path) -> frozenset[str]:
     texts = [folder / MANIFEST, folder / "model" / "adapter_config.json"]
-    return mentioned(path.read_text(encoding="utf-8") for path in texts if path.is_file())
-
-
-def mentioned(texts: Iterable[str]) -> frozenset[str]:
-    """What looks like a fingerprint in the texts."""
-    return frozenset(found for text in texts for found in FINGERPRINT.findall(text))
+    return fingerprints_in(path.read_text(encoding="utf-8") for path in texts if path.is_file())
 
 
 def _progress(work: Path) -> str:
-    steps = [int(m[1]) for p in work.glob("checkpoints/*") if (m := _STEP.fullmatch(p.name))]
-    parts = sum(1 for p in work.rglob("part-*") if p.is_dir())
-    found = [f"step {max(steps)}"] if steps else []
-    return ", ".join([*found, f"{parts} parts"] if parts else found)
+    """How far the work in a work folder is: its last saved step, or its number of parts."""
+    names = [_STEP.fullmatch(path.name) for path in work.glob("checkpoints/*")]
+    steps = [int(match[1]) for match in names if match]
+    parts = sum(1 for path in work.rglob("part-*") if path.is_dir())
+
+    found = []
+    if steps:
+        found.append(f"step {max(steps)}")
+    if parts:
+        found.append(f"{parts} parts")
+    return ", ".join(found)
 
 
-def _by_whom(use: Path) -> str:
+def _maker(use: Path) -> str:
     who = signed(use)
     return f"by process {who['process']} on {who.get('host')}" if "process" in who else ""
-
-
-def dependents(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """For each fingerprint the entries that were made from it."""
-    out: dict[str, list[Entry]] = {}
-    for entry in entries:
-        for link in entry.links:
-            out.setdefault(link, []).append(entry)
-    return out

@@ -1,9 +1,13 @@
-"""Which artifacts running jobs have in their hands, so that nobody takes them away.
+"""Use marks: which artifacts running jobs use, so that `stage=prune` does not remove them.
 
-In: addresses of a store. Out: for each a file `.use-<fingerprint>` beside the artifact, on which
-every job that reads or makes it has a shared lock as long as its process lives, and whose time of
-change is that of the last use. Removing takes the lock for itself alone, and leaves what others
-hold. The locks are the kernel's (`flock`): they end with their process, however that ends.
+In: the address of an artifact. Out: a file `.use-<fingerprint>` next to the artifact. Every job
+that reads or makes the artifact holds a shared lock on this file until the job ends. The
+modification time of the file is the time of the last use.
+
+The whole rule: an artifact may be removed only while the remover holds the lock of its use file
+alone. The locks are those of the operating system (`flock`). They end with their process, however
+the process ends. Use files stay when an artifact is removed, as a new file could not stop a job
+that waits for the lock of the old one.
 """
 
 from __future__ import annotations
@@ -24,11 +28,12 @@ FINGERPRINT = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
 
 
 def use_file(root: Path, stage: str, fp: str) -> Path:
+    """The use file of an artifact in the store at `root`."""
     return root / stage / f".use-{fp}"
 
 
 class Uses:
-    """What one job holds in the store below `root`, until this object or the process is gone."""
+    """What one job uses in the store at `root`, until this object or the process is gone."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -36,8 +41,10 @@ class Uses:
         weakref.finalize(self, _close, self._held)
 
     def hold(self, stage: str, fp: str) -> None:
-        """Marks an artifact as in use from now on. Where the store cannot be written to, nothing
-        is marked, and nothing can be removed from it either."""
+        """Mark an artifact as in use from now on; waits while it is being removed.
+
+        In a store that this process cannot write to, nothing is marked.
+        """
         if (stage, fp) in self._held:
             return
         path = use_file(self.root, stage, fp)
@@ -47,58 +54,36 @@ class Uses:
             os.utime(path)
 
     def hold_mentioned(self, text: str) -> None:
-        """Holds every artifact of the store whose fingerprint stands in a text, as in the path of
-        a model that settings name."""
+        """Mark every artifact of the store whose fingerprint is in a text.
+
+        Settings name artifacts in this way when a path leads into the store.
+        """
         for fp in dict.fromkeys(FINGERPRINT.findall(text)):
             for folder in self.root.glob(f"*/{fp}"):
                 self.hold(folder.parent.name, fp)
 
     def sign(self, stage: str, fp: str) -> None:
-        """Says in the file of a held artifact that this process is making it."""
-        if (handle := self._held.get((stage, fp))) is not None:
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            who = {"process": os.getpid(), "host": socket.gethostname(), "since": now}
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(who).encode(), 0)
+        """Write into the use file of a held artifact that this process is making it."""
+        handle = self._held.get((stage, fp))
+        if handle is None:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        who = {"process": os.getpid(), "host": socket.gethostname(), "since": now}
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(who).encode(), 0)
 
 
-def _locked(path: Path, kind: int) -> int:
-    """A handle of the file at `path` with a lock on it; one that was removed while we waited is
-    no use to anybody and is opened anew."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, kind)
-            if os.fstat(handle).st_nlink:
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-
-
-def _close(held: dict[tuple[str, str], int]) -> None:
-    while held:
-        os.close(held.popitem()[1])
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[bool]:
-    """Whether nobody else has a lock on the file, which is then locked for the block; the file is
-    made where there is none."""
+def signed(path: Path) -> dict[str, Any]:
+    """The process that last signed a use file (process, host, since); empty if unknown."""
     try:
-        handle = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(handle)
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process has a lock on the file; False where there is no file."""
+    """Whether a process holds a lock on a file; False if there is no file."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -112,10 +97,34 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def signed(path: Path) -> dict[str, Any]:
-    """Who said last that he was making the artifact (process, host, since); empty where unknown."""
+@contextlib.contextmanager
+def lock_alone(path: Path) -> Iterator[bool]:
+    """Lock a file for this process alone during the block; yields False if another process has it.
+
+    The file is created if there is none.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        handle = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(handle)
+
+
+def _locked(path: Path, kind: int) -> int:
+    """An open handle of a file, with a lock on it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, kind)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _close(held: dict[tuple[str, str], int]) -> None:
+    while held:
+        os.close(held.popitem()[1])

@@ -1,10 +1,14 @@
-"""Long work cut into parts that are each written whole."""
+"""Long work cut into numbered parts, each of which is written whole.
+
+In: for each part several tables and its counts. Out: one folder per part, and at the end one table
+from all parts. A part appears by one rename, so that work that was killed continues with the first
+part that is missing.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -15,28 +19,32 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rlmec.store.atomic import atomic_write_json, sync
+from rlmec.store.atomic import atomic_folder, atomic_write_json
 from rlmec.store.fingerprint import file_digest
-from rlmec.store.tables import TableError, _read_arrow, _write_whole, schema, write_table
+from rlmec.store.tables import TableError, read_arrow, schema, write_arrow, write_table
 
 
 class PartFolder:
     """`count` numbered parts in `folder`, each with its tables, counts and digests.
 
-    A part is there or it is not: it is written under a temporary name and renamed when it is on
-    disk. Several ranks may write different parts at once; `missing` is for one rank, before they
-    do.
+    A part either exists whole or does not exist. Several ranks may write different parts at the
+    same time. Only one rank may call `missing`, before the ranks begin to write.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder, count
+        self.folder = folder
+        self.count = count
 
     def part(self, index: int) -> Path:
+        """The folder of a part."""
         return self.folder / f"part-{index:06d}"
 
     def missing(self) -> list[int]:
-        """Indices still to be made, in order. Left-over temporary parts, and parts whose files are
-        not those that were written, are swept away first."""
+        """The indices of the parts that do not exist yet, in order.
+
+        Temporary folders of a killed process, and parts whose files have changed since they were
+        written, are removed first. Raises TableError if there is a part with a higher index.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for entry in self.folder.iterdir():
             numbered = re.fullmatch(r"part-(\d{6})", entry.name)
@@ -47,7 +55,7 @@ class PartFolder:
         return [index for index in range(self.count) if not self.part(index).is_dir()]
 
     def made(self) -> int:
-        """How many parts are there."""
+        """The number of parts that exist."""
         return sum(self.part(index).is_dir() for index in range(self.count))
 
     def write(
@@ -56,30 +64,27 @@ class PartFolder:
         tables: Mapping[str, tuple[Sequence[Any], type]],
         counts: Mapping[str, int],
     ) -> None:
-        """Writes a part whole: `tables` by name, each with its records and their type. A part that
-        is already there stays; an index outside the work is an IndexError."""
+        """Write a part: `tables` by name, each with its records and their type.
+
+        A part that already exists stays. Raises IndexError if the index is outside the work.
+        """
         if not 0 <= index < self.count:
             raise IndexError(f"part {index} of {self.count}")
-        temporary = self.folder / f".tmp-{index:06d}-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, (rows, record_type) in tables.items():
-            write_table(temporary / f"{name}.parquet", rows, record_type)
-        digests = {name: file_digest(temporary / f"{name}.parquet") for name in tables}
-        atomic_write_json(temporary / "part.json", {"counts": dict(counts), "digests": digests})
-        if self.part(index).is_dir():
-            shutil.rmtree(temporary)
-            return
-        os.rename(temporary, self.part(index))
-        sync(self.folder)
+        with atomic_folder(self.part(index)) as folder:
+            for name, (rows, record_type) in tables.items():
+                write_table(folder / f"{name}.parquet", rows, record_type)
+            digests = {name: file_digest(folder / f"{name}.parquet") for name in tables}
+            atomic_write_json(folder / "part.json", {"counts": dict(counts), "digests": digests})
 
     def merge(
         self, name: str, record_type: type, out_path: Path, unique: Sequence[str] = ()
     ) -> int:
-        """One table from table `name` of every part in the order of their indices, holding one part
-        in memory at a time; returns its rows. Of rows that are equal in all of the columns `unique`
-        (texts and lists) the first one stays; for these 16 bytes a row are held. A missing or
-        damaged part is a TableError naming it."""
+        """Write one table from the table `name` of every part, in the order of their indices.
+
+        Returns the number of rows. Only one part is in memory at a time. Of rows that are equal in
+        all columns of `unique` (texts and lists), the first one stays; this holds 16 bytes per row
+        in memory. Raises TableError that names a part if it is missing or damaged.
+        """
 
         def tables() -> Iterator[pa.Table]:
             for index in range(self.count):
@@ -87,13 +92,13 @@ class PartFolder:
                     raise TableError(f"{self.part(index)} is not made yet")
                 if damage := self._damage(self.part(index)):
                     raise TableError(damage)
-                yield _read_arrow(self.part(index) / f"{name}.parquet", record_type)
+                yield read_arrow(self.part(index) / f"{name}.parquet", record_type)
 
-        found = tables() if not unique else _without_repeats(tables, unique)
-        return _write_whole(out_path, found, schema(record_type))
+        merged = without_repeats(tables, unique) if unique else tables()
+        return write_arrow(out_path, merged, schema(record_type))
 
     def counts(self) -> dict[str, int]:
-        """The counts of all finished parts, added up by name."""
+        """The counts of all finished parts, summed by name."""
         total: Counter[str] = Counter()
         for index in range(self.count):
             if self.part(index).is_dir():
@@ -101,11 +106,12 @@ class PartFolder:
         return dict(total)
 
     def _damage(self, part: Path) -> str:
+        """What is wrong with a part; empty if it is as it was written."""
         try:
             written = json.loads((part / "part.json").read_text())
             digests = written["digests"]
             if not all(isinstance(count, int) for count in written["counts"].values()):
-                return f"{part / 'part.json'} holds counts that are no numbers"
+                return f"{part / 'part.json'} holds counts that are not numbers"
             for name, digest in digests.items():
                 if file_digest(part / f"{name}.parquet") != digest:
                     return f"{part / name}.parquet is not the file that was written"
@@ -114,18 +120,25 @@ class PartFolder:
         return ""
 
 
-def _without_repeats(
+def without_repeats(
     tables: Callable[[], Iterator[pa.Table]], columns: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """The tables, gone through twice, without the rows whose `columns` stood in an earlier row."""
+    """The tables without the rows whose `columns` are equal to those of an earlier row.
+
+    `tables` is called twice: the first pass keeps only a digest of each row, so that the whole
+    table is never in memory.
+    """
     digests = bytearray()
     for table in tables():
         for digest in _digests(table, columns):
             digests += digest
+
+    # Sorting puts equal digests next to each other. The sort is stable: the first row comes first.
     pairs = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)  # [rows, 2]
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable: of equal ones the first row leads
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     repeats = np.zeros(len(pairs), dtype=bool)  # [rows]
     repeats[order[1:]] = (pairs[order[1:]] == pairs[order[:-1]]).all(axis=1)
+
     start = 0
     for table in tables():
         some = repeats[start : start + table.num_rows]
@@ -134,6 +147,6 @@ def _without_repeats(
 
 
 def _digests(table: pa.Table, columns: Sequence[str]) -> Iterator[bytes]:
-    """16 bytes that stand for the `columns` of each row."""
+    """A digest of 16 bytes of the `columns` of each row."""
     for row in zip(*(table.column(name).to_pylist() for name in columns), strict=True):
         yield hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,60 +1,55 @@
-"""What can go from a store, and its removal.
+"""Which entries of a store may be removed, and their removal.
 
-In: the entries of a store (`inventory`), the addresses that the present configuration names. Out:
-for each entry why it is kept, or that it goes; and the removal, after which nothing half removed
-can pass for whole: a folder is renamed aside under the locks of its makers and users, and only then
-deleted. What a kill leaves aside is deleted by the next call.
+In: the entries of a store (`inventory`) and the addresses that the present configuration names.
+Out: for each entry that is kept the reason, and the removal of the others. A folder that is
+half removed can never be taken for a whole one: it is renamed while its use file is locked, and
+deleted only then. The next call deletes what a killed call has renamed.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from rlmec.settings.schema import PruneSettings
-from rlmec.store.atomic import sync
-from rlmec.store.inventory import (
-    ASIDE,
-    Entry,
-    dependents,
-    measured,
-)
-from rlmec.store.locks import alone, use_file
+from rlmec.store.atomic import rename_folder
+from rlmec.store.inventory import ASIDE, Entry, dependents, last_use, measure
+from rlmec.store.locks import lock_alone, use_file
 
 SAFETY = 3600.0
-"""Seconds for which nothing is removed after its last use, whatever the settings say."""
+"""Seconds after its last use in which nothing is removed, whatever the settings say."""
 DAY = 86400.0
 
 
-def reasons(
+def reasons_to_keep(
     entries: Sequence[Entry],
     named: Collection[tuple[str, str]],
     mentioned: Collection[str],
     settings: PruneSettings,
     now: float,
 ) -> dict[Path, str]:
-    """Why each entry is kept, by its path; what can go has no reason.
+    """Why each entry is kept, by its path. An entry that may be removed is not in the result.
 
-    Kept is what a running job holds, what the configuration names (`named`: stages with
-    fingerprints; `mentioned`: fingerprints in its paths), what was used within `keep_days`
-    (work folders: changed within `work_days`), and whatever something kept was made from.
+    An entry is kept if a running job uses it; if the configuration names it (`named`: stages with
+    fingerprints; `mentioned`: fingerprints in its paths); if it was used within `keep_days` (a work
+    folder: changed within `work_days`); or if something that is kept was made from it.
     """
-    kept = {
-        e.path: why for e in entries if (why := _own_reason(e, named, mentioned, settings, now))
-    }
-    by_fp: dict[str, list[Entry]] = {}
+    kept: dict[Path, str] = {}
+    by_fingerprint: dict[str, list[Entry]] = {}
     for entry in entries:
-        by_fp.setdefault(entry.fingerprint, []).append(entry)
+        by_fingerprint.setdefault(entry.fingerprint, []).append(entry)
+        reason = _own_reason(entry, named, mentioned, settings, now)
+        if reason:
+            kept[entry.path] = reason
+
+    # What is kept keeps its parents, and these keep theirs.
     todo = [e for e in entries if e.path in kept]
     while todo:
         child = todo.pop()
         for link in child.links:
-            for parent in by_fp.get(link, ()):
+            for parent in by_fingerprint.get(link, ()):
                 if parent.path not in kept and parent.state != "going":
                     kept[parent.path] = f"{child.stage}/{child.fingerprint[:8]} was made from it"
                     todo.append(parent)
@@ -68,68 +63,70 @@ def _own_reason(
     settings: PruneSettings,
     now: float,
 ) -> str:
-    """Why an entry is kept for itself; empty where it is not."""
+    """Why an entry is kept, apart from what was made from it; empty if there is no reason."""
     if entry.state == "going":
         return ""
     if entry.held:
-        return "a running job has it in hand"
+        return "a running job uses it"
     if now - entry.used < SAFETY:
         return "used within the hour"
     if entry.state == "damaged":
         return ""
     if (entry.stage, entry.fingerprint) in named or entry.fingerprint in mentioned:
         return "this configuration names it"
+
     days = settings.keep_days if entry.state == "whole" else settings.work_days
     return f"used within {days:g} days" if now - entry.used < days * DAY else ""
 
 
 def removal_order(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries in an order in which each goes before what it was made from, wherever links are no
-    circle; the newest first otherwise."""
-    below, todo = dependents(entries), sorted(entries, key=lambda e: -e.made)
-    out: list[Entry] = []
+    """The entries in an order in which each comes before what it was made from.
+
+    Among entries without such a relation, the newest comes first. Links in a circle, which only
+    damaged manifests can have, are broken at the newest entry.
+    """
+    below = dependents(entries)
+    todo = sorted(entries, key=lambda e: -e.made)
+    order: list[Entry] = []
     gone: set[Path] = set()
     while todo:
         free = [e for e in todo if all(d.path in gone for d in below.get(e.fingerprint, ()))]
-        out += (step := free or todo[:1])
+        step = free or todo[:1]
+        order += step
         gone |= {e.path for e in step}
         todo = [e for e in todo if e.path not in gone]
-    return out
+    return order
 
 
 def remove(root: Path, entry: Entry) -> str:
-    """Removes an entry; returns why it was left where a job has taken it up meanwhile, else ""."""
+    """Remove an entry, and return "".
+
+    If a job has used the entry since it was listed, the entry stays, and the reason is returned.
+    """
     if entry.state == "going":
         shutil.rmtree(entry.path, ignore_errors=True)
         return ""
-    stage = root / entry.stage
-    aside = stage / f"{ASIDE}{entry.fingerprint}-{time.time_ns()}"
-    lock = FileLock(stage / f".lock-{entry.fingerprint}")
+
+    aside = root / entry.stage / f"{ASIDE}{entry.fingerprint}-{time.time_ns()}"
     use = use_file(root, entry.stage, entry.fingerprint)
+    marked = use.exists()  # before the lock, which creates the file
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return "a job is making it"
-    try:
-        last = _last_use(entry, use)
-        with alone(use) as nobody:
-            if not nobody:
-                return "a job has it in hand"
-            if last > entry.used:
+        with lock_alone(use) as is_alone:
+            if not is_alone:
+                return "a running job uses it"
+            if _last_use(entry, use if marked else None) > entry.used:
                 return "it was used meanwhile"
-            os.rename(entry.path, aside)
-            sync(stage)
-            use.unlink(missing_ok=True)
+            rename_folder(entry.path, aside)
     except FileNotFoundError:
         return "it is gone already"
-    finally:
-        lock.release()
+
+    # The lock is free again: a job that waited for it sees that the artifact is gone.
     shutil.rmtree(aside)
     return ""
 
 
-def _last_use(entry: Entry, use: Path) -> float:
-    """When the entry was last used, as of now."""
-    if entry.state != "whole":
-        return measured(entry.path)[1]
-    return max(entry.made, use.stat().st_mtime) if use.exists() else entry.made
+def _last_use(entry: Entry, use: Path | None) -> float:
+    """When an entry was last used (a folder that is not whole: last changed), as of now."""
+    if entry.state == "whole":
+        return last_use(entry.path, use)
+    return measure(entry.path)[1]

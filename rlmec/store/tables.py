@@ -1,16 +1,14 @@
-"""Tables of records as Parquet files, and long work cut into parts that are each written whole.
+"""Tables of records as Parquet files.
 
-In: lists of records (`records.py`) or, for a part, several tables and its counts. Out: files whose
-columns have the record's own Arrow types, also when there is no row, and that `datasets` opens;
-records again on reading. A part is a folder that appears by one rename, so work that was killed
-goes on at the first missing part.
+In: lists of records (`records.py`). Out: files whose columns have the Arrow types of the record's
+fields, also without any rows, and that `datasets` opens. On reading: records again. Every reader
+names the file, and the column or row, that it refuses.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlmec import records
-from rlmec.store.atomic import sync
+from rlmec.store.atomic import atomic_file
 
 R = TypeVar("R")
 ROWS_AT_ONCE = 1024
@@ -45,42 +43,51 @@ def schema(record_type: type) -> pa.Schema:
 
 
 def write_table(path: Path, rows: Sequence[Any], record_type: type) -> None:
-    """Writes records to a Parquet file that is never seen half written; without rows the columns
-    remain."""
-    wanted = schema(record_type)
-    arrays = [pa.array([getattr(r, f.name) for r in rows], type=f.type) for f in wanted]
-    _write_whole(path, [pa.table(arrays, schema=wanted)], wanted)
+    """Write records to a Parquet file through `atomic_file`.
+
+    A table without rows keeps its columns.
+    """
+    columns = schema(record_type)
+    arrays = [pa.array([getattr(r, f.name) for r in rows], type=f.type) for f in columns]
+    write_arrow(path, [pa.table(arrays, schema=columns)], columns)
 
 
-def _write_whole(path: Path, tables: Any, wanted: pa.Schema) -> int:
-    temporary, rows = path.with_name(f".{path.name}.{os.getpid()}.tmp"), 0
-    try:
-        with pq.ParquetWriter(
-            temporary, wanted, compression="zstd", write_page_checksum=True
-        ) as writer:
-            for table in tables:
-                if table.num_rows:  # an empty row group is one that `datasets` cannot open
-                    writer.write_table(table)
-                    rows += table.num_rows
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+def write_arrow(path: Path, tables: Iterable[pa.Table], columns: pa.Schema) -> int:
+    """Write Arrow tables one after the other to one Parquet file; returns the number of rows."""
+    rows = 0
+    with (
+        atomic_file(path) as temporary,
+        pq.ParquetWriter(
+            temporary, columns, compression="zstd", write_page_checksum=True
+        ) as writer,
+    ):
+        for table in tables:
+            if table.num_rows:  # `datasets` cannot open a file with an empty row group
+                writer.write_table(table)
+                rows += table.num_rows
     return rows
 
 
 def read_table(path: Path, record_type: type[R]) -> list[R]:
-    """The records of a file, None for nulls. A damaged file, a column too many, too few or of
-    another type is a TableError naming file and column; a row that the record refuses one naming
-    file and row."""
+    """The records of a file; nulls are None.
+
+    Raises TableError that names the file and the column if the file is damaged, if a column is
+    missing or unknown, or if it has another type; and one that names the file and the row if the
+    record type refuses a row.
+    """
     with _opened(path, record_type) as file:
         rows = file.read().to_pylist()
     return [_record(record_type, row, path, number) for number, row in enumerate(rows)]
 
 
+def read_arrow(path: Path, record_type: type) -> pa.Table:
+    """The columns of a file as an Arrow table, in the order of the record's fields."""
+    with _opened(path, record_type) as file:
+        return file.read().select(schema(record_type).names)
+
+
 def iter_table(path: Path, record_type: type[R]) -> Iterator[R]:
-    """The records of a file as `read_table` gives them, a thousand in memory at a time."""
+    """The records of a file as `read_table` gives them, with about a thousand in memory."""
     with _opened(path, record_type) as file:
         numbers = count()
         for batch in file.iter_batches(ROWS_AT_ONCE):
@@ -89,38 +96,36 @@ def iter_table(path: Path, record_type: type[R]) -> Iterator[R]:
 
 
 def iter_columns(path: Path, record_type: type, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Some columns of a table of `record_type`, row by row."""
+    """Some columns of a table of `record_type`, one tuple per row."""
     with _opened(path, record_type) as file:
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(names)):
             yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
 
+def count_rows(path: Path) -> int:
+    """The number of rows of a file, without reading them. Raises TableError if it is damaged."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no table {path}")
+    try:
+        return pq.read_metadata(path).num_rows
+    except (*_DAMAGED, UnicodeDecodeError) as error:
+        raise TableError(f"{path} is not a whole Parquet file: {error}") from error
+
+
 def _record(record_type: type[R], row: dict[str, Any], path: Path, number: int) -> R:
     try:
         return record_type(**row)
-    except (ValueError, TypeError) as error:  # TypeError: a null where there is none
+    except (ValueError, TypeError) as error:  # TypeError: a null in a field that has none
         raise TableError(f"{path}, row {number}: {error}") from error
-
-
-def _read_arrow(path: Path, record_type: type) -> pa.Table:
-    with _opened(path, record_type) as file:
-        return file.read().select(schema(record_type).names)
 
 
 @contextlib.contextmanager
 def _opened(path: Path, record_type: type) -> Iterator[pq.ParquetFile]:
-    """A Parquet file with the columns of `record_type`; what is not right is a TableError."""
+    """An open Parquet file that has exactly the columns of `record_type`, in any order."""
     if not path.is_file():
         raise FileNotFoundError(f"no table {path}")
     try:
-        found, wanted = pq.read_schema(path), schema(record_type)
-        for name in [*wanted.names, *found.names]:
-            if name not in found.names:
-                raise TableError(f"{path} has no column {name!r} of {record_type.__name__}")
-            if name not in wanted.names:
-                raise TableError(f"{path}: column {name!r} is not one of {record_type.__name__}")
-            if (kind := wanted.field(name).type) != (other := found.field(name).type):
-                raise TableError(f"{path}: column {name!r} is {other}, not {kind}")
+        _check_columns(path, record_type)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except UnicodeDecodeError as error:
@@ -129,11 +134,15 @@ def _opened(path: Path, record_type: type) -> Iterator[pq.ParquetFile]:
         raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
 
-def count_rows(path: Path) -> int:
-    """The number of rows of a file, without reading them; TableError for a damaged one."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no table {path}")
-    try:
-        return pq.read_metadata(path).num_rows
-    except (*_DAMAGED, UnicodeDecodeError) as error:
-        raise TableError(f"{path} is not a whole Parquet file: {error}") from error
+def _check_columns(path: Path, record_type: type) -> None:
+    found = pq.read_schema(path)
+    wanted = schema(record_type)
+    for name in [*wanted.names, *found.names]:
+        if name not in found.names:
+            raise TableError(f"{path} has no column {name!r} of {record_type.__name__}")
+        if name not in wanted.names:
+            raise TableError(f"{path}: column {name!r} is not one of {record_type.__name__}")
+        wanted_type = wanted.field(name).type
+        found_type = found.field(name).type
+        if found_type != wanted_type:
+            raise TableError(f"{path}: column {name!r} is {found_type}, not {wanted_type}")

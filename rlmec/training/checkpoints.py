@@ -11,7 +11,6 @@ Lightning saves weights, optimizers, schedulers, counters and the state of callb
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections.abc import Callable
@@ -25,10 +24,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from rlmec.store.artifacts import ArtifactError
+from rlmec.store.atomic import TEMPORARY, atomic_file
 from rlmec.training.callbacks import StopRequests
 
 _NAME = re.compile(r"step-(\d{8})\.ckpt")
-_PART = ".part"
 
 
 # --- writing and reading ---
@@ -42,20 +41,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # which a crash can cut in half; a rename within one folder cannot be.
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
-        part = final.with_name(f"{final.name}.{os.getpid()}{_PART}")
-        try:
-            with part.open("wb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(final)
-
-            # The rename itself is on disk only once the folder is.
-            folder = os.open(final.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_file(final) as temporary, temporary.open("wb") as stream:
+            torch.save(checkpoint, stream)
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
@@ -71,7 +58,7 @@ def newest_loadable(folder: Path, say: Callable[[str], None]) -> Path | None:
     count among those that are kept. Raises ArtifactError if there are checkpoints but none loads,
     because a run must not start from scratch without being told to.
     """
-    for left_over in (*folder.glob(f"*{_PART}"), *folder.glob("weights-*.ckpt")):
+    for left_over in (*folder.glob(f"*{TEMPORARY}"), *folder.glob("weights-*.ckpt")):
         left_over.unlink()
 
     found = saved_checkpoints(folder)

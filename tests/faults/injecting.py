@@ -7,12 +7,13 @@ micro-batch are noted too, in a file that outlives the child.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,4 +169,18 @@ def _wrap_writing(
 
     torch.save, os.rename = save, rename
     AtomicCheckpointIO.save_checkpoint = save_checkpoint
-    _before(tables, "sync", lambda *args: act_at("table"))
+    _wrap_tables(tables, act_at)
+
+
+def _wrap_tables(tables: Any, act_at: Callable[[str], None]) -> None:
+    """Acts when a table is written but not in its place yet, and when it has just come there."""
+    whole = tables.atomic_file
+
+    @contextlib.contextmanager
+    def atomic_file(path: Path) -> Iterator[Path]:
+        with whole(path) as temporary:
+            yield temporary
+            act_at("table")
+        act_at("table")
+
+    tables.atomic_file = atomic_file

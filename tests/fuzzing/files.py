@@ -23,9 +23,9 @@ from rlmec.records import (
 )
 from rlmec.settings.schema import PruneSettings
 from rlmec.store.artifacts import MANIFEST, ArtifactError, ArtifactStore
-from rlmec.store.inventory import look
+from rlmec.store.inventory import list_entries
 from rlmec.store.parts import PartFolder
-from rlmec.store.prune import reasons, removal_order
+from rlmec.store.prune import reasons_to_keep, removal_order
 from rlmec.store.tables import (
     TableError,
     count_rows,
@@ -222,10 +222,10 @@ def manifests(rng: random.Random, folder: Path) -> None:
 
 
 def _looked_at(store: ArtifactStore, stage: str, path: Path, data: bytes) -> None:
-    entries = {e.stage: e for e in look(store.root)}
+    entries = {e.stage: e for e in list_entries(store.root)}
     assert set(entries) == set(CHAIN)
     now = time.time() + 40 * 86400
-    kept = reasons(list(entries.values()), [], [], PruneSettings(), now)
+    kept = reasons_to_keep(list(entries.values()), [], [], PruneSettings(), now)
     assert kept == {}
     assert len(removal_order(list(entries.values()))) == len(CHAIN)
     _unchanged(path, data)

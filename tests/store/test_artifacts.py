@@ -9,8 +9,13 @@ import time
 import pytest
 
 from rlmec.settings import sources
-from rlmec.store import artifacts, atomic, environment, fingerprint
-from rlmec.store.artifacts import ArtifactError, ArtifactStore
+from rlmec.store import artifacts, atomic, fingerprint
+from rlmec.store.artifacts import (
+    ArtifactError,
+    ArtifactStore,
+    environment,
+    environment_differences,
+)
 
 
 def make(store, stage="sample", fp="a" * 20, text="rows"):
@@ -47,7 +52,7 @@ def test_a_kill_before_the_rename_leaves_nothing_final(tmp_path, monkeypatch, at
         raise Kill
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts.os if at == "rename" else artifacts, at, kill)
+        patch.setattr(os if at == "rename" else artifacts, at, kill)
         with pytest.raises(Kill):
             store.commit("sample", "a" * 20, {"rows": 1})
     assert store.find("sample", "a" * 20) is None
@@ -61,13 +66,9 @@ def test_everything_is_on_disk_before_the_rename(tmp_path, monkeypatch):
     events = []
     fsync, rename = os.fsync, os.rename
     monkeypatch.setattr(
-        artifacts.os,
-        "fsync",
-        lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)),
+        os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
     )
-    monkeypatch.setattr(
-        artifacts.os, "rename", lambda a, b: (events.append("rename"), rename(a, b))
-    )
+    monkeypatch.setattr(os, "rename", lambda a, b: (events.append("rename"), rename(a, b)))
     store.commit("sample", "a" * 20, {})
     at = events.index("rename")
     assert {str(work / "table.txt"), str(work)} <= set(events[:at])
@@ -248,13 +249,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_differences_of_surroundings_are_named():
-    old = environment.environment(world_size=1, threads=2)
+    old = environment(world_size=1, threads=2)
     new = json.loads(json.dumps(old)) | {"world_size": 2}
     assert {"python", "torch", "lightning", "numpy"} <= set(old["libraries"])
     new["libraries"]["torch"] = "9.9"
     torch = old["libraries"]["torch"]
     expected = [f"torch: {torch} -> 9.9", "world_size: 1 -> 2"]
-    assert environment.environment_differences(old, new) == expected
+    assert environment_differences(old, new) == expected
     libraries = old["libraries"], new["libraries"]
-    assert environment.environment_differences(*libraries) == expected[:1]
-    assert environment.environment_differences(old, old) == []
+    assert environment_differences(*libraries) == expected[:1]
+    assert environment_differences(old, old) == []

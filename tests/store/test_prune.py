@@ -9,28 +9,28 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from rlmec.runtime import store_commands
 from rlmec.runtime.store_commands import Named, age_of, size_of
 from rlmec.settings.schema import PruneSettings
-from rlmec.store import prune
+from rlmec.store import atomic, prune
 from rlmec.store.artifacts import ArtifactStore
-from rlmec.store.inventory import dependents, look
+from rlmec.store.inventory import dependents, list_entries
 from rlmec.store.locks import (
     Uses,
-    alone,
     is_locked,
+    lock_alone,
     signed,
     use_file,
 )
 from rlmec.store.prune import (
     DAY,
-    reasons,
+    reasons_to_keep,
     removal_order,
     remove,
 )
@@ -67,8 +67,8 @@ def chain(root, days=0.0):
 
 def kept(root, named=(), mentioned=(), **settings):
     """Fingerprints with the reasons for which they are kept."""
-    found = look(root)
-    why = reasons(found, named, mentioned, PruneSettings(**settings), time.time())
+    found = list_entries(root)
+    why = reasons_to_keep(found, named, mentioned, PruneSettings(**settings), time.time())
     return {e.fingerprint: why[e.path] for e in found if e.path in why}
 
 
@@ -77,7 +77,7 @@ def kept(root, named=(), mentioned=(), **settings):
 
 def test_artifacts_are_seen_with_what_they_were_made_from(tmp_path):
     chain(tmp_path, days=3)
-    found = {e.fingerprint: e for e in look(tmp_path)}
+    found = {e.fingerprint: e for e in list_entries(tmp_path)}
     assert [e.title for e in found.values()] == [
         f"sample/{SAMPLE}",
         f"teach/{TEACH}",
@@ -99,7 +99,7 @@ def test_a_path_in_the_settings_or_of_an_adapter_is_a_link(tmp_path):
     (adapter / "model").mkdir()
     base = {"base_model_name_or_path": f"/elsewhere/policy/{POLICY}/model"}
     (adapter / "model" / "adapter_config.json").write_text(json.dumps(base))
-    links = {e.fingerprint: e.links for e in look(tmp_path)}
+    links = {e.fingerprint: e.links for e in list_entries(tmp_path)}
     assert links == {POLICY: frozenset(), "d" * 20: {POLICY}, "e" * 20: {POLICY}}
 
 
@@ -117,8 +117,8 @@ def test_every_state_is_told_apart(tmp_path):
     (tmp_path / "score" / ("4" * 20) / "manifest.json").write_text("{")
     (tmp_path / "score" / (".gone-" + "5" * 20 + "-17")).mkdir()
     (tmp_path / "answers" / "ab").mkdir(parents=True)  # a teacher's cache is no artifact
-    with FileLock(tmp_path / "grm" / (".lock-" + "2" * 20)):
-        found = {e.fingerprint[0]: e for e in look(tmp_path)}
+    found = {e.fingerprint[0]: e for e in list_entries(tmp_path)}
+    del uses
     states = {k: e.state for k, e in found.items()}
     assert states == dict(zip("12345", states.values(), strict=True)) | {
         "1": "whole",
@@ -135,7 +135,7 @@ def test_every_state_is_told_apart(tmp_path):
 def test_looking_changes_nothing(tmp_path):
     chain(tmp_path, days=30)
     before = {p: (p.stat().st_mtime_ns, p.is_dir()) for p in tmp_path.rglob("*")}
-    look(tmp_path)
+    list_entries(tmp_path)
     assert {p: (p.stat().st_mtime_ns, p.is_dir()) for p in tmp_path.rglob("*")} == before
 
 
@@ -178,10 +178,10 @@ def test_a_use_makes_it_young_and_holds_it_and_what_it_was_made_from(tmp_path):
     uses = Uses(tmp_path)
     uses.hold("policy", POLICY)
     why = kept(tmp_path, keep_days=0)
-    assert why[POLICY] == "a running job has it in hand"
+    assert why[POLICY] == "a running job uses it"
     assert set(why) == {SAMPLE, TEACH, POLICY}
-    entry = next(e for e in look(tmp_path) if e.fingerprint == POLICY)
-    assert remove(tmp_path, entry) == "a job has it in hand"
+    entry = next(e for e in list_entries(tmp_path) if e.fingerprint == POLICY)
+    assert remove(tmp_path, entry) == "a running job uses it"
     del uses
     assert kept(tmp_path, keep_days=0)[POLICY] == "used within the hour"
     aged(path, days=20)
@@ -192,7 +192,7 @@ def test_a_model_of_the_store_that_settings_name_is_held(tmp_path):
     chain(tmp_path, days=20)
     uses = Uses(tmp_path)
     uses.hold_mentioned(json.dumps({"evaluate": {"model": f"x/policy/{POLICY}/model"}, "n": "ab"}))
-    held = {e.fingerprint for e in look(tmp_path) if e.held}
+    held = {e.fingerprint for e in list_entries(tmp_path) if e.held}
     assert held == {POLICY}
     del uses
 
@@ -207,8 +207,10 @@ def test_left_over_work_goes_by_its_own_days_and_a_damaged_folder_soon(tmp_path)
     assert kept(tmp_path, work_days=7) == {SAMPLE: "used within 7 days"}
     assert kept(tmp_path, work_days=4, keep_days=100) == {}
     assert set(kept(tmp_path, [("grm", SAMPLE)], work_days=4)) == {SAMPLE}
-    with FileLock(tmp_path / "grm" / f".lock-{SAMPLE}"):
-        assert kept(tmp_path, work_days=4)[SAMPLE] == "a running job has it in hand"
+    uses = Uses(tmp_path)
+    uses.hold("grm", SAMPLE)
+    assert kept(tmp_path, work_days=4)[SAMPLE] == "a running job uses it"
+    del uses
 
 
 # ---- removing -------------------------------------------------------------------------------
@@ -216,15 +218,17 @@ def test_left_over_work_goes_by_its_own_days_and_a_damaged_folder_soon(tmp_path)
 
 def test_children_go_before_their_parents(tmp_path):
     chain(tmp_path, days=20)
-    assert [e.stage for e in removal_order(look(tmp_path))] == ["policy", "teach", "sample"]
-    both = [dataclasses.replace(e, links=frozenset({SAMPLE, TEACH})) for e in look(tmp_path)[:2]]
+    assert [e.stage for e in removal_order(list_entries(tmp_path))] == ["policy", "teach", "sample"]
+    both = [
+        dataclasses.replace(e, links=frozenset({SAMPLE, TEACH})) for e in list_entries(tmp_path)[:2]
+    ]
     assert len(removal_order(both)) == 2  # a circle of damaged manifests ends too
 
 
 @pytest.mark.parametrize("at", ["rename", "sync", "rmtree"])
 def test_a_kill_while_removing_leaves_nothing_that_passes_for_whole(tmp_path, monkeypatch, at):
     path = made(tmp_path, "sample", SAMPLE, days=20)
-    entry = look(tmp_path)[0]
+    entry = list_entries(tmp_path)[0]
 
     class Kill(BaseException):
         pass
@@ -236,7 +240,7 @@ def test_a_kill_while_removing_leaves_nothing_that_passes_for_whole(tmp_path, mo
         (Path(folder) / "table.txt").unlink()  # the manifest is still there
         raise Kill
 
-    place = {"rename": prune.os, "sync": prune, "rmtree": prune.shutil}[at]
+    place = {"rename": os, "sync": atomic, "rmtree": prune.shutil}[at]
     with monkeypatch.context() as patch:
         patch.setattr(place, at, half if at == "rmtree" else kill)
         with pytest.raises(Kill):
@@ -245,21 +249,19 @@ def test_a_kill_while_removing_leaves_nothing_that_passes_for_whole(tmp_path, mo
     assert (whole is not None) == (at == "rename")
     if whole is not None:
         assert whole.file("table.txt").read_text() == "rows"
-    for entry in look(tmp_path):
+    for entry in list_entries(tmp_path):
         assert remove(tmp_path, entry) == ""
     assert [p.name for p in path.parent.iterdir() if p.is_dir()] == []
     made(tmp_path, "sample", SAMPLE)  # and it can be made again
 
 
-def test_what_was_used_or_is_made_meanwhile_stays(tmp_path):
+def test_what_was_used_meanwhile_stays(tmp_path):
     path = made(tmp_path, "sample", SAMPLE, days=20)
-    entry = look(tmp_path)[0]
+    entry = list_entries(tmp_path)[0]
     Uses(tmp_path).hold("sample", SAMPLE)  # and let go again at once
     assert remove(tmp_path, entry) == "it was used meanwhile"
     aged(path, days=20)
-    with FileLock(tmp_path / "sample" / f".lock-{SAMPLE}"):
-        assert remove(tmp_path, entry) == "a job is making it"
-    entry = look(tmp_path)[0]
+    entry = list_entries(tmp_path)[0]
     assert remove(tmp_path, entry) == ""
     assert remove(tmp_path, entry) == "it is gone already"
 
@@ -283,39 +285,41 @@ def test_a_use_dies_with_its_process(tmp_path):
         assert signed(path)["process"] == holder.pid
         Uses(tmp_path).hold("grm", "f" * 20)  # several may use it
         assert is_locked(path)
-        with alone(path) as nobody:
+        with lock_alone(path) as nobody:
             assert not nobody
         holder.kill()
         holder.wait()
     assert not is_locked(path)
-    with alone(path) as nobody:
+    with lock_alone(path) as nobody:
         assert nobody
 
 
-def test_a_use_file_that_was_removed_meanwhile_is_made_anew(tmp_path):
-    path = use_file(tmp_path, "grm", "f" * 20)
-    path.parent.mkdir()
-    opened = os.open
+def test_a_job_that_comes_during_a_removal_waits_and_finds_the_artifact_gone(tmp_path, monkeypatch):
+    made(tmp_path, "sample", SAMPLE, days=20)
+    use = use_file(tmp_path, "sample", SAMPLE)
+    uses, rename, waiting = Uses(tmp_path), os.rename, []
 
-    def once(*args):
-        """The file goes away between opening and locking it, as when an artifact is removed."""
-        handle = opened(*args)
-        if not once.done:
-            once.done = True
-            path.unlink()
-        return handle
+    def during(source, target):
+        """The job comes when the use file is locked and nothing has been renamed yet."""
+        job = threading.Thread(target=uses.hold, args=("sample", SAMPLE))
+        job.start()
+        job.join(0.3)
+        assert job.is_alive()
+        waiting.append(job)
+        rename(source, target)
 
-    once.done = False
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "open", once)
-        uses = Uses(tmp_path)
-        uses.hold("grm", "f" * 20)
-    assert is_locked(path)
-    del uses
-    assert not is_locked(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", during)
+        assert remove(tmp_path, list_entries(tmp_path)[0]) == ""
+    waiting[0].join(10)
+    assert not waiting[0].is_alive()
+    assert ArtifactStore(tmp_path).find("sample", SAMPLE) is None
+    assert is_locked(use)  # the same file: what this job makes now is safe from the next removal
+    made(tmp_path, "sample", SAMPLE, days=20)
+    assert remove(tmp_path, list_entries(tmp_path)[0]) == "a running job uses it"
 
 
-# ---- the doors ------------------------------------------------------------------------------
+# ---- the commands ---------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +329,7 @@ class Paths:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the doors read of a run's settings."""
+    """What the commands read from the settings of a run."""
 
     paths: Paths
     prune: PruneSettings
@@ -347,13 +351,13 @@ def test_prune_says_what_would_go_and_removes_it_when_told_to(tmp_path, capsys):
     assert f"would go: policy/{POLICY}, whole" in said
     assert "2 folders" in said
     assert "prune.dry_run=false" in said
-    assert len(look(tmp_path)) == 4
+    assert len(list_entries(tmp_path)) == 4
     said = opened(tmp_path, capsys, "prune", named, dry_run=False)
     assert said.index(f"removed: policy/{POLICY}") < said.index(f"removed: teach/{TEACH}")
-    assert [e.stage for e in look(tmp_path)] == ["sample", "grm"]
+    assert [e.stage for e in list_entries(tmp_path)] == ["sample", "grm"]
     assert "kept, as this configuration names it: 1" in said
     said = opened(tmp_path, capsys, "prune", keep_days=0, dry_run=False, model=f"x/grm/{'d' * 20}")
-    assert [e.stage for e in look(tmp_path)] == ["grm"]
+    assert [e.stage for e in list_entries(tmp_path)] == ["grm"]
 
 
 def test_prune_does_not_guess_what_the_configuration_names(tmp_path, capsys):
@@ -368,7 +372,7 @@ def test_prune_does_not_guess_what_the_configuration_names(tmp_path, capsys):
     settings = Settings(Paths(str(tmp_path)), PruneSettings(0.0, 0.0, dry_run=False))
     with pytest.raises(ValueError, match=r"what this configuration names.*solutions\.jsonl"):
         store_commands.keep(settings, names)
-    assert len(look(tmp_path)) == 3
+    assert len(list_entries(tmp_path)) == 3
     store_commands.keep(dataclasses.replace(settings, stage="status"), names)
     assert "cannot be told: no file 'solutions.jsonl'" in capsys.readouterr().out
 
@@ -378,7 +382,7 @@ def test_status_shows_the_store_and_the_configuration_s_chain(tmp_path, capsys):
     named = [Named("sample", "sample", SAMPLE), Named("policy (b)", "policy", "e" * 20)]
     lines = opened(tmp_path, capsys, "status", named).splitlines()
     assert lines[0].split()[:3] == ["stage", "fingerprint", "state"]
-    size = size_of(look(tmp_path)[2].size)
+    size = size_of(list_entries(tmp_path)[2].size)
     above = "sample/aaaaaaaa, teach/bbbbbbbb"
     assert " ".join(lines[3].split()) == f"policy {POLICY} whole {size} 3 d ago 3 d ago {above} -"
     assert f"  sample      {SAMPLE}  whole" in lines

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,9 @@ from rlmec.records import (
     Problem,
     Score,
 )
+from rlmec.store import atomic, tables
 from rlmec.store import parts as parts_module
-from rlmec.store import tables
-from rlmec.store.parts import PartFolder
+from rlmec.store.parts import PartFolder, without_repeats
 from rlmec.store.tables import (
     TableError,
     count_rows,
@@ -169,7 +170,7 @@ def test_a_failed_write_leaves_the_old_table(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "sync", full)
+        patch.setattr(atomic, "sync", full)
         with pytest.raises(OSError, match="no space"):
             write_table(path, [Problem("new", "q", "1")], Problem)
     assert [p.id for p in read_table(path, Problem)] == ["old"]
@@ -198,7 +199,7 @@ def test_parts_in_any_order_give_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("at", ["write_table", "atomic_write_json", "rename"])
-def test_a_part_that_was_cut_off_is_missing_and_swept(tmp_path, monkeypatch, at):
+def test_a_part_that_was_cut_off_is_missing(tmp_path, monkeypatch, at):
     parts = PartFolder(tmp_path / "parts", 2)
     write_part(parts, 0)
 
@@ -209,17 +210,25 @@ def test_a_part_that_was_cut_off_is_missing_and_swept(tmp_path, monkeypatch, at)
         raise Kill
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts_module.os if at == "rename" else parts_module, at, kill)
+        patch.setattr(os if at == "rename" else parts_module, at, kill)
         with pytest.raises(Kill):
             write_part(parts, 1)
-    assert len(list(parts.folder.iterdir())) == 2
-    assert parts.missing() == [1]
     assert [p.name for p in parts.folder.iterdir()] == ["part-000000"]
+    assert parts.missing() == [1]
     with pytest.raises(TableError, match="part-000001 is not made"):
         parts.merge("attempts", Attempt, tmp_path / "out.parquet")
     assert not list(tmp_path.glob("*out*"))
     write_part(parts, 1)
     assert parts.merge("attempts", Attempt, tmp_path / "out.parquet") == 1
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    parts = PartFolder(tmp_path / "parts", 2)
+    write_part(parts, 0)
+    (parts.folder / ".tmp-part-000001-17").mkdir()
+    (parts.folder / ".tmp-part-000001-17" / "attempts.parquet").write_text("half")
+    assert parts.missing() == [1]
+    assert [p.name for p in parts.folder.iterdir()] == ["part-000000"]
 
 
 def test_a_damaged_part_is_never_merged_and_made_again(tmp_path):
@@ -294,7 +303,7 @@ def test_of_equal_rows_in_all_tables_the_first_stays(parts):
         for part in cut:
             yield pa.table([pa.array(c) for c in zip(*part, strict=True)] or [[]] * 3, columns)
 
-    found = [t.column("n").to_pylist() for t in parts_module._without_repeats(made, ["p", "ids"])]
+    found = [t.column("n").to_pylist() for t in without_repeats(made, ["p", "ids"])]
     first = {(p, tuple(ids)): number for number, p, ids in reversed(rows)}
     assert [n for numbers in found for n in numbers] == sorted(first.values())
     assert len(found) == len(parts)

@@ -147,7 +147,7 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
 
 def test_left_over_parts_are_swept(tmp_path):
     write(tmp_path, 10)
-    (tmp_path / "step-00000020.ckpt.123.part").write_bytes(b"x")
+    (tmp_path / ".step-00000020.ckpt.0a1b2c3d.tmp").write_bytes(b"x")
     newest_loadable(tmp_path, print)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000010.ckpt"]
 
