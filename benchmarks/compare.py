@@ -1,11 +1,11 @@
-"""Compares methods: tunes each on dev, trains it anew with fresh seeds, judges it on test.
+"""Compares methods: tunes each on dev, trains it again with fresh seeds, judges it on test.
 
 python -m benchmarks.compare FOLDER [--methods a,b] [--rates x,y] [--seeds 11,12] [settings ...]
 
-Settings are those of train.py. Sweeps leave their jobs below FOLDER; artifacts are shared, so a run
-that was cut off goes on. What comes out: rates.json, comparison.csv, comparison.md, comparison.png.
-Every method is tuned at as many learning rates; those of preferences and of sequence rewards lie
-lower, since at the others' they ruin the policy (LOG.md).
+Settings are those of train.py. Sweeps leave their jobs below FOLDER. Artifacts are shared, so the
+same command continues a run that was interrupted. It writes rates.json, comparison.csv,
+comparison.md and comparison.png. Every method is tuned at the same number of learning rates. Those
+of DPO and PPO are lower, because the rates of the other methods ruin their policy (LOG.md).
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ import sys
 from pathlib import Path
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-METHODS = (
-    *("rlmec", "first_error", "imitation_alone", "continued_sft", "rft"),
-    *("dpo_corrections", "sequence_ppo"),
-)
+CONF = TRAIN.parent / "conf"
+METHODS = ("rlmec", "imitation_alone", "continued_sft", "rft", "dpo_corrections", "sequence_ppo")
 RATES = {  # three each
     "dpo_corrections": "0.00001,0.00003,0.0001",
     "dpo_attempts": "0.00001,0.00003,0.0001",
@@ -33,7 +31,9 @@ LAST_STEP = "policy.val_every_steps=${policy.steps}"  # the fresh trainings keep
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--methods", default=",".join(METHODS), help="files of conf/method")
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help="files of conf/method or conf/ablation"
+    )
     parser.add_argument("--rates", help="learning rates that each is tuned at, default: its own")
     parser.add_argument("--seeds", default="11,12,13,14,15", help="seeds of the final trainings")
     parser.add_argument("--against", default="rlmec", help="the method compared with")
@@ -41,12 +41,22 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(argv)
 
 
-def grids(methods: list[str], rates: str | None) -> dict[str, list[str]]:
-    """The methods by the learning rates that they are tuned at: `rates`, else each at its own."""
-    found: dict[str, list[str]] = {}
+def grids(methods: list[str], rates: str | None) -> list[tuple[str, str, list[str]]]:
+    """(group, learning rates, methods) of each sweep: methods of one group (`method` or `ablation`)
+    that are tuned at the same rates share a sweep. The rates are `rates`, or each method's own."""
+    found: dict[tuple[str, str], list[str]] = {}
     for method in methods:
-        found.setdefault(rates or RATES.get(method, OTHER_RATES), []).append(method)
-    return found
+        key = group_of(method), rates or RATES.get(method, OTHER_RATES)
+        found.setdefault(key, []).append(method)
+    return [(group, tried, names) for (group, tried), names in found.items()]
+
+
+def group_of(method: str) -> str:
+    """The group that a method is an option of; exits where neither group has it."""
+    for group in ("method", "ablation"):
+        if (CONF / group / f"{method}.yaml").is_file():
+            return group
+    sys.exit(f"error: {method!r} is a file of neither conf/method nor conf/ablation")
 
 
 def sweep(folder: Path, *overrides: str) -> None:
@@ -65,13 +75,13 @@ def main(argv: list[str]) -> None:
     given, settings = arguments(argv)
     folder: Path = given.folder
     if not given.table:
-        for rates, methods in grids(given.methods.split(","), given.rates).items():
-            tried = [f"method={','.join(methods)}", f"policy.optimizer.lr={rates}"]
+        for group, rates, methods in grids(given.methods.split(","), given.rates):
+            tried = [f"{group}={','.join(methods)}", f"policy.optimizer.lr={rates}"]
             sweep(folder / "tune" / methods[0], *tried, *settings)
         rates = chosen_rates(read_jobs(folder / "tune"))
         (folder / "rates.json").write_text(json.dumps(rates, indent=2) + "\n", encoding="utf-8")
         for method, rate in rates.items():
-            final = [f"method={method}", f"policy.optimizer.lr={rate}"]
+            final = [f"{group_of(method)}={method}", f"policy.optimizer.lr={rate}"]
             final += [f"policy.seed={given.seeds}", "stage=evaluate", LAST_STEP]
             sweep(folder / "test" / method, *settings, *final)
     write_comparison(read_jobs(folder / "test"), given.against, folder)

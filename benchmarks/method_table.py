@@ -1,6 +1,6 @@
 """The comparison of methods: finished jobs read from their summaries, and the table made of them.
 
-In: folders of `summary.json` files that sweeps left, each job with `method=`,
+In: folders of `summary.json` files that sweeps left, each job with `method=` or `ablation=`,
 `policy.optimizer.lr=`, and `policy.seed=` among its overrides. Out: the best learning rate on dev
 per method, the table of all methods over fresh seeds on test, and their learning curves.
 `benchmarks/compare.py` runs the sweeps; nothing is trained here.
@@ -75,6 +75,8 @@ def read_jobs(folder: Path) -> list[Job]:
     for path in sorted(folder.rglob("summary.json")):
         summary = json.loads(path.read_text(encoding="utf-8"))
         chosen = dict(o.lstrip("+").split("=", 1) for o in summary["overrides"] if "=" in o)
+        if "ablation" in chosen:
+            chosen["method"] = chosen["ablation"]
         needed = ("method", "policy.optimizer.lr", "policy.seed")
         if missing := [name for name in needed if name not in chosen]:
             raise ValueError(

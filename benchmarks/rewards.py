@@ -3,8 +3,8 @@
 python -m benchmarks.rewards [--seeds 1,2,3] [--csv FILE] [key=value ...]
 
 In: the configuration of train.py; what it needs up to the scores is made or reused. Out: one line
-per rule of conf/policy/reward, and one line for the token discriminator (method=discriminator,
-whose reward model is trained for it); each is the mean over the seeds with its range. Measured on
+per rule of conf/policy/reward and per ablation that changes the reward (ablation=discriminator
+trains a reward model of its own); each is the mean over the seeds with its range. Measured on
 the wrong attempts at problems that the GRM was not taught on, against the oracle's edits (where the
 task has no oracle, against the accepted correction's); no policy is trained. `ranking` is the
 average precision of -R as a detector of removed tokens. It does not depend on where a rule is cut,
@@ -45,8 +45,15 @@ class Line:
     punished: int
 
 
-DISCRIMINATOR = "discriminator"
-NOT_MEASURED = ("no_reward",)  # it gives no reward
+NOT_MEASURED = ("no_reward", "own")  # one gives no reward, the other is a template
+ABLATIONS = {  # rule: the file of conf/ablation that chooses it
+    "bounded_penalty": "bounded_penalty",
+    "continuous_probability": "continuous_probability",
+    "discriminator": "discriminator",
+    "first_error_labels": "first_error",
+    "good_prefix": "good_prefix",
+    "verdict": "sequence_reward",
+}
 FIGURES = ("precision", "recall", "f1", "ranking", "false_alarms", "first_error")
 
 
@@ -91,10 +98,10 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
 
 def rules() -> dict[str, str]:
     """The override that chooses each rule: the options of policy/reward that give a reward, and the
-    discriminator, whose reward model is trained on labels of tokens."""
+    ablations that change the reward."""
     files = sorted((CONF / "policy" / "reward").glob("*.yaml"))
     found = {p.stem: f"policy/reward={p.stem}" for p in files if p.stem not in NOT_MEASURED}
-    return found | {DISCRIMINATOR: f"method={DISCRIMINATOR}"}
+    return found | {rule: f"ablation={name}" for rule, name in ABLATIONS.items()}
 
 
 def _ranks(values: Any) -> Any:

@@ -132,7 +132,7 @@ def test_what_cannot_be_read_or_told_apart_is_refused():
         label_ids(one)
 
 
-METHOD = ("method=discriminator", "stage=policy")
+METHOD = ("ablation=discriminator", "stage=policy")
 
 
 def test_the_chain_scores_with_labels_and_rewrites_as_before(tmp_path):

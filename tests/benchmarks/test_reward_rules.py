@@ -3,7 +3,9 @@
 import torch
 from torchmetrics.functional.classification import binary_average_precision
 
-from benchmarks.rewards import Line, _ranks, rules, table
+from benchmarks.rewards import ABLATIONS, CONF, Line, _ranks, rules, table
+
+REWARD = "override /policy/reward: null"
 
 
 def line(rule, seed, ranking, first_error=0.5):
@@ -26,9 +28,12 @@ def test_a_task_without_lines_leaves_its_cell_empty():
 
 def test_every_rule_that_gives_rewards_is_measured():
     assert {"clipped_probability", "edit_labels", "verdict"} <= set(rules())
-    assert rules()["verdict"] == "policy/reward=verdict"
-    assert rules()["discriminator"] == "method=discriminator"
-    assert "no_reward" not in rules()
+    assert rules()["edit_labels"] == "policy/reward=edit_labels"
+    assert rules()["verdict"] == "ablation=sequence_reward"
+    assert rules()["discriminator"] == "ablation=discriminator"
+    assert not {"no_reward", "own"} & set(rules())
+    changing = {p.stem for p in (CONF / "ablation").glob("*.yaml") if REWARD in p.read_text()}
+    assert changing == set(ABLATIONS.values())
 
 
 def test_ranks_have_the_average_precision_of_the_values():

@@ -76,7 +76,11 @@ def test_the_page_names_every_option():
         for path in (CONF / "policy" / group).glob("*.yaml"):
             name = path.stem.replace("correction_p", "*_p").replace("attempt_p", "*_p")
             assert f"`{name}`" in PAGE or f"`{path.stem}`" in PAGE, path.stem
-    for overrides in re.findall(r"^\| [\w',\- ]+ \| `([^`]+=[^`]+)`", PAGE, re.MULTILINE):
+    for path in (CONF / "ablation").glob("*.yaml"):
+        assert f"`ablation={path.stem}`" in PAGE, path.stem
+    found = re.findall(r"^\| [^|\n]+ \| `([^`]+=[^`]+)`", PAGE, re.MULTILINE)
+    assert len(found) > 15
+    for overrides in found:
         settings([overrides])
 
 

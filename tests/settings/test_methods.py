@@ -9,7 +9,7 @@ from rlmec.settings.build import build
 from rlmec.settings.check import check
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = ("policy/objective", "policy/reward", "policy/rows", "method")
+GROUPS = ("policy/objective", "policy/reward", "policy/rows", "method", "ablation")
 OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
 
 
@@ -19,7 +19,7 @@ def settings(*overrides):
 
 
 def test_the_options_are_seen():
-    assert len(OPTIONS) >= 5 + 7 + 9 + 14
+    assert len(OPTIONS) >= 5 + 3 + 6 + 8 + 13
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -36,13 +36,20 @@ CHANGES = {"rlmec": [], "discriminator": ["grm", "score", "policy"]}
 def test_a_method_changes_the_policy_node_alone():
     """But for the discriminator, whose GRM learns labels."""
     plain = settings()
-    for path in (CONF / "method").glob("*.yaml"):
-        other = settings(f"method={path.stem}")
+    groups = ("method", "ablation")
+    for path in [file for group in groups for file in (CONF / group).glob("*.yaml")]:
+        other = settings(f"{path.parent.name}={path.stem}")
         found = [n for n in vars(plain) if getattr(plain, n) != getattr(other, n)]
         assert sorted(found) == sorted(CHANGES.get(path.stem, ["policy"])), path.stem
 
 
+def test_an_ablation_can_be_added_to_a_method():
+    policy = settings("method=rlmec_authors", "ablation=teacher_only").policy
+    assert policy.objective["_target_"] == "rlmec.method.objectives.rlmec_authors"
+    assert policy.teacher_corrections_only
+
+
 def test_settings_of_a_nested_rule_are_reached_from_the_command_line():
-    policy = settings("policy/reward=good_prefix", "policy.reward.rule.wrong_low=-0.3")
+    policy = settings("ablation=good_prefix", "policy.reward.rule.wrong_low=-0.3")
     rule = build(policy.policy.reward)
     assert rule.keywords["rule"].keywords["wrong_low"] == -0.3
