@@ -1,7 +1,9 @@
-"""Training rows from problems, pairs and corrections: what warm-up, policy and GRM see.
+"""Training rows of the warm-up and the policy.
 
-In: what the DataModule has joined. Out: `batching.Row`s with the credit of each completion token. A
-function here is chosen in the configuration (`policy.rows`) by `_target_`. No disk, no model.
+In: the problems and pairs that the DataModule has joined. Out: rows with the credit of each
+completion token. A row function is chosen in the configuration (`policy/rows`). Pure.
+
+Departs from the paper: an attempt and its correction share one row (docs/method.md, step 7).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from rlmec.records import (
 
 
 class Joined(Protocol):
-    """What a row function may read: see `datamodule.SolutionPairDataModule`."""
+    """What a row function may read of `datamodule.SolutionPairDataModule`."""
 
     prompts: Prompts
     problems: dict[str, Problem]
@@ -37,9 +39,9 @@ class Joined(Protocol):
 
 
 def reference_rows(data: Joined) -> list[Row]:
-    """Plain likelihood of the reference solutions (warm-up, and continued SFT as a comparison).
+    """Rows for plain likelihood of the reference solutions: warm-up and continued SFT.
 
-    Raises ValueError where no problem has a reference solution.
+    Raises ValueError if no problem has a reference solution.
     """
     rows = []
     for problem in data.problems.values():
@@ -53,10 +55,13 @@ def reference_rows(data: Joined) -> list[Row]:
 
 
 def pair_rows(data: Joined) -> list[Row]:
-    """One row a pair. A right attempt: its rewards and imitation at once. A wrong one: a tree of
-    what attempt and correction have in common, the attempt's rewards and the correction's edit
-    weights. Rows are trimmed; a pair whose tree has more tokens than a micro-batch may have stays
-    two rows, and one without any credit is no row."""
+    """One row per pair, with rewards and imitation weights.
+
+    The row of a right attempt is flat and has both. The row of a wrong attempt is the tree of the
+    attempt, with its rewards, and the correction, with its edit weights. Rows are trimmed. A pair
+    whose tree has more tokens than a micro-batch may hold becomes two rows; a pair without any
+    credit has no row.
+    """
     rows: list[Row] = []
     for pair in data.pairs:
         rows += _packed(pair.attempt.id, _rows_of(pair), data.max_tokens)
@@ -64,12 +69,16 @@ def pair_rows(data: Joined) -> list[Row]:
 
 
 def problem_rows(data: Joined) -> list[Row]:
-    """As `pair_rows`, but neighbouring pairs of one problem share a row as long as it has at most
-    `max_length` tokens: their prompt is computed once. Pays off where prompts are long."""
+    """The rows of `pair_rows`, with consecutive pairs of one problem in one row.
+
+    A row takes pairs while it has at most `max_length` tokens. The prompt of the problem is then
+    computed once, which saves time where prompts are long.
+    """
     limit = min(data.max_length, data.max_tokens or data.max_length)
     rows: list[Row] = []
-    group: list[Row] = []
-    name, problem = "", None
+    group: list[Row] = []  # flat rows of the row that is being filled
+    name = ""
+    problem = None
     for pair in data.pairs:
         own = _rows_of(pair)
         if not own:
@@ -79,40 +88,50 @@ def problem_rows(data: Joined) -> list[Row]:
         )
         if not fits:
             rows += _packed(name, group, data.max_tokens)
-            group, name, problem = [], pair.attempt.id, pair.attempt.problem_id
+            group = []
+            name = pair.attempt.id
+            problem = pair.attempt.problem_id
         group += own
     return rows + _packed(name, group, data.max_tokens)
 
 
 def separate_rows(data: Joined) -> list[Row]:
-    """One row a right attempt, two a wrong one: the correction with its edit weights, the attempt
-    with its rewards. The same loss as `pair_rows` for about twice the work."""
+    """One flat row per right attempt and two per wrong one: its correction and itself.
+
+    The loss is that of `pair_rows`, for about twice the work.
+    """
     return [trim(row) for pair in data.pairs for row in _rows_of(pair)]
 
 
 def _rows_of(pair: Pair) -> list[Row]:
-    """Flat rows of one pair: correction and attempt, where they have credit."""
-    prompt, attempt = pair.attempt.prompt_ids, pair.attempt.completion_ids
+    """Flat rows of one pair: the correction and the attempt, each if it has credit."""
+    prompt = pair.attempt.prompt_ids
+    attempt = pair.attempt.completion_ids
     rows: list[Row] = []
-    weights = np.zeros(len(attempt), dtype=np.float32)
+    weights = np.zeros(len(attempt), dtype=np.float32)  # [n] of the attempt's own tokens
+
     if pair.target_ids == attempt:
         weights = pair.edit_weights
     elif pair.target_ids and pair.edit_weights.any():
-        zeros = np.zeros(len(pair.target_ids), dtype=np.float32)
-        name, ids = f"{pair.attempt.id}/corrected", [*prompt, *pair.target_ids]
+        zeros = np.zeros(len(pair.target_ids), dtype=np.float32)  # [target]
+        name = f"{pair.attempt.id}/corrected"
+        ids = [*prompt, *pair.target_ids]
         row = Row.flat(name, ids, len(prompt), zeros, zeros, pair.edit_weights)
-        own = 0 if pair.token_rewards.any() else len(attempt)  # else the attempt's row counts them
+        # An attempt without a reward has no row of its own, and its tokens must be counted.
+        own = 0 if pair.token_rewards.any() else len(attempt)
         rows.append(replace(row, attempt_tokens=own))
+
     if weights.any() or pair.token_rewards.any():
-        ids, old = [*prompt, *attempt], pair.old_logprobs
+        ids = [*prompt, *attempt]
+        old = pair.old_logprobs
         rows.append(Row.flat(pair.attempt.id, ids, len(prompt), pair.token_rewards, old, weights))
     return rows
 
 
-def _packed(id_: str, rows: list[Row], most: int | None) -> list[Row]:
-    """The rows as one, trimmed; as they are where that has more than `most` tokens."""
+def _packed(id_: str, rows: list[Row], max_tokens: int | None) -> list[Row]:
+    """The rows trimmed, as one row unless that has more than `max_tokens` tokens."""
     if len(rows) > 1:
         row = trim(merge(id_, rows))
-        if most is None or len(row.input_ids) <= most:
+        if max_tokens is None or len(row.input_ids) <= max_tokens:
             return [row]
     return [trim(row) for row in rows]

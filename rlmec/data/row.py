@@ -1,9 +1,11 @@
-"""One training row: token ids in segments that branch like a tree, and the tokens scored in it.
+"""One training row: token ids, and the tokens that are scored in it with their credit.
 
-In: ids and credit. Out: `Row`, checked, with positions and ancestors of its segments. A flat row
-is one segment; a tree holds several sequences whose common beginnings are there once. Which hidden
-state predicts which token is written down (`sources`, `targets`), so that nothing downstream shifts
-ids. No padding, no model, no disk.
+In: token ids and credit. Out: `Row`, checked, with the positions and ancestors of its segments. A
+flat row is one segment. A tree has several segments, for several sequences whose common beginnings
+are stored once. The row states which hidden state predicts which token (`sources`, `targets`), so
+nothing downstream shifts ids. Pure: no padding, no model, no disk.
+
+Departs from the paper: an attempt and its correction are one row (docs/method.md, step 7).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ CREDIT = ("token_rewards", "old_logprobs", "weights")
 
 
 class Segment(NamedTuple):
-    """A run [start, stop) of a row that goes on where segment `parent` ends (-1: at position 0)."""
+    """The ids [start, stop) of a row; they continue segment `parent` (-1: start at position 0)."""
 
     start: int
     stop: int
@@ -30,17 +32,20 @@ class Segment(NamedTuple):
 class Row:
     """Token ids in segments, and the credit of each of n scored tokens.
 
-    Scored token i has id `targets[i]` and is predicted by the hidden state at `sources[i]`, a place
-    in `input_ids`; it need not stand in the row itself. `token_rewards` and `old_logprobs` (nats)
-    drive the reinforcement term, `weights` (0 or more) imitation. `segments` cover the row in
-    order, parents before children; none given means one. `tokens` is what the row counts for in a
-    step (default: its ids). `attempt_tokens` are the completion tokens of the policy's own
-    attempts that it stands for, with credit or without (default: its scored tokens). A `whole` row
-    compares its sequences with one another, so it is never taken apart.
+    Scored token i has the id `targets[i]` and is predicted by the hidden state at `sources[i]`, a
+    place in `input_ids`. The token itself need not be in the row. `token_rewards` and
+    `old_logprobs` (nats) are for the reinforcement term, `weights` (0 or more) for imitation. An
+    old log-probability without a reward is never read.
 
-    Arrays become int64 and float32 [n]. Unequal lengths, a source outside the row, segments that
-    are no tree, rewards or weights that are not finite, or an old log-prob that is not where there
-    is a reward, raise ValueError with the row's id. An old log-prob without a reward is never read.
+    `segments` cover the row in order, parents before children; the default is one segment. `tokens`
+    is what the row counts for when rows are cut into steps (default: its number of ids).
+    `attempt_tokens` is the number of completion tokens of the policy's own attempts that the row
+    stands for, with credit or without (default: its scored tokens). The sequences of a `whole` row
+    are compared with one another, so it is never split.
+
+    The arrays become int64 or float32 [n]. Raises ValueError with the row's id for arrays of
+    unequal length, a source outside the row, segments that are no tree, a reward, weight or needed
+    old log-probability that is not finite, and a negative weight.
     """
 
     id: str
@@ -56,16 +61,19 @@ class Row:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        whole = (Segment(0, len(self.input_ids), -1),)
-        object.__setattr__(self, "segments", tuple(self.segments) or whole)
+        one = (Segment(0, len(self.input_ids), -1),)
+        object.__setattr__(self, "segments", tuple(self.segments) or one)
         object.__setattr__(self, "tokens", self.tokens or len(self.input_ids))
-        self._check_segments()
         for name, kind in (("sources", np.int64), ("targets", np.int64)):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))  # [n]
         for name in CREDIT:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float32))  # [n]
         if self.attempt_tokens < 0:
             object.__setattr__(self, "attempt_tokens", self.sources.size)
+        self._check_segments()
+        self._check_scored_tokens()
+
+    def _check_scored_tokens(self) -> None:
         for name in ("targets", *CREDIT):
             shape = getattr(self, name).shape
             if shape != (self.sources.size,):
@@ -73,13 +81,15 @@ class Row:
                     f"row {self.id!r}: {name} has shape {shape}, {self.sources.size} tokens are "
                     "scored"
                 )
-        if self.sources.size and not 0 <= self.sources.min() <= self.sources.max() < len(
-            self.input_ids
-        ):
-            raise ValueError(
-                f"row {self.id!r}: sources from {self.sources.min()} to {self.sources.max()} in "
-                f"{len(self.input_ids)} ids"
-            )
+        if self.sources.size:
+            first = self.sources.min()
+            last = self.sources.max()
+            if first < 0 or last >= len(self.input_ids):
+                raise ValueError(
+                    f"row {self.id!r}: sources from {first} to {last} in {len(self.input_ids)} ids"
+                )
+
+        # An old log-probability that no reward uses may be anything.
         used = np.where(self.token_rewards != 0, self.old_logprobs, 0.0)  # [n]
         if not np.isfinite([self.token_rewards, self.weights, used]).all():
             raise ValueError(f"row {self.id!r}: a reward, weight or old log-prob is not finite")
@@ -87,7 +97,7 @@ class Row:
             raise ValueError(f"row {self.id!r}: a weight is below 0: {self.weights.min()}")
 
     def _check_segments(self) -> None:
-        end = 0
+        end = 0  # ids that the segments so far cover
         for at, (start, stop, parent) in enumerate(self.segments):
             if start != end or stop <= start or not -1 <= parent < at:
                 raise ValueError(
@@ -110,9 +120,10 @@ class Row:
         old_logprobs: np.ndarray,
         weights: np.ndarray,
     ) -> Row:
-        """A prompt and its completion, every completion token scored: each by the one before it.
+        """A prompt and its completion, with every completion token scored.
 
-        Raises ValueError for an empty prompt or completion. The project's one shift.
+        Each is predicted by the hidden state of the token before it; this is the only place where
+        ids are shifted. Raises ValueError for an empty prompt or completion.
         """
         if not 1 <= prompt_length < len(input_ids):
             raise ValueError(
@@ -133,9 +144,10 @@ class Row:
 
     @property
     def prompt_length(self) -> int:
-        """Ids up to the first source: of a flat row that scores its whole completion, its prompt.
+        """Number of ids up to the first source.
 
-        Raises ValueError where no token is scored.
+        For a flat row whose whole completion is scored, this is the length of its prompt. Raises
+        ValueError if no token is scored.
         """
         return int(self.sources.min()) + 1
 
@@ -145,8 +157,8 @@ class Row:
 
     @cached_property
     def position_ids(self) -> np.ndarray:
-        """int64 [T]: a segment's positions go on after the last one of its parent."""
-        ends: list[int] = []
+        """int64 [T]: the positions of a segment continue those of its parent."""
+        ends: list[int] = []  # the position behind each segment
         runs = []
         for start, stop, parent in self.segments:
             first = ends[parent] if parent >= 0 else 0
@@ -156,18 +168,18 @@ class Row:
 
     @property
     def longest(self) -> int:
-        """Tokens of its longest sequence, from a root to a leaf."""
+        """Number of tokens of its longest sequence, from a root to a leaf."""
         return int(self.position_ids.max()) + 1
 
     @cached_property
     def segment_ids(self) -> np.ndarray:
-        """int64 [T]: the number of each token's segment."""
+        """int64 [T]: the segment of each token."""
         sizes = [stop - start for start, stop, _ in self.segments]
         return np.repeat(np.arange(len(sizes)), sizes)
 
     @cached_property
     def ancestors(self) -> np.ndarray:
-        """bool [S, S]: True at (s, a) where a is segment s itself or lies above it."""
+        """bool [S, S]: True at (s, a) where segment a is s itself or an ancestor of s."""
         found = np.eye(len(self.segments), dtype=bool)
         for at, (_, _, parent) in enumerate(self.segments):
             if parent >= 0:
@@ -176,7 +188,7 @@ class Row:
 
 
 class StepSizes(NamedTuple):
-    """Other counts of an optimizer step that its policy term may be divided by, at least 1 each."""
+    """Counts of an optimizer step that its policy term may be divided by, each at least 1."""
 
     attempt: float  # completion tokens of attempts, with credit or without
     row: float  # rows with a reward
@@ -186,7 +198,7 @@ NO_SIZES = StepSizes(1.0, 1.0)
 
 
 def step_sizes(rows_of_step: Sequence[Row]) -> StepSizes:
-    """Counts over all rows of a step, every micro-batch and rank: see `StepSizes`."""
+    """The `StepSizes` of all rows of a step, over every micro-batch and rank."""
     attempt = sum(row.attempt_tokens for row in rows_of_step)
     rewarded = sum(bool(row.token_rewards.any()) for row in rows_of_step)
     return StepSizes(float(max(attempt, 1)), float(max(rewarded, 1)))

@@ -69,7 +69,7 @@ def test_a_correction_is_preferred_to_its_attempt():
     assert row.sources.tolist() == [2, 3, 2]
     assert row.tokens == 4
     made.start_logprobs = {}
-    with pytest.raises(ValueError, match=r"attempt 'w'.*policy.score_corrections=true"):
+    with pytest.raises(ValueError, match=r"attempt 'w'.*policy\.score_corrections"):
         correction_preferences(made)
 
 
