@@ -1,18 +1,29 @@
-"""The report's first page: the closing table, warnings, figures, and the way to the token page.
+"""The first page of the report: the closing table, warnings and figures, and a link to the tokens.
 
-In: Markdown of paragraphs and pipe tables, PNG files. Out: one self-contained HTML text.
+In: Markdown of paragraphs and tables, and PNG files. Out: one HTML text that needs no other file.
+`first_page.html` is the template; Jinja2 escapes every value in it except the page's own style.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
 
 from rlmec.evaluation.run_warnings import NamedWarning
 from rlmec.report.token_page import allowed, policy_of
+
+
+class MarkdownTable(NamedTuple):
+    """A Markdown table as texts."""
+
+    head: list[str]
+    rows: list[list[str]]
 
 
 def index_html(
@@ -22,52 +33,60 @@ def index_html(
     warnings: Sequence[NamedWarning],
     tokens_page: str,
 ) -> str:
-    """`table` is Markdown; `figures` are PNG files by their caption, put into the page as they are;
-    `tokens_page` is a file beside it. All texts are escaped."""
-    style = files("rlmec.report").joinpath("index.css").read_text(encoding="utf-8")
-    policy = policy_of({"style-src": allowed(style), "img-src": "data:"})
-    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    parts = ['<!doctype html><html lang="en"><head><meta charset="utf-8">', head]
-    parts += ['<meta name="viewport" content="width=device-width, initial-scale=1">']
-    parts += [f"<title>RLMEC report: {escape(title)}</title><style>{style}</style></head><body>"]
-    parts += [f"<h1>Report <span>{escape(title)}</span></h1>"]
-    link = f'<a href="{escape(tokens_page)}">Token rewards, attempt by attempt</a>'
-    parts += [f'<p class="link">{link}</p>']
-    if warnings:
-        lines = "".join(f"<li><b>{escape(w.name)}</b> {_explained(w)}</li>" for w in warnings)
-        parts += [f'<section class="warnings"><h2>Warnings</h2><ul>{lines}</ul></section>']
-    parts += ["<main>", *table_html(table.splitlines()), "</main>", '<section class="figures">']
-    for caption, path in figures.items():
-        image = base64.b64encode(path.read_bytes()).decode("ascii")
-        parts += [f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{image}">']
-        parts += [f"<figcaption>{escape(caption)}</figcaption></figure>"]
-    return "\n".join([*parts, "</section></body></html>\n"])
+    """The page as one HTML text.
+
+    `table` is Markdown. `figures` are PNG files by their caption, and the page contains them.
+    `tokens_page` is the name of a file in the same folder.
+    """
+    here = files("rlmec.report")
+    style = here.joinpath("first_page.css").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(here.joinpath("first_page.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        style=style,
+        policy=policy_of({"style-src": allowed(style), "img-src": "data:"}),
+        tokens_page=tokens_page,
+        warnings=warnings,
+        blocks=markdown_blocks(table),
+        figures=[
+            (caption, base64.b64encode(path.read_bytes()).decode("ascii"))
+            for caption, path in figures.items()
+        ],
+    )
 
 
-def _explained(warning: NamedWarning) -> str:
-    return f"{escape(warning.text)}. Look at <code>{escape(warning.setting)}</code>."
+def markdown_blocks(text: str) -> list[MarkdownTable | str]:
+    """The tables and the paragraphs (one per line) of a Markdown text, in their order.
 
-
-def table_html(lines: Iterable[str]) -> list[str]:
-    """Pipe tables and paragraphs of Markdown as HTML, everything else in them as plain text."""
-    out: list[str] = []
+    Other Markdown is plain text.
+    """
+    blocks: list[MarkdownTable | str] = []
     rows: list[list[str]] = []
-    for line in [*lines, ""]:
+    for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
-            rows.append([cell.strip() for cell in line.strip().strip("|").split("|")])
+            rows.append(_cells(line))
             continue
         if rows:
-            out.append(_table(rows))
+            has_separator = len(rows) > 1 and _is_separator(rows[1])
+            blocks.append(MarkdownTable(rows[0], rows[2 if has_separator else 1 :]))
             rows = []
         if line.strip():
-            out.append(f"<p>{escape(line.strip())}</p>")
-    return out
+            blocks.append(line.strip())
+    return blocks
 
 
-def _table(rows: list[list[str]]) -> str:
-    def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _cells(line: str) -> list[str]:
+    """The cells of a line of a table, in which a vertical bar of a text is escaped as `\\|`."""
+    inner = line.strip().removeprefix("|")
+    parts = re.split(r"(?<!\\)\|", inner)
+    if len(parts) > 1 and not parts[-1].strip():
+        parts.pop()
+    return [part.strip().replace("\\|", "|") for part in parts]
 
-    body = [r for r in rows[1:] if not all(set(cell) <= set("-: ") and cell for cell in r)]
-    inner = "".join(row(cells, "td") for cells in body)
-    return f"<table><thead>{row(rows[0], 'th')}</thead><tbody>{inner}</tbody></table>"
+
+def _is_separator(row: list[str]) -> bool:
+    """Whether a line is the one between the head and the body of a table."""
+    return all(cell and set(cell) <= set("-: ") for cell in row)

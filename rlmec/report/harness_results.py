@@ -1,8 +1,9 @@
-"""The figures in the layout of lm-evaluation-harness' results files, for tools that read those.
+"""Figures in the layout of the results files of lm-evaluation-harness, for tools that read those.
 
-In: judgements of one model. Out: plain values with the keys `results`, `n-shot`, `n-samples`,
-`higher_is_better`, `configs`. Strict is its strict-match, flexible its flexible-extract; prompts,
-stopping and normalisation stay ours, so a figure lines up by name and kind and need not be equal.
+In: the judgements of one model. Out: plain values with the keys `results`, `n-shot`, `n-samples`,
+`higher_is_better` and `configs`. `accuracy` is reported as the harness' strict-match, and
+`accuracy_flexible` as its flexible-extract. Prompts, stopping and normal forms are those of this
+project, so the values are comparable in kind but need not be equal.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ NAMES = {
     "openbookqa": "openbookqa",
     "mmlu": "mmlu",
 }
-"""Task names there, by ours; a task that is not named here keeps its own name."""
+"""Names of tasks in the harness, by the names in this project."""
 FEW_SHOT_NAMES = {"gsm8k": "gsm8k"}
 FILTERS = {"accuracy": "strict-match", "accuracy_flexible": "flexible-extract"}
 
 
 def harness_name(task: str, num_fewshot: int = 0) -> str:
-    """The task's name in lm-evaluation-harness, or its own where that has none."""
+    """The name of a task in lm-evaluation-harness, or its own name if the harness has none."""
     few_shot = FEW_SHOT_NAMES.get(task) if num_fewshot else None
     return few_shot or NAMES.get(task, task)
 
@@ -34,20 +35,27 @@ def harness_name(task: str, num_fewshot: int = 0) -> str:
 def harness_results(
     judged: Sequence[Judgement], num_fewshot: int, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One model's judgements. The standard error is that of a mean of n verdicts,
-    sqrt(p (1 - p) / (n - 1)), as there; "N/A" for a single problem."""
+    """The results file of one model's judgements, as plain values.
+
+    The standard error is that of a mean of n verdicts, sqrt(p (1 - p) / (n - 1)), as in the
+    harness; it is "N/A" for a single problem.
+    """
     out: dict[str, Any] = {"results": {}, "n-shot": {}, "n-samples": {}, "higher_is_better": {}}
     out["configs"] = {}
     for j in judged:
-        name, count = harness_name(j.task, num_fewshot), int(j.figures["problems"])
+        name = harness_name(j.task, num_fewshot)
+        count = int(j.figures["problems"])
+
         row: dict[str, Any] = {"alias": name}
         for figure, kind in FILTERS.items():
-            if (share := j.figures.get(figure)) is not None:
+            share = j.figures.get(figure)
+            if share is not None:
                 row[f"exact_match,{kind}"] = share
                 row[f"exact_match_stderr,{kind}"] = _standard_error(share, count)
+
+        original = count + int(j.figures["unparsable"])
         out["results"][name] = row
         out["n-shot"][name] = num_fewshot
-        original = count + int(j.figures["unparsable"])
         out["n-samples"][name] = {"original": original, "effective": count}
         out["higher_is_better"][name] = {"exact_match": True}
         out["configs"][name] = {"task": name, "num_fewshot": num_fewshot, "rlmec_task": j.task}

@@ -1,4 +1,8 @@
-"""Tables of judged models: the closing table of a report, rounds, and paired comparisons."""
+"""Tables of judged models, as Markdown and as plain values.
+
+In: the figures of evaluations and the attempts behind them. Out: the closing table of a report, the
+table of its rounds, and the tables of `evaluate.py` with its paired comparisons.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,32 @@ from typing import Any
 from rlmec.evaluation.accuracy import Judged, paired_difference
 from rlmec.runtime.display import markdown_table
 
+INTERVAL = "95 % interval"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _p_value(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+# --- the closing table of a report ---
+
 
 @dataclass(frozen=True)
 class Line:
-    """One judged model: accuracy with its 95 % interval, what its training took, and the exact
-    McNemar p-values against the start and against the policy on the same problems."""
+    """One judged model of a report.
+
+    `low` and `high` bound the 95 % interval of `accuracy`. `updates` and `seconds` are what its
+    training took. The p-values are those of McNemar's exact test on the same problems, against the
+    start and against the policy.
+    """
 
     name: str
     accuracy: float
@@ -33,8 +58,11 @@ def markdown(
     notes: list[str],
     others: Mapping[str, Sequence[Line]] | None = None,
 ) -> str:
-    """A Markdown table of the lines (the start first, the policy last), then one for each of the
-    `others`, tasks judged beside that of training, then credit quality and notes."""
+    """The closing table: the judged models, then credit quality and notes.
+
+    The start is the first of the `lines`, the policy the last one. `others` holds the lines of
+    further tasks, each of which gets a table of its own.
+    """
     parts = [_lines_table(lines) + f"\n{lines[0].problems} unseen problems.\n"]
     for task, judged in (others or {}).items():
         parts.append(f"On {task}, {judged[0].problems} problems:\n\n{_lines_table(judged)}")
@@ -44,7 +72,7 @@ def markdown(
             [name, f"{value:.3f}" if isinstance(value, float) else str(value)]
             for name, value in credit.items()
         ]
-        head = ["credit of wrong attempts outside the GRM's training", ""]
+        head = ["credit on wrong attempts that the GRM was not trained on", ""]
         parts.append(markdown_table(head, rows))
 
     parts += [note.rstrip("\n") + "\n" for note in notes]
@@ -53,7 +81,7 @@ def markdown(
 
 def _lines_table(lines: Sequence[Line]) -> str:
     last = lines[-1].name
-    head = ["model", "accuracy", "95 % interval", "against start", "p", f"p against {last}"]
+    head = ["model", "accuracy", INTERVAL, "against start", "p", f"p against {last}"]
     head += ["updates", "seconds"]
     return markdown_table(head, [_line_cells(line, lines[0]) for line in lines])
 
@@ -61,21 +89,28 @@ def _lines_table(lines: Sequence[Line]) -> str:
 def _line_cells(line: Line, start: Line) -> list[str]:
     return [
         line.name,
-        f"{100 * line.accuracy:.1f} %",
-        f"{100 * line.low:.1f} to {100 * line.high:.1f}",
+        _percent(line.accuracy),
+        _interval(line.low, line.high),
         "" if line is start else f"{100 * (line.accuracy - start.accuracy):+.1f}",
-        "" if line.p_value is None else f"{line.p_value:.2g}",
-        "" if line.p_value_policy is None else f"{line.p_value_policy:.2g}",
+        _p_value(line.p_value),
+        _p_value(line.p_value_policy),
         "" if line.updates is None else str(line.updates),
         "" if line.seconds is None else f"{line.seconds:.0f}",
     ]
 
 
+# --- rounds ---
+
+
 @dataclass(frozen=True)
 class RoundLine:
-    """One round. Shares of 1: of right attempts among those sampled at its start (train problems),
-    of penalties that the trusted corrections confirm, of dev and of test problems solved at its
-    end; None where that was not measured. `corrected` counts accepted corrections."""
+    """One round; a share is between 0 and 1, and None if it was not measured.
+
+    - `sampled_accuracy`: right attempts among those sampled at its start, on train problems.
+    - `corrected`: accepted corrections.
+    - `credit_precision`: penalties that trusted corrections confirm.
+    - `dev_accuracy`, `accuracy`: dev and test problems solved at its end.
+    """
 
     round: int
     attempts: int
@@ -87,12 +122,10 @@ class RoundLine:
     accuracy: float | None
 
 
-HEAD = ("round", "attempts", "right", "corrected", "credit precision", "updates", "dev", "accuracy")
-
-
 def rounds_table(lines: Sequence[RoundLine]) -> str:
-    """A Markdown table; what was not measured is left empty."""
-    return markdown_table(HEAD, map(_round_cells, lines))
+    """One line per round; a cell is empty if its value was not measured."""
+    head = ("round", "attempts", "right", "corrected", "credit precision", "updates", "dev")
+    return markdown_table((*head, "accuracy"), map(_round_cells, lines))
 
 
 def _round_cells(line: RoundLine) -> list[str]:
@@ -108,14 +141,15 @@ def _round_cells(line: RoundLine) -> list[str]:
     ]
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+# --- several models on several tasks ---
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model (or stored outputs) on one task: the figures without their prefix, and the attempts
-    that they were made from."""
+    """A model (or stored outputs) on one task.
+
+    `figures` are metrics without their prefix, `attempts` what they were computed from.
+    """
 
     model: str
     task: str
@@ -124,14 +158,18 @@ class Judgement:
 
     @property
     def one_each(self) -> bool:
-        """Whether there is one attempt a problem, so that models can be compared by pairs."""
+        """Whether there is one attempt per problem, so that a paired comparison is possible."""
         return len({a.problem_id for a in self.attempts}) == len(self.attempts)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same problems of a task; `difference` is the second's accuracy less the
-    first's, `p_value` McNemar's exact test (see evaluation.paired_difference)."""
+    """Two models on the same problems of a task.
+
+    `both`, `only_first`, `only_second` and `neither` count the problems that they solve.
+    `difference` is the accuracy of the second minus that of the first. `p_value` is that of
+    McNemar's exact test (`rlmec.evaluation.accuracy.paired_difference`).
+    """
 
     task: str
     first: str
@@ -146,61 +184,76 @@ class Comparison:
 
 
 def paired_p_value(first: Sequence[Judged], second: Sequence[Judged]) -> float | None:
-    """McNemar's exact p-value, or None where a side has several attempts at a problem."""
-    sides = (first, second)
-    if any(len({a.problem_id for a in side}) < len(side) for side in sides):
-        return None
+    """McNemar's exact p-value, or None if a side has several attempts per problem."""
+    for attempts in (first, second):
+        if len({a.problem_id for a in attempts}) < len(attempts):
+            return None
     return paired_difference(first, second)["p_value"]
 
 
 def comparisons(judged: Sequence[Judgement]) -> list[Comparison]:
-    """The first model against each other one, task by task.
+    """The first model against every other one, task by task.
 
-    Judgements with several attempts a problem are in none. Other problems on the two sides raise
-    ValueError that names task, models and what differs.
+    Judgements with several attempts per problem are left out. Raises ValueError that names the task
+    and the models if the two sides were judged on different problems.
     """
     out: list[Comparison] = []
     for task in dict.fromkeys(j.task for j in judged):
         of_task = [j for j in judged if j.task == task and j.one_each]
         for other in of_task[1:]:
-            first = of_task[0]
-            try:
-                found = paired_difference(first.attempts, other.attempts)
-            except ValueError as error:
-                raise ValueError(f"{task}: {first.model} and {other.model}: {error}") from error
-            counts = {k: int(v) for k, v in found.items() if k not in ("difference", "p_value")}
-            out.append(
-                Comparison(
-                    task,
-                    first.model,
-                    other.model,
-                    difference=found["difference"],
-                    p_value=found["p_value"],
-                    **counts,
-                )
-            )
+            out.append(_compared(task, of_task[0], other))
     return out
 
 
+def _compared(task: str, first: Judgement, other: Judgement) -> Comparison:
+    try:
+        found = paired_difference(first.attempts, other.attempts)
+    except ValueError as error:
+        raise ValueError(f"{task}: {first.model} and {other.model}: {error}") from error
+    counts = {k: int(v) for k, v in found.items() if k not in ("difference", "p_value")}
+    return Comparison(
+        task,
+        first.model,
+        other.model,
+        difference=found["difference"],
+        p_value=found["p_value"],
+        **counts,
+    )
+
+
 def accuracy_table(judged: Sequence[Judgement]) -> str:
-    """One line a model and task; the columns of the readings that were asked for."""
-    lenient = any("accuracy_flexible" in j.figures for j in judged)
-    paper = any("accuracy_authors" in j.figures for j in judged)
-    head = ["task", "model", "problems", "accuracy", "95 % interval"]
-    head += ["flexible", "95 % interval"] if lenient else []
-    head += ["authors' scorer", "95 % interval", "its ceiling"] if paper else []
+    """One line per model and task, with the columns of the readings that were asked for."""
+    flexible = any("accuracy_flexible" in j.figures for j in judged)
+    authors = any("accuracy_authors" in j.figures for j in judged)
+
+    head = ["task", "model", "problems", "accuracy", INTERVAL]
+    if flexible:
+        head += ["flexible", INTERVAL]
+    if authors:
+        head += ["authors' scorer", INTERVAL, "its ceiling"]
+
     rows = []
     for j in judged:
-        cells = [j.task, j.model, f"{j.figures['problems']:.0f}", *_share(j, "accuracy")]
-        cells += _share(j, "accuracy_flexible") if lenient else []
-        if paper:
-            cells += [*_share(j, "accuracy_authors"), _percent(j.figures.get("authors_ceiling"))]
+        cells = [j.task, j.model, f"{j.figures['problems']:.0f}", *_accuracy_cells(j, "accuracy")]
+        if flexible:
+            cells += _accuracy_cells(j, "accuracy_flexible")
+        if authors:
+            cells += _accuracy_cells(j, "accuracy_authors")
+            cells.append(_percent(j.figures.get("authors_ceiling")))
         rows.append(cells)
     return markdown_table(head, rows)
 
 
+def _accuracy_cells(judgement: Judgement, name: str) -> list[str]:
+    low = judgement.figures.get(f"{name}_low")
+    high = judgement.figures.get(f"{name}_high")
+    if low is None or high is None:
+        return ["", ""]
+    return [_percent(judgement.figures[name]), _interval(low, high)]
+
+
 def comparison_table(found: Sequence[Comparison]) -> str:
-    """One line a comparison: what both solve, what only one does, and how likely by chance."""
+    """One line per comparison: the difference, the problems behind it, and the p-value."""
     head = ["task", "first", "second", "difference", "both", "only first", "only second", "p"]
     rows = [
         [
@@ -211,7 +264,7 @@ def comparison_table(found: Sequence[Comparison]) -> str:
             str(c.both),
             str(c.only_first),
             str(c.only_second),
-            f"{c.p_value:.2g}",
+            _p_value(c.p_value),
         ]
         for c in found
     ]
@@ -219,15 +272,8 @@ def comparison_table(found: Sequence[Comparison]) -> str:
 
 
 def plain(judged: Sequence[Judgement], found: Sequence[Comparison]) -> dict[str, Any]:
-    """Both tables as plain values, for a JSON file."""
+    """Judgements and comparisons as plain values, for a JSON file."""
     return {
         "judgements": [{"task": j.task, "model": j.model, **j.figures} for j in judged],
         "comparisons": [asdict(c) for c in found],
     }
-
-
-def _share(j: Judgement, name: str) -> list[str]:
-    low, high = j.figures.get(f"{name}_low"), j.figures.get(f"{name}_high")
-    if low is None or high is None:
-        return ["", ""]
-    return [_percent(j.figures[name]), f"{100 * low:.1f} to {100 * high:.1f}"]

@@ -1,11 +1,12 @@
-"""The token-reward page: attempts as tokens coloured by their reward, corrections beside them.
+"""The token-reward page: every token of an attempt coloured by its reward, next to the correction.
 
-In: scored attempts with what was made of them (`Case`). Out: one HTML file that needs no network:
-the data as a JSON block, the style and the script that draws it. Texts of models and users reach
-the document through the JSON block alone, in which `<`, `>` and `&` are escaped, and from there
-through `textContent`; a Content-Security-Policy lets only this very style and script run. Numbers
-are stored as they are, in base64 of little-endian arrays: rewards and log-probs float32 (nats),
-token ids uint32.
+In: scored attempts with their corrections (`Case`). Out: one HTML file that needs no network. It
+contains the data as a JSON block, the style, and the script that draws the tokens.
+
+Texts of models and users reach the document only through the JSON block, in which `<`, `>` and `&`
+are escaped, and from there through `textContent`. A Content-Security-Policy allows only this style
+and this script. Numbers are stored exactly, as base64 of little-endian arrays: rewards and
+log-probs as float32 (nats), token ids as uint32.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from rlmec.method.alignment import edit_script
 from rlmec.records import Correction, Pair, Problem, hash_share
 
 MOST_TOKENS = 2_000_000
-"""Tokens of attempts that a page holds at most: some 40 MB, which a browser opens in seconds."""
+"""The most tokens of attempts on a page: about 40 MB, which a browser opens in seconds."""
 
 WRONG_SHARE = 0.8
-"""Of the places of a page that cannot hold all attempts: at least so many are for wrong ones."""
+"""The least share of wrong attempts on a page that cannot show all attempts."""
 
 _TAGS = {"equal": 0, "replace": 1, "insert": 2, "delete": 3}
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
@@ -36,10 +37,10 @@ _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A scored attempt: its credit, the GRM's view of it, the correction that was made of it.
+    """A scored attempt with its credit, the GRM's view of it, and its correction.
 
-    `grm_logprobs` [n] are raw (nats). `correction` is the accepted one, else a rejected one, else
-    None. `taught` is True where the GRM learned from the problem.
+    `grm_logprobs` [n] are raw (nats). `correction` is the accepted one; without one a rejected one;
+    without that None. `taught` is True if the GRM was trained on the problem.
     """
 
     pair: Pair
@@ -49,7 +50,8 @@ class Case:
     taught: bool
 
     def __post_init__(self) -> None:
-        tokens, scored = len(self.pair.attempt.completion_ids), len(self.grm_logprobs)
+        tokens = len(self.pair.attempt.completion_ids)
+        scored = len(self.grm_logprobs)
         if tokens != scored:
             raise ValueError(
                 f"attempt {self.pair.attempt.id!r} has {tokens} tokens, grm_logprobs {scored}"
@@ -57,22 +59,25 @@ class Case:
 
 
 def chosen(cases: Sequence[Case], most: int, most_tokens: int = MOST_TOKENS) -> list[Case]:
-    """At most `most` cases, in their order; all where they fit.
+    """At most `most` cases in their order, and at most `most_tokens` tokens of attempts.
 
-    Where they do not, wrong attempts get at least `WRONG_SHARE` of the places (all of them where
-    there are no more right ones), and which ones is decided by a hash of the attempt's id, so that
-    the choice is even and stays the same. A case that would bring the tokens above `most_tokens`
-    is passed over. `most` below 1 raises ValueError.
+    If there are more cases, wrong attempts get at least `WRONG_SHARE` of the places, and more if
+    there are not enough right ones. A hash of the attempt's id decides which ones are taken, so
+    that the choice is even and the same in every run. A case that would exceed `most_tokens` is
+    left out, and a shorter one may take its place. Raises ValueError if `most` is below 1.
     """
     if most < 1:
         raise ValueError(f"a page of {most} attempts: at least 1 is needed (report.page_pairs)")
+
     right = [i for i, case in enumerate(cases) if case.pair.attempt.is_right]
     wrong = [i for i, case in enumerate(cases) if not case.pair.attempt.is_right]
     places = min(len(wrong), max(int(most * WRONG_SHARE), most - len(right)))
     picked = sorted(_first(cases, wrong, places) + _first(cases, right, most - places))
-    order = sorted(picked, key=lambda i: _place(cases[i]))
-    kept, tokens = set[int](), 0
-    for i in order:
+
+    # The limit on tokens is filled in the order of the hash too, not in that of the records.
+    kept = set[int]()
+    tokens = 0
+    for i in sorted(picked, key=lambda i: _hash_of(cases[i])):
         length = len(cases[i].pair.attempt.completion_ids)
         if tokens + length <= most_tokens:
             kept.add(i)
@@ -81,10 +86,10 @@ def chosen(cases: Sequence[Case], most: int, most_tokens: int = MOST_TOKENS) -> 
 
 
 def _first(cases: Sequence[Case], which: list[int], count: int) -> list[int]:
-    return sorted(which, key=lambda i: _place(cases[i]))[:count]
+    return sorted(which, key=lambda i: _hash_of(cases[i]))[:count]
 
 
-def _place(case: Case) -> float:
+def _hash_of(case: Case) -> float:
     return hash_share(0, "page", case.pair.attempt.id)
 
 
@@ -99,40 +104,26 @@ def page_data(
 ) -> dict[str, Any]:
     """What the page draws, as plain values.
 
-    `attempts` lists the cases with the length `n` of their attempt and `m` of their correction (0
-    without one) and `ops`, the edit script as fives of numbers: tag (0 kept, 1 replaced, 2
-    inserted, 3 deleted), source from and to, target from and to. The arrays hold the attempts'
-    tokens one after another, each once; `tokens` and `targets` are places in `pieces`. `title`,
-    `choice` (which attempts these are) and `facts` (name, value) are shown above them.
+    - `title`, `choice` (which attempts the page shows) and `facts` (name, value) are shown on top.
+    - `attempts` has one entry per case, see `_attempt_entry`.
+    - `tokens` and `targets` are numbers of texts in `pieces`: those of the attempts and of the
+      corrections, one after the other. `special` are the numbers of end tokens.
+    - `ids`, `rewards`, `grm_logprobs` and `old_logprobs` have one value per token of `tokens`.
     """
     pieces, problems = _Numbered(), _Numbered()
-    ends, attempts = set(end_ids), []
+    ends = set(end_ids)
+    attempts: list[dict[str, Any]] = []
     tokens: list[int] = []
     targets: list[int] = []
     for case in cases:
-        attempt, correction = case.pair.attempt, case.correction
-        ids, target = attempt.completion_ids, correction.completion_ids if correction else []
-        ops = edit_script(ids, target).opcodes if target else ()
-        attempts.append(
-            {
-                "id": attempt.id,
-                "problem": problems(case.problem.id, case.problem),
-                "verdict": attempt.verdict,
-                "clipped": attempt.clipped,
-                "source": attempt.source,
-                "taught": case.taught,
-                "n": len(ids),
-                "m": len(target),
-                "by": correction.source if correction else "",
-                "reason": correction.reason if correction else "",
-                "ratio": round(correction.edit_ratio, 4) if correction else 0.0,
-                "ops": [number for op in ops for number in (_TAGS[op.tag], *op[1:])],
-            }
-        )
+        attempts.append(_attempt_entry(case, problems(case.problem.id, case.problem)))
+        ids = case.pair.attempt.completion_ids
+        target = case.correction.completion_ids if case.correction else []
         for found, into in ((ids, tokens), (target, targets)):
             for id_, text in zip(found, texts(found), strict=True):
                 into.append(pieces((text, id_ in ends), text))
-    of = [case.pair for case in cases]
+
+    pairs = [case.pair for case in cases]
     return {
         "format": 1,
         "title": title,
@@ -147,15 +138,42 @@ def page_data(
         "attempts": attempts,
         "tokens": _packed([tokens], "<u4"),
         "targets": _packed([targets], "<u4"),
-        "ids": _packed([pair.attempt.completion_ids for pair in of], "<u4"),
-        "rewards": _packed([pair.token_rewards for pair in of], "<f4"),
+        "ids": _packed([pair.attempt.completion_ids for pair in pairs], "<u4"),
+        "rewards": _packed([pair.token_rewards for pair in pairs], "<f4"),
         "grm_logprobs": _packed([case.grm_logprobs for case in cases], "<f4"),
-        "old_logprobs": _packed([pair.old_logprobs for pair in of], "<f4"),
+        "old_logprobs": _packed([pair.old_logprobs for pair in pairs], "<f4"),
+    }
+
+
+def _attempt_entry(case: Case, problem: int) -> dict[str, Any]:
+    """The facts of one case; `problem` is the number of its problem.
+
+    `n` and `m` are the lengths of the attempt and of the correction (0 without one). `ops` is the
+    edit script, five numbers per operation: tag (0 kept, 1 replaced, 2 inserted, 3 deleted), source
+    start and end, target start and end.
+    """
+    attempt = case.pair.attempt
+    correction = case.correction
+    target = correction.completion_ids if correction else []
+    ops = edit_script(attempt.completion_ids, target).opcodes if target else ()
+    return {
+        "id": attempt.id,
+        "problem": problem,
+        "verdict": attempt.verdict,
+        "clipped": attempt.clipped,
+        "source": attempt.source,
+        "taught": case.taught,
+        "n": len(attempt.completion_ids),
+        "m": len(target),
+        "by": correction.source if correction else "",
+        "reason": correction.reason if correction else "",
+        "ratio": round(correction.edit_ratio, 4) if correction else 0.0,
+        "ops": [number for op in ops for number in (_TAGS[op.tag], *op[1:])],
     }
 
 
 class _Numbered:
-    """Values in the order in which their keys were first asked for, each with its number."""
+    """Numbers for values: a key gets the next number when it is asked for the first time."""
 
     def __init__(self) -> None:
         self.numbers: dict[Any, int] = {}
@@ -169,29 +187,31 @@ class _Numbered:
 
 
 def _packed(parts: Sequence[Any], kind: str) -> str:
+    """Arrays joined to one, in base64."""
     arrays = [np.asarray(part, dtype=kind) for part in parts]
     joined = np.concatenate(arrays) if arrays else np.empty(0, dtype=kind)
     return base64.b64encode(joined.astype(kind, copy=False).tobytes()).decode("ascii")
 
 
 def page_html(data: dict[str, Any]) -> str:
-    """The page as one HTML text, in ASCII; `data` as `page_data` gives it."""
+    """The page as one HTML text in ASCII, from what `page_data` returns."""
     here = files("rlmec.report")
-    whole = here.joinpath("page.html").read_text(encoding="utf-8")
-    style = here.joinpath("page.css").read_text(encoding="utf-8")
-    script = here.joinpath("page.js").read_text(encoding="utf-8")
+    template = here.joinpath("token_page.html").read_text(encoding="utf-8")
+    style = here.joinpath("token_page.css").read_text(encoding="utf-8")
+    script = here.joinpath("token_page.js").read_text(encoding="utf-8")
     policy = policy_of({"script-src": allowed(script), "style-src": allowed(style)})
     block = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for mark, escape in _ESCAPES:
         block = block.replace(mark, escape)
-    head, tail = whole.split("@data@")
-    for name, text in (("@csp@", policy), ("@style@", style)):
-        head = head.replace(name, text)
+
+    # The template is split first, because a text of the data may contain the name of a placeholder.
+    head, tail = template.split("@data@")
+    head = head.replace("@csp@", policy).replace("@style@", style)
     return head + block + tail.replace("@script@", script)
 
 
 def policy_of(sources: dict[str, str]) -> str:
-    """A Content-Security-Policy under which a page loads and runs nothing but `sources`."""
+    """A Content-Security-Policy that allows a page to load and run only `sources`."""
     rules = {
         "default-src": "'none'",
         **sources,
@@ -204,5 +224,5 @@ def policy_of(sources: dict[str, str]) -> str:
 
 
 def allowed(text: str) -> str:
-    """A policy's name for an inline style or script of exactly this text."""
+    """The source expression that allows an inline style or script with exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -17,7 +17,7 @@ from rlmec.evaluation.lenient_reading import (
 )
 from rlmec.evaluation.paper_reading import judge_as_authors
 from rlmec.records import VERDICTS, Problem
-from rlmec.report.first_page import table_html
+from rlmec.report.first_page import index_html
 from rlmec.tasks.arithmetic_oracle import kind_of_error, mend, mended
 from rlmec.tasks.jsonl import JsonlTask
 from rlmec.tasks.math import at_a_glance, latex_text, mathematics
@@ -123,7 +123,7 @@ def pages(rng: random.Random, folder: Path) -> None:
     for _ in range(rng.randrange(1, 6)):
         cells = ["".join(rng.choices(nasty, k=rng.randrange(1, 4))) for _ in range(3)]
         lines.append("| " + " | ".join(cells) + " |" if rng.random() < 0.7 else cells[0])
-    page = "\n".join(table_html("\n".join(lines).splitlines()))
+    page = index_html("".join(nasty), "\n".join(lines), {}, [], "tokens.html")
     parser = _Tags()
-    parser.feed(page)
+    parser.feed(page.partition("<main>")[2].partition("</main>")[0])
     assert parser.tags <= {"table", "thead", "tbody", "tr", "th", "td", "p"}, parser.tags

@@ -1,6 +1,9 @@
 """The report's figures are drawn from hand-made numbers; its first page shows texts as texts."""
 
+import base64
+import hashlib
 import struct
+from html import unescape
 
 import numpy as np
 import pytest
@@ -14,7 +17,8 @@ from rlmec.report.figures import (
     reward_histograms,
     training_curves,
 )
-from rlmec.report.first_page import index_html, table_html
+from rlmec.report.first_page import MarkdownTable, index_html, markdown_blocks
+from rlmec.runtime.display import markdown_table
 
 FIT = [{"step": 2.0, "train/loss": 1.0}, {"step": 1.0, "train/loss": 2.0, "dev/accuracy": 0.1}]
 
@@ -77,10 +81,18 @@ def test_the_first_page_holds_table_warnings_and_figures_as_texts(tmp_path):
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_pipe_tables_and_paragraphs_by_hand():
-    found = table_html(["| a | b |", "|---|--:|", "| 1 |  |", "", "x", "| c |", "|---|"])
-    first = (
-        "<thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td></td></tr></tbody>"
-    )
-    last = "<table><thead><tr><th>c</th></tr></thead><tbody></tbody></table>"
-    assert found == [f"<table>{first}</table>", "<p>x</p>", last]
+def test_the_first_page_allows_only_its_own_style():
+    page = index_html("t", "", {}, [], "tokens.html")
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = unescape(page.partition('Content-Security-Policy" content="')[2].partition('">')[0])
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_tables_and_paragraphs_of_markdown_by_hand():
+    found = markdown_blocks("| a | b |\n|---|--:|\n| 1 |  |\n\nx\n| c |\n|---|\n| - |")
+    first = MarkdownTable(["a", "b"], [["1", ""]])
+    assert found == [first, "x", MarkdownTable(["c"], [["-"]])]
+    table = markdown_table(["a|b", ""], [["\\x", "|"]])
+    assert markdown_blocks(table) == [MarkdownTable(["a|b", ""], [["\\x", "|"]])]
