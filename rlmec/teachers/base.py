@@ -1,8 +1,11 @@
-"""What a teacher is: it proposes corrections of wrong attempts as text.
+"""The interface of a teacher, which proposes corrections of wrong attempts as text.
 
-Two protocols: `Teacher` takes one attempt at a time, `BatchTeacher` a whole part of the `teach`
-stage, for teachers that answer many questions at once. Whether a proposal counts is decided in
-`method.acceptance`.
+There are two protocols. A `Teacher` corrects one attempt at a time; `teachers/oracle.py` is the
+shortest example, and docs/teachers.md shows how to write another one. A `BatchTeacher` gets all
+attempts of one part of the `teach` stage, which suits a teacher that answers many questions at
+once.
+
+A teacher only proposes. `method.acceptance` decides which proposals count.
 """
 
 from __future__ import annotations
@@ -17,18 +20,18 @@ from rlmec.runtime import signals
 
 
 class TeacherError(OSError):
-    """A teacher that cannot go on; one line that says what to do. Never holds a key."""
+    """A teacher cannot go on. The message is one line that says what to do and holds no key."""
 
 
 class WrongAttempt(NamedTuple):
-    """What is to be corrected."""
+    """An attempt to correct: its problem and its text."""
 
     problem: Problem
     text: str
 
 
 class Proposal(NamedTuple):
-    """The text of a whole corrected solution; `clipped` where it was cut at a length limit."""
+    """The text of a whole corrected solution; `clipped` if it was cut at a length limit."""
 
     text: str
     clipped: bool = False
@@ -36,8 +39,11 @@ class Proposal(NamedTuple):
 
 @dataclass(frozen=True)
 class Proposals:
-    """A teacher's proposals for one attempt. Without any, `reason` is "no_proposal" or one of
-    `REFUSALS`. `counts` are added up over all attempts and shown (calls, tokens, ...)."""
+    """A teacher's proposals for one attempt.
+
+    If `texts` is empty, `reason` is "no_proposal" or one of `REFUSALS`; ValueError for any other
+    reason. `counts` (calls, tokens, ...) are added up over all attempts and shown.
+    """
 
     texts: Sequence[Proposal] = ()
     reason: str = "no_proposal"
@@ -46,17 +52,18 @@ class Proposals:
     def __post_init__(self) -> None:
         if self.reason not in ("no_proposal", *REFUSALS):
             raise ValueError(
-                f"a teacher's reason is {self.reason!r}, which is none of no_proposal, "
+                f"a teacher's reason is {self.reason!r}; it must be one of no_proposal, "
                 f"{', '.join(REFUSALS)}"
             )
 
 
 @runtime_checkable
 class Teacher(Protocol):
-    """`correct` returns the proposed solution text, or None where there is nothing to propose.
+    """A teacher that corrects one attempt at a time.
 
-    A method `check()`, where there is one, is called before anything is sampled and raises where
-    the teacher lacks something (a key, a library).
+    `correct` returns the text of the whole corrected solution, or None if it has no proposal. An
+    optional method `check()` is called before anything is sampled and raises if the teacher lacks
+    something (a key, a library).
     """
 
     name: str
@@ -66,12 +73,14 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class BatchTeacher(Protocol):
-    """`correct_all` returns the proposals for each attempt of a part, in their order.
+    """A teacher that corrects all attempts of one part of the `teach` stage.
 
-    `spent` are the counts of the parts that are finished already, `tick()` is to be called as each
-    attempt is done. `figures(counts)`, where there is such a method, turns the counts of all parts
-    into further metrics. What is proposed for an attempt must not depend on how many are asked at
-    once. `check()` is as for a `Teacher`.
+    `correct_all` returns one `Proposals` per attempt, in the order of the attempts. `spent` has the
+    summed counts of the finished parts. The teacher calls `tick()` once per finished attempt. What
+    it proposes for an attempt must not depend on the other attempts of the call.
+
+    An optional method `figures(counts)` turns the counts of all parts into further metrics.
+    `check()` is that of a `Teacher`.
     """
 
     name: str
@@ -86,10 +95,11 @@ class BatchTeacher(Protocol):
 
 
 class OneByOne:
-    """A `Teacher` as a `BatchTeacher`."""
+    """A `Teacher` in the shape of a `BatchTeacher`."""
 
     def __init__(self, teacher: Teacher) -> None:
-        self.name, self._teacher = teacher.name, teacher
+        self.name = teacher.name
+        self._teacher = teacher
 
     def correct_all(
         self,
@@ -98,6 +108,10 @@ class OneByOne:
         spent: Mapping[str, int],
         tick: Callable[[], None],
     ) -> list[Proposals]:
+        """Ask the teacher about one attempt after the other; a signal to stop ends it between two.
+
+        `spent` is not used, because such a teacher has no budget.
+        """
         del spent
         out = []
         for problem, attempt in attempts:
@@ -109,10 +123,12 @@ class OneByOne:
 
 
 def as_batch_teacher(teacher: Teacher | BatchTeacher) -> BatchTeacher:
-    """A teacher of either kind as one that takes a whole part; TypeError for anything else."""
-    if not isinstance(teacher, (BatchTeacher, Teacher)):
-        raise TypeError(
-            f"{type(teacher).__name__} is no teacher: it needs `name` and a method `correct` or "
-            f"`correct_all`"
-        )
-    return teacher if isinstance(teacher, BatchTeacher) else OneByOne(teacher)
+    """Return a teacher of either kind as a `BatchTeacher`; TypeError for anything else."""
+    if isinstance(teacher, BatchTeacher):
+        return teacher
+    if isinstance(teacher, Teacher):
+        return OneByOne(teacher)
+    raise TypeError(
+        f"{type(teacher).__name__} is no teacher: it needs `name` and a method `correct` or "
+        f"`correct_all`"
+    )

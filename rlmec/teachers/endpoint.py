@@ -1,9 +1,11 @@
-"""Teachers behind a server: hosted models, vLLM, Ollama (OpenAI's API), Anthropic's models.
+"""Teachers behind a server: OpenAI's API (hosted models, vLLM, Ollama) and Anthropic's models.
 
-In: wrong attempts. Out: for each the method's two questions (which step is wrong? rewrite it from
-there on), asked of many attempts at once, and the corrections made of the answers. Every answer is
-on disk before it is used, so that a rerun asks only what was not answered; errors that pass are
-waited out, others end the run; what is spent stays within a budget.
+In: wrong attempts. Out: proposals made from the answers to the method's two questions per attempt
+(which step is wrong, and how does the solution continue from there), with many attempts asked at
+the same time. Every answer is on disk before it is used, so a rerun asks only what has no answer
+yet. Passing errors are retried, other errors end the run, and spending stays within a budget.
+
+Departures from the paper's scripts: those of `teachers/steps.py`.
 """
 
 from __future__ import annotations
@@ -18,45 +20,32 @@ from urllib.parse import urlsplit
 
 from rlmec.runtime import signals
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
-from rlmec.teachers.budget import (
-    Budget,
-    Hold,
-    Ledger,
-    OverBudget,
-    Tokens,
-)
-from rlmec.teachers.cache import AnswerCache
-from rlmec.teachers.calling import (
-    Asking,
+from rlmec.teachers.budget import Budget, Hold, Ledger, OverBudget, Tokens
+from rlmec.teachers.server_calls import (
+    AnswerCache,
+    AttemptState,
     Caller,
     Stopped,
-    most_tokens,
+    max_input_tokens,
 )
-from rlmec.teachers.services import (
-    AnthropicService,
-    OpenAIService,
-    Service,
-    Unanswered,
-)
-from rlmec.teachers.steps import (
-    StepPrompts,
-    lines_of,
-    located_step,
-    rewritten,
-)
+from rlmec.teachers.services import AnthropicService, OpenAIService, Service, Unanswered
+from rlmec.teachers.steps import StepPrompts, lines_of, located_step, rewritten
 
 
 class EndpointTeacher:
     """Asks `model` at `base_url`.
 
-    `temperature` None sends none; `limit_field` is the request's name for the limit on an answer,
-    `max_completion_length`, and `options` are further fields of the request. Of `num_proposals`
-    rewrites (more than one need a temperature) the stage keeps the best. `max_retries` tries follow
-    a failed one, each after a random share of `backoff` seconds, twice as many each time and at
-    most `max_wait`, or after what the server asks for; `max_failures` attempts in a row without an
-    answer end the run. `timeout` are the seconds a server may keep silent. The budget
-    (`max_tokens_total`, `max_cost` in the prices' currency) is that of the run: answers found in
-    the `cache` folder count too.
+    Request: `temperature` None sends none. `limit_field` is the request's name for the limit
+    `max_completion_length`, and `options` are further fields of the request. `num_proposals`
+    rewrites are asked for per attempt; more than one need a temperature above 0.
+
+    Errors: a failed call is tried up to `max_retries` more times. The pause before a try is what
+    the server requests, otherwise a random share of `backoff` seconds, doubled with each try up to
+    `max_wait`. `timeout` is the number of seconds that a server may keep silent. `max_failures`
+    attempts in a row without an answer end the run.
+
+    Budget: `max_tokens_total` and `max_cost` (in the currency of the prices) are limits of the
+    whole run. Answers found in the folder `cache` count too.
     """
 
     service: type[Service] = Service
@@ -95,13 +84,15 @@ class EndpointTeacher:
         )
         if num_proposals > 1 and temperature == 0:
             raise ValueError(
-                f"teacher.num_proposals is {num_proposals}, but at temperature 0 they would be all "
-                f"the same: set teacher.temperature"
+                f"teacher.num_proposals is {num_proposals}, but at temperature 0 all of them would "
+                f"be the same: set teacher.temperature"
             )
         self.name = f"{self.service.package}:{model}"
-        self._model, self._prompts, self._samples = model, prompts, num_proposals
+        self._model = model
+        self._prompts = prompts
+        self._num_proposals = num_proposals
         self._settings = _request_settings(temperature, limit_field, max_completion_length, options)
-        self._longest = max_completion_length
+        self._max_completion_length = max_completion_length
         self._budget = Budget(
             max_tokens_total, max_cost, price_per_million_input, price_per_million_output
         )
@@ -109,21 +100,21 @@ class EndpointTeacher:
         self._caller = Caller(
             self._service,
             AnswerCache(None if cache is None else Path(cache)),
-            max_completion_length,
-            max_retries,
-            max_failures,
-            backoff,
-            max_wait,
+            max_completion_length=max_completion_length,
+            max_retries=max_retries,
+            max_failures=max_failures,
+            backoff=backoff,
+            max_wait=max_wait,
         )
-        self._workers = max_concurrency
-        self._lock = threading.Lock()
+        self._max_concurrency = max_concurrency
+        self._tick_lock = threading.Lock()
 
     def check(self) -> None:
-        """Raises TeacherError where the client's package or the key is missing."""
+        """Raise TeacherError if the client's package or the key is missing."""
         self._service.check()
 
     def figures(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """The `cost` of counted tokens, where prices are known."""
+        """Return the `cost` of counted tokens, or nothing if the prices are not known."""
         cost = self._budget.cost(_tokens(counts))
         return {} if cost is None else {"cost": cost}
 
@@ -134,99 +125,123 @@ class EndpointTeacher:
         spent: Mapping[str, int],
         tick: Callable[[], None],
     ) -> list[Proposals]:
-        """Proposals for each attempt. Counted: `calls`, `cached_calls`, `retries`, `input_tokens`,
-        `output_tokens`, `unlocated` (no step was named). Raises TeacherError where the server will
-        not answer."""
+        """Return the proposals for each attempt.
+
+        The counts are `calls`, `cached_calls`, `retries`, `input_tokens`, `output_tokens`, and
+        `unlocated` (the answer named no step). Raises TeacherError if the server will not answer.
+        """
         self._service.connect()
         ledger = Ledger(self._budget, _tokens(spent))
-        stop, free = threading.Event(), threading.Semaphore(self._workers)
+        stop = threading.Event()
+        free_workers = threading.Semaphore(self._max_concurrency)
         out: list[Future[Proposals]] = []
 
-        def one(attempt: WrongAttempt, hold: Hold) -> Proposals:
+        def correct_one(attempt: WrongAttempt, hold: Hold) -> Proposals:
             try:
-                return self._one(attempt, hold, stop)
+                return self._correct(attempt, AttemptState(hold, stop))
             except BaseException:
                 stop.set()
                 raise
             finally:
                 hold.settle()
-                free.release()
-                self._tick(tick)
+                free_workers.release()
+                self._locked_tick(tick)
 
-        with ThreadPoolExecutor(self._workers) as pool:
+        with ThreadPoolExecutor(self._max_concurrency) as pool:
             try:
                 for attempt in attempts:
-                    free.acquire()
+                    # An attempt is admitted only when a worker is free: a queue of admitted
+                    # attempts would hold budget that nobody spends.
+                    free_workers.acquire()
                     signals.check()
-                    hold = None if stop.is_set() else ledger.admit(self._bound(attempt))
+                    if stop.is_set():
+                        break
+                    hold = ledger.admit(self._bound(attempt))
                     if stop.is_set():
                         break
                     if hold is None:
-                        free.release()
-                        self._tick(tick)
-                    out.append(_over_budget() if hold is None else pool.submit(one, attempt, hold))
+                        free_workers.release()
+                        self._locked_tick(tick)
+                        out.append(_over_budget())
+                    else:
+                        out.append(pool.submit(correct_one, attempt, hold))
             except BaseException:
                 stop.set()
                 raise
         return _results(out)
 
-    def _tick(self, tick: Callable[[], None]) -> None:
-        with self._lock:
+    def _locked_tick(self, tick: Callable[[], None]) -> None:
+        with self._tick_lock:
             tick()
 
-    def _one(self, attempt: WrongAttempt, hold: Hold, stop: threading.Event) -> Proposals:
+    def _correct(self, attempt: WrongAttempt, state: AttemptState) -> Proposals:
+        """The proposals for one attempt, whatever became of its questions."""
         texts: list[Proposal] = []
-        asking = Asking(hold, stop)
         try:
-            reason = self._ask_both(attempt, texts, asking)
+            reason = self._ask_both(attempt, texts, state)
         except OverBudget:
             reason = "over_budget"
         except Unanswered as error:
             self._caller.note_failure(error)
             reason = "failed"
-        spent = {"input_tokens": hold.spent.input, "output_tokens": hold.spent.output}
-        return Proposals(texts, "no_proposal" if texts else reason, dict(asking.counts) | spent)
 
-    def _ask_both(self, attempt: WrongAttempt, texts: list[Proposal], asking: Asking) -> str:
-        """Fills `texts`; returns the reason where there are none."""
+        # Rewrites that came before an error are kept.
+        spent = {
+            "input_tokens": state.hold.spent.input,
+            "output_tokens": state.hold.spent.output,
+        }
+        return Proposals(texts, "no_proposal" if texts else reason, dict(state.counts) | spent)
+
+    def _ask_both(self, attempt: WrongAttempt, texts: list[Proposal], state: AttemptState) -> str:
+        """Ask the two questions and fill `texts`; return the reason if it stays empty."""
         problem, text = attempt
-        step, steps = 0, len(lines_of(text))
-        if steps > 1:
+        num_steps = len(lines_of(text))
+        step = 0
+
+        # An attempt of one line can only be rewritten from its first line.
+        if num_steps > 1:
             question = self._body(self._prompts.asks_to_locate(problem, text))
-            located = self._caller.ask(question, 0, asking)
+            located = self._caller.ask(question, 0, state)
             if located.ending == "refusal":
                 return "refused"
-            found = located_step(located.text, steps)
-            asking.counts["unlocated"] += found is None
+            found = located_step(located.text, num_steps)
+            state.counts["unlocated"] += found is None
             step = found or 0
+
         question = self._body(self._prompts.asks_to_rewrite(problem, text, step))
         refusals = 0
-        for sample in range(self._samples):
-            answer = self._caller.ask(question, sample, asking)
-            refusals += answer.ending == "refusal"
+        for sample in range(self._num_proposals):
+            answer = self._caller.ask(question, sample, state)
+            if answer.ending == "refusal":
+                refusals += 1
+                continue
             whole = rewritten(text, step, answer.text)
-            if whole is not None and answer.ending != "refusal":
+            if whole is not None:
                 texts.append(Proposal(whole, answer.ending == "length"))
-        return "refused" if refusals == self._samples else "no_proposal"
+        return "refused" if refusals == self._num_proposals else "no_proposal"
 
     def _body(self, prompt: str) -> dict[str, Any]:
         return self._service.body(self._model, self._prompts.system, prompt, self._settings)
 
     def _bound(self, attempt: WrongAttempt) -> Tokens:
-        """The most that an attempt can come to if nothing gets lost."""
+        """The most that an attempt can cost if no answer is lost."""
         problem, text = attempt
-        steps = len(lines_of(text))
-        rewrite = most_tokens(self._body(self._prompts.asks_to_rewrite(problem, text, steps - 1)))
-        total = Tokens(self._samples * rewrite, self._samples * self._longest)
-        if steps == 1:
-            return total
-        locate = self._body(self._prompts.asks_to_locate(problem, text))
-        return total + Tokens(most_tokens(locate), self._longest)
+        num_steps = len(lines_of(text))
+
+        # The last step has the number of most digits, and so the longest question.
+        question = self._body(self._prompts.asks_to_rewrite(problem, text, num_steps - 1))
+        bound = Tokens(
+            self._num_proposals * max_input_tokens(question),
+            self._num_proposals * self._max_completion_length,
+        )
+        if num_steps == 1:
+            return bound
+        question = self._body(self._prompts.asks_to_locate(problem, text))
+        return bound + Tokens(max_input_tokens(question), self._max_completion_length)
 
 
 class OpenAITeacher(EndpointTeacher):
-    """A model behind OpenAI's chat API: OpenAI's own, and those that vLLM, Ollama and many hosts
-    serve."""
+    """A model behind OpenAI's chat API, which vLLM, Ollama, and many hosts offer too."""
 
     service = OpenAIService
 
@@ -238,15 +253,17 @@ class AnthropicTeacher(EndpointTeacher):
 
 
 def _results(out: Sequence[Future[Proposals]]) -> list[Proposals]:
-    """What all attempts came to; the first error that is not only that of having been stopped."""
-    errors = [error for future in out if (error := future.exception()) is not None]
+    """The results of all attempts; raises the error that ended the run if there is one."""
+    errors = [future.exception() for future in out]
     for error in errors:
-        if not isinstance(error, Stopped):
+        # The other attempts were stopped because of this one.
+        if error is not None and not isinstance(error, Stopped):
             raise error
     return [future.result() for future in out]
 
 
 def _over_budget() -> Future[Proposals]:
+    """The finished result of an attempt that was not asked."""
     future: Future[Proposals] = Future()
     future.set_result(Proposals(reason="over_budget"))
     return future
@@ -257,18 +274,20 @@ def _tokens(counts: Mapping[str, int]) -> Tokens:
 
 
 def _refuse_secrets(base_url: str, api_key_env: str | None) -> None:
-    """Raises ValueError, without showing it, for what looks like a secret."""
+    """Raise ValueError for settings that seem to hold a secret, without showing the secret."""
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("teacher.base_url is no address such as http://localhost:8000/v1")
+        raise ValueError(
+            "teacher.base_url is no address; it must look like http://localhost:8000/v1"
+        )
     if parts.username or parts.password or parts.query:
         raise ValueError(
-            "teacher.base_url holds a user name or a query: a secret has no place there; name the "
-            "environment variable that holds the key in teacher.api_key_env"
+            "teacher.base_url holds a user name or a query, and a secret has no place there: put "
+            "the key into an environment variable and name that in teacher.api_key_env"
         )
     if api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,60}", api_key_env):
         raise ValueError(
-            "teacher.api_key_env is to be the NAME of an environment variable, in capitals, such "
+            "teacher.api_key_env must be the NAME of an environment variable, in capitals, such "
             "as OPENAI_API_KEY; never the key"
         )
 
@@ -276,16 +295,20 @@ def _refuse_secrets(base_url: str, api_key_env: str | None) -> None:
 def _request_settings(
     temperature: float | None, limit_field: str, limit: int, options: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What a request's body holds beside the model and the question; ValueError for an option that
-    has a setting of its own or would multiply what is billed."""
+    """The fields of a request besides the model and the question.
+
+    Raises ValueError for an option that has a setting of its own or would multiply the bill.
+    """
     own = {"model", "messages", "system", "stream", "n", "temperature", limit_field}
     if taken := sorted(own & set(options or {})):
-        raise ValueError(f"teacher.options: {', '.join(taken)} cannot be set there")
-    warmth = {} if temperature is None else {"temperature": temperature}
-    return {**warmth, limit_field: limit, **(options or {})}
+        raise ValueError(
+            f"teacher.options: {', '.join(taken)} cannot be set there; use the settings of teacher"
+        )
+    settings: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
+    return {**settings, limit_field: limit, **(options or {})}
 
 
 def _refuse_below_one(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise ValueError(f"teacher.{name} is {value}, at least 1 is needed")
+            raise ValueError(f"teacher.{name} is {value}; it must be at least 1")

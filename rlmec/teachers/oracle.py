@@ -1,7 +1,8 @@
-"""The teacher that asks the task itself: for tasks that can mend any attempt.
+"""The teacher for tasks that can correct any attempt themselves.
 
-In: a problem and an attempt; out: the right solution with the fewest edits, as the task's
-`oracle` gives it.
+In: a problem and an attempt. Out: the correct solution with the fewest edits, as the task's
+`oracle` method computes it. This is the shortest example of a `Teacher`. The paper has no such
+teacher; it makes runs possible that need no language model for corrections.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from rlmec.records import Problem
 
 
 class OracleTeacher:
-    """Passes attempts to `task.oracle`; TypeError for a task without one."""
+    """Passes attempts to `task.oracle`; TypeError for a task without that method."""
 
     name = "oracle"
 
@@ -26,5 +27,5 @@ class OracleTeacher:
         self._task = task
 
     def correct(self, problem: Problem, attempt: str) -> str | None:
-        """The task's own correction of `attempt`."""
+        """Return the task's own correction of `attempt`."""
         return self._task.oracle(problem, attempt)

@@ -19,7 +19,7 @@ from rlmec.teachers.budget import (
     Ledger,
     Tokens,
 )
-from rlmec.teachers.calling import Asking
+from rlmec.teachers.server_calls import AttemptState
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIXES = "train val dev sample teach score grm policy eval report"
@@ -74,7 +74,7 @@ def produced():
     for prefix, found in shares:
         assert found
         out |= {f"{prefix}/{key}" for key in found - {"count"}}
-    asked = Asking(Hold(Ledger(Budget(), Tokens()), Tokens()), Event())
+    asked = AttemptState(Hold(Ledger(Budget(), Tokens()), Tokens()), Event())
     counted = [*asked.counts, "input_tokens", "output_tokens", "cost"]
     out |= {f"teach/{name}" for name in (*REFUSALS, *counted)}
     for stage in ("teach", "score"):

@@ -40,7 +40,8 @@ from rlmec.tasks.multiple_choice import OptionTask
 from rlmec.tasks.problem_files import read_rows
 from rlmec.tasks.solution_files import SolutionFile
 from rlmec.tasks.svamp import SvampTask
-from rlmec.teachers.cache import Answer, AnswerCache
+from rlmec.teachers.server_calls import AnswerCache
+from rlmec.teachers.services import Answer
 
 from .mutations import spoiled_bytes, spoiled_rows, spoiled_text, spoiled_value
 from .running import Changed, Refused, refusing

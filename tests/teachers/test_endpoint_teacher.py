@@ -14,8 +14,9 @@ from misbehaving_server import Server, tokens
 from rlmec.records import Problem
 from rlmec.teachers.base import TeacherError, WrongAttempt
 from rlmec.teachers.budget import Budget, Ledger, Tokens
-from rlmec.teachers.cache import Answer, AnswerCache
 from rlmec.teachers.endpoint import AnthropicTeacher, OpenAITeacher
+from rlmec.teachers.server_calls import AnswerCache
+from rlmec.teachers.services import Answer
 from rlmec.teachers.steps import StepPrompts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ PROMPTS = StepPrompts(
     locate_answer_only="{question}\n" + ENDING + "Which step is wrong?",
     rewrite="{question}\n{solution}\n" + ENDING + "Rewrite from [{step}].",
     rewrite_answer_only="{question}\n" + ENDING + "Rewrite from [{step}].",
-    system="You mend.",
+    system="You correct.",
 )
 QUICK = {"backoff": 0.001, "max_wait": 0.002, "timeout": 30.0}
 both = pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +88,7 @@ def test_both_questions_are_asked_and_the_kept_lines_stay(kind):
     assert rewrite["messages"][-1]["content"].endswith("Rewrite from [1].")
     assert (locate["model"], locate["temperature"], locate["max_tokens"]) == ("m", 0.0, 50)
     system = locate["system"] if kind == "anthropic" else locate["messages"][0]["content"]
-    assert system == "You mend."
+    assert system == "You correct."
     spent = sum(tokens(b["messages"][-1]["content"]) for b in server.bodies)
     written = tokens("[1]") + tokens("The answer is 0.")
     assert found.counts == {
@@ -464,7 +465,7 @@ def test_anthropic_has_one_name_for_the_limit():
         ({"base_url": f"https://me:{KEY}@host/v1"}, "a secret has no place there"),
         ({"base_url": f"https://host/v1?key={KEY}"}, "a secret has no place there"),
         ({"base_url": "host:8000"}, "no address"),
-        ({"max_tokens_total": -1}, "less than nothing"),
+        ({"max_tokens_total": -1}, "max_tokens_total is -1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_unseen(changes, expected):
