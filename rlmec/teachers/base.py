@@ -77,7 +77,7 @@ class BatchTeacher(Protocol):
 
     `correct_all` returns one `Proposals` per attempt, in the order of the attempts. `spent` has the
     summed counts of the finished parts. The teacher calls `tick()` once per finished attempt. What
-    it proposes for an attempt must not depend on the other attempts of the call.
+    it proposes for an attempt must not depend on how many attempts it works on at the same time.
 
     An optional method `figures(counts)` turns the counts of all parts into further metrics.
     `check()` is that of a `Teacher`.

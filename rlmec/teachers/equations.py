@@ -1,9 +1,9 @@
-"""What a solution line states: its numbers, its last equation, its result; and the line with
-another.
+"""The arithmetic that a line of a solution states, and the line with another equation.
 
-In: lines of free text such as "She sells 9 * 2 = $<<9*2=18>>18 worth"; out: exact numbers and
-mended lines. Only what is written as `number operator number ... = number` is read as an
-equation; nothing is guessed.
+In: lines of free text such as "She sells 9 * 2 = $<<9*2=18>>18 worth". Out: exact numbers, whether
+an equation is false, and corrected lines. Only text of the form `number operator number ... =
+number` is read as an equation; nothing is guessed. The paper has no such rules: they serve the
+reference teacher, which needs no language model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-LONGEST_LINE = 600
-"""Characters of a line that are read for equations."""
+MAX_LINE_CHARACTERS = 600
+"""The characters of a line that are read; the rest is ignored."""
 _CENT = Fraction(1, 100)
-_KEPT = (
-    4096  # lines and numbers whose reading is kept: one splice asks for the same ones many times
-)
+
+# One alignment reads the same lines and numbers many times.
+_CACHE_SIZE = 4096
+
 _NUM = r"(?:(?:\d{1,3}(?:,\d{3}){1,6}(?!\d)|\d{1,30})(?:\.\d{1,30})?|\.\d{1,30})"
 _OPERATOR = r"[-+*/x\u00d7]"
 _MARK = r"<<[^<>\n]{0,120}>>"
@@ -30,7 +31,7 @@ _EQUATION = re.compile(
 )
 _TERM = re.compile(rf"(?P<number>{_NUM})|(?P<operator>{_OPERATOR})")
 Exact = Fraction | int
-"""A number: an int where it is whole, which is quicker to compare and to hash; they are equal."""
+"""A number, an int if it is whole: an int compares and hashes faster than the equal Fraction."""
 _CALCULATE: dict[str, Callable[[Exact, Exact], Exact]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
@@ -41,7 +42,7 @@ _CALCULATE: dict[str, Callable[[Exact, Exact], Exact]] = {
 
 @dataclass(frozen=True)
 class Equation:
-    """The last equation of a line: operands and result as written, operators as + - * /."""
+    """An equation in a line: operands and result as written, operators as + - * /."""
 
     operands: tuple[str, ...]
     operators: tuple[str, ...]
@@ -49,32 +50,32 @@ class Equation:
     match: re.Match[str]
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def value(number: str) -> Exact:
-    """The number as written, thousands separators read."""
+    """Return the exact value of a written number, which may have thousands separators."""
     exact = Fraction(number.replace(",", ""))
     return exact.numerator if exact.denominator == 1 else exact
 
 
 def numbers_in(line: str) -> list[Exact]:
-    """The numbers of a line in order, without signs."""
+    """Return the numbers of a line in order, without signs."""
     return list(_numbers(line))
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def _numbers(line: str) -> tuple[Exact, ...]:
-    return tuple(value(number) for number in NUMBER.findall(line[:LONGEST_LINE]))
+    return tuple(value(number) for number in NUMBER.findall(line[:MAX_LINE_CHARACTERS]))
 
 
 def last_equation(line: str) -> Equation | None:
-    """The last equation of a line, None without one."""
+    """Return the last equation of a line, None without one."""
     found = _equations(line)
     return found[-1] if found else None
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def _equations(line: str) -> tuple[Equation, ...]:
-    return tuple(_equation(match) for match in _EQUATION.finditer(line[:LONGEST_LINE]))
+    return tuple(_equation(match) for match in _EQUATION.finditer(line[:MAX_LINE_CHARACTERS]))
 
 
 def _equation(match: re.Match[str]) -> Equation:
@@ -92,7 +93,7 @@ def _plain(operator: str) -> str:
 
 
 def result_of(line: str) -> Exact | None:
-    """What a line arrives at: the result of its last equation, else its last number, else None."""
+    """Return the result of a line's last equation, otherwise its last number, otherwise None."""
     equation = last_equation(line)
     if equation is not None:
         return value(equation.result)
@@ -100,11 +101,13 @@ def result_of(line: str) -> Exact | None:
     return numbers[-1] if numbers else None
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def states_falsehood(line: str) -> bool:
-    """Whether an equation of two operands in the line is off by more than a rounding to cents.
+    """Whether an equation of two operands in the line is wrong by more than a cent.
 
-    Longer ones are not judged: nobody says whether they run from the left or by precedence.
+    A smaller difference is taken for rounding. Longer equations are not judged, because the line
+    does not say whether they are read from left to right or by precedence. Equations with a
+    percentage are not judged either.
     """
     for equation in _equations(line):
         if len(equation.operands) != 2 or "%" in equation.match.group():
@@ -113,33 +116,35 @@ def states_falsehood(line: str) -> bool:
         operator = equation.operators[0]
         if operator == "/" and right == 0:
             return True
-        stated = value(equation.result)
-        off = _CALCULATE[operator](left, right) - stated
-        if off and abs(off) > _CENT:
+        difference = _CALCULATE[operator](left, right) - value(equation.result)
+        if abs(difference) > _CENT:
             return True
     return False
 
 
-def mended_line(line: str, reference: str, given: Set[Exact] = frozenset()) -> str | None:
-    """`line` with the last equation of `reference` in place of its own, its words kept.
+def corrected_line(line: str, reference: str, given: Set[Exact] = frozenset()) -> str | None:
+    """Return `line` with the last equation of `reference` in place of its own, and its own words.
 
-    None unless both have an equation and share at least half the operands of the longer one, in any
-    order. Where the words repeat a changed number they follow it, unless it is one of the `given`.
+    If the words repeat a number of the replaced equation, the number changes with it, unless it is
+    one of the `given` numbers. Returns None unless both lines have an equation and share at least
+    half the operands of the longer equation, in any order.
     """
-    own, right = last_equation(line), last_equation(reference)
+    own = last_equation(line)
+    right = last_equation(reference)
     if own is None or right is None:
         return None
-    if 2 * _shared(own, right) < max(len(own.operands), len(right.operands)):
+    if 2 * _shared_operands(own, right) < max(len(own.operands), len(right.operands)):
         return None
+
     operands = _in_order_of(own, right)
-    spoken = _spoken(own, operands, right.result, given)
+    changed = _changed_numbers(own, operands, right.result, given)
     start, end = own.match.span()
-    mended = _written(own, right, operands)
-    return _replaced(line[:start], spoken) + mended + _replaced(line[end:], spoken)
+    equation = _in_style_of(own, right, operands)
+    return _replaced(line[:start], changed) + equation + _replaced(line[end:], changed)
 
 
-def _shared(one: Equation, other: Equation) -> int:
-    """How many operands two equations have in common, each counted as often as both have it."""
+def _shared_operands(one: Equation, other: Equation) -> int:
+    """The number of common operands, each counted as often as both equations have it."""
     left = [value(operand) for operand in other.operands]
     for operand in map(value, one.operands):
         if operand in left:
@@ -148,9 +153,11 @@ def _shared(one: Equation, other: Equation) -> int:
 
 
 def _in_order_of(own: Equation, right: Equation) -> tuple[str, ...]:
-    """The operands of `right`, in the places they have in `own` where order does not matter."""
+    """The operands of `right`, in the order of `own` if both equations allow any order."""
     if len(own.operands) != len(right.operands) or set(right.operators) not in ({"+"}, {"*"}):
         return right.operands
+
+    # Operands of both equations keep their place in `own`; the others fill the gaps in order.
     left = list(right.operands)
     placed: list[str | None] = []
     for operand in own.operands:
@@ -161,31 +168,34 @@ def _in_order_of(own: Equation, right: Equation) -> tuple[str, ...]:
     return tuple(left.pop(0) if operand is None else operand for operand in placed)
 
 
-def _spoken(
+def _changed_numbers(
     own: Equation, operands: tuple[str, ...], result: str, given: Set[Exact]
 ) -> dict[Exact, str]:
-    """What becomes of the equation's numbers where the words repeat them, by their place in it."""
+    """The numbers of `own` that the new equation replaces, each with its replacement."""
     pairs = [(own.result, result)]
     if len(own.operands) == len(operands):
         pairs += zip(own.operands, operands, strict=True)
-    kept = given | {value(operand) for operand in operands}
-    return {value(old): new for old, new in pairs if value(old) not in kept}
+    unchanged = given | {value(operand) for operand in operands}
+    return {value(old): new for old, new in pairs if value(old) not in unchanged}
 
 
-def _written(own: Equation, right: Equation, operands: tuple[str, ...]) -> str:
-    """The equation of `right` in the spacing, signs and number style of `own`."""
+def _in_style_of(own: Equation, right: Equation, operands: tuple[str, ...]) -> str:
+    """The equation `right` with the spacing, the operator signs, and the number style of `own`."""
     if len(own.operands) == len(operands):
-        numbers, operators = iter(operands), iter(right.operators)
+        new_numbers = iter(operands)
+        new_operators = iter(right.operators)
 
         def term(match: re.Match[str]) -> str:
             if match["number"]:
-                return _as_written(match["number"], next(numbers))
-            operator = next(operators)
+                return _as_written(match["number"], next(new_numbers))
+            operator = next(new_operators)
             return match.group() if _plain(match.group()) == operator else operator
 
         terms = _TERM.sub(term, own.match["terms"])
     else:
         terms = right.match["terms"]
+
+    # A calculator mark of GSM8K repeats the equation without spaces, commas, or dollar signs.
     result = _as_written(own.result, right.result)
     mark = ""
     if own.match["mark"]:
@@ -195,6 +205,7 @@ def _written(own: Equation, right: Equation, operands: tuple[str, ...]) -> str:
 
 
 def _as_written(before: str, after: str) -> str:
+    """The new number, in the old one's writing if they are equal."""
     return before if value(before) == value(after) else after
 
 

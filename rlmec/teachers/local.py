@@ -1,8 +1,10 @@
-"""The teacher that is a Hugging Face model on this machine: a directory or a hub name.
+"""The teacher that is a Hugging Face model on this machine, from a directory or the hub.
 
-In: wrong attempts. Out: corrections made of the model's answers to the method's two questions,
-through the project's own loading and generation, in batches; its chat template is used if it has
-one. The model is loaded when the first part is asked for.
+In: wrong attempts. Out: proposals made from the model's answers to the method's two questions. The
+model is loaded and decoded by this project's own code, in batches, when the first part is asked
+for. If the tokenizer has a chat template, the questions use it.
+
+Departures from the paper's scripts: those of `teachers/steps.py`.
 """
 
 from __future__ import annotations
@@ -21,20 +23,16 @@ from rlmec.lm.tokenizers import codec, load_tokenizer
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
-from rlmec.teachers.steps import (
-    StepPrompts,
-    lines_of,
-    located_step,
-    rewritten,
-)
+from rlmec.teachers.steps import StepPrompts, lines_of, located_step, rewritten
 
 
 class LocalTeacher:
     """Asks the model at `path`, `batch_size` attempts at a time.
 
-    `temperature` 0 is greedy; more than one of `num_proposals` rewrites needs it above. A prompt
-    that leaves no room for an answer of `max_completion_length` tokens in the model's context gets
-    none, with the reason "failed".
+    A `temperature` of 0 is greedy decoding; more than one of `num_proposals` rewrites need a higher
+    one. The samples of a batch share one random stream, so they depend on `batch_size`. If a prompt
+    leaves no room in the model's context for an answer of `max_completion_length` tokens, the
+    attempt gets no proposal, with the reason "failed".
     """
 
     def __init__(
@@ -55,20 +53,28 @@ class LocalTeacher:
         del task
         if num_proposals > 1 and temperature == 0:
             raise ValueError(
-                f"teacher.num_proposals is {num_proposals}, but at temperature 0 they would be all "
-                f"the same: set teacher.temperature"
+                f"teacher.num_proposals is {num_proposals}, but at temperature 0 all of them would "
+                f"be the same: set teacher.temperature"
             )
         if batch_size < 1 or num_proposals < 1:
-            raise ValueError("teacher.batch_size and teacher.num_proposals are at least 1")
+            raise ValueError(
+                f"teacher.batch_size is {batch_size} and teacher.num_proposals {num_proposals}; "
+                f"both must be at least 1"
+            )
+
         self.name = f"local:{path}"
-        self._path, self._revision = path, revision
-        self._attention, self._device = attention, device
-        self._prompts, self._seed, self._batch_size = prompts, seed, batch_size
-        self._once = Decoding(max_completion_length, temperature, top_p)
-        self._several = Decoding(max_completion_length, temperature, top_p, num_proposals)
+        self._path = path
+        self._revision = revision
+        self._attention = attention
+        self._device = device
+        self._prompts = prompts
+        self._seed = seed
+        self._batch_size = batch_size
+        self._locating = Decoding(max_completion_length, temperature, top_p)
+        self._rewriting = Decoding(max_completion_length, temperature, top_p, num_proposals)
 
     def check(self) -> None:
-        """Raises where the directory has no tokenizer, the ids of which all prompts are made."""
+        """Raise an error if there is no tokenizer at `path`, before anything is sampled."""
         _ = self._codec
 
     @cached_property
@@ -78,7 +84,8 @@ class LocalTeacher:
         )
 
     @cached_property
-    def _asked(self) -> Prompts:
+    def _question_prompts(self) -> Prompts:
+        """Prompts whose policy prompt is the text of a question."""
         chat = self._codec.chat is not None
         question = "{question}" if chat else "{question}\n"
         templates = Templates(question, "", "", "", "", chat=chat, system=self._prompts.system)
@@ -97,28 +104,37 @@ class LocalTeacher:
         spent: Mapping[str, int],
         tick: Callable[[], None],
     ) -> list[Proposals]:
-        """Proposals for each attempt. Counted: `calls`, `output_tokens`, `unlocated` (no
-        step was named)."""
+        """Return the proposals for each attempt.
+
+        The counts are `calls`, `output_tokens`, and `unlocated` (the answer named no step). `spent`
+        is not used, because a local model has no budget.
+        """
         del spent
         out: list[Proposals] = []
         for start in range(0, len(attempts), self._batch_size):
-            some = attempts[start : start + self._batch_size]
-            out += self._correct(some)
-            for _ in some:
+            batch = attempts[start : start + self._batch_size]
+            out += self._correct(batch)
+            for _ in batch:
                 tick()
         return out
 
     def _correct(self, attempts: Sequence[WrongAttempt]) -> list[Proposals]:
         counts = [Counter[str](calls=0, output_tokens=0, unlocated=0) for _ in attempts]
-        several = [i for i, (_, text) in enumerate(attempts) if len(lines_of(text)) > 1]
-        questions = [self._prompts.asks_to_locate(*attempts[i]) for i in several]
+
+        # First question: which step is wrong? An attempt of one line needs no answer.
+        several_lines = [i for i, (_, text) in enumerate(attempts) if len(lines_of(text)) > 1]
+        questions = [self._prompts.asks_to_locate(*attempts[i]) for i in several_lines]
         steps: list[int | None] = [0] * len(attempts)
-        for i, answers in zip(several, self._answers(questions, self._once), strict=True):
+        answered = self._answers(questions, self._locating)
+        for i, answers in zip(several_lines, answered, strict=True):
             steps[i] = self._step(attempts[i].text, answers, counts[i])
+
+        # Second question: the rewrite, for attempts whose first question had room.
         tried = [(i, step) for i, step in enumerate(steps) if step is not None]
         questions = [self._prompts.asks_to_rewrite(*attempts[i], step) for i, step in tried]
         out = [Proposals(reason="failed", counts=c) for c in counts]
-        for (i, step), answers in zip(tried, self._answers(questions, self._several), strict=True):
+        answered = self._answers(questions, self._rewriting)
+        for (i, step), answers in zip(tried, answered, strict=True):
             if answers is not None:
                 out[i] = self._proposals(attempts[i].text, step, answers, counts[i])
         return out
@@ -126,36 +142,41 @@ class LocalTeacher:
     def _step(
         self, attempt: str, answers: list[Completion] | None, counts: Counter[str]
     ) -> int | None:
-        """The step to rewrite from, None where the question had no room."""
+        """The step to rewrite from, None if the question had no room."""
         if answers is None:
             return None
         _count(counts, answers)
-        found = located_step(self._said(answers[0]), len(lines_of(attempt)))
+        found = located_step(self._text(answers[0]), len(lines_of(attempt)))
         counts["unlocated"] += found is None
         return found or 0
 
     def _answers(
         self, questions: Sequence[str], decoding: Decoding
     ) -> list[list[Completion] | None]:
-        """`num_generations` answers to each question, None where there is no room for one."""
-        prompts = [self._asked.policy(Problem("question", question, "")) for question in questions]
+        """`num_generations` answers per question, None for a question without room for them."""
+        prompts = [
+            self._question_prompts.policy(Problem("question", question, ""))
+            for question in questions
+        ]
         limit = context_length(self._network)
-        longest = decoding.max_completion_length
-        fits = [limit is None or len(ids) + longest <= limit for ids in prompts]
-        some = [ids for ids, fit in zip(prompts, fits, strict=True) if fit]
-        if not some:
+        has_room = [
+            limit is None or len(ids) + decoding.max_completion_length <= limit for ids in prompts
+        ]
+        asked = [ids for ids, room in zip(prompts, has_room, strict=True) if room]
+        if not asked:
             return [None] * len(prompts)
-        done = generate(
+
+        completions = generate(
             self._network,
-            some,
+            asked,
             decoding,
             end_ids=self._codec.end_ids,
             pad_id=self._codec.pad_id,
-            seed=zlib.crc32(f"{self._seed}/{some}".encode()),
+            seed=zlib.crc32(f"{self._seed}/{asked}".encode()),
         )
         n = decoding.num_generations
-        groups = iter([done[at : at + n] for at in range(0, len(done), n)])
-        return [next(groups) if fit else None for fit in fits]
+        groups = iter([completions[at : at + n] for at in range(0, len(completions), n)])
+        return [next(groups) if room else None for room in has_room]
 
     def _proposals(
         self,
@@ -165,11 +186,14 @@ class LocalTeacher:
         counts: Counter[str],
     ) -> Proposals:
         _count(counts, answers)
-        made = [(rewritten(attempt, step, self._said(a)), a.clipped) for a in answers]
-        texts = [Proposal(text, clipped) for text, clipped in made if text is not None]
-        return Proposals(texts, counts=counts)
+        proposals = []
+        for answer in answers:
+            text = rewritten(attempt, step, self._text(answer))
+            if text is not None:
+                proposals.append(Proposal(text, answer.clipped))
+        return Proposals(proposals, counts=counts)
 
-    def _said(self, answer: Completion) -> str:
+    def _text(self, answer: Completion) -> str:
         return self._codec.text(answer.ids)
 
 

@@ -22,7 +22,7 @@ from rlmec.tasks.arithmetic_oracle import kind_of_error, mend, mended
 from rlmec.tasks.jsonl import JsonlTask
 from rlmec.tasks.math import at_a_glance, latex_text, mathematics
 from rlmec.teachers.equations import (
-    mended_line,
+    corrected_line,
     numbers_in,
     result_of,
     states_falsehood,
@@ -102,7 +102,7 @@ def teachers(rng: random.Random, folder: Path) -> None:
     assert "The answer is 7" in mended(edits)
     assert kind_of_error(edits)
     line = attempt.split("\n")[0][:2000]
-    mended_line(line, "3 + 4 = 7"), states_falsehood(line), numbers_in(line), result_of(line)
+    corrected_line(line, "3 + 4 = 7"), states_falsehood(line), numbers_in(line), result_of(line)
     assert ReferenceTeacher().correct(STORY, attempt[:2000])
 
 

@@ -6,8 +6,8 @@ from fractions import Fraction
 import pytest
 
 from rlmec.teachers.equations import (
+    corrected_line,
     last_equation,
-    mended_line,
     result_of,
     states_falsehood,
 )
@@ -63,7 +63,7 @@ def test_false_equations(line, false):
 
 
 @pytest.mark.parametrize(
-    ("line", "reference", "mended"),
+    ("line", "reference", "corrected"),
     [
         # the first operand and the result, also where the words repeat them
         (
@@ -91,15 +91,15 @@ def test_false_equations(line, false):
         ("he eats 3 + 4 = 7", "nothing", None),
     ],
 )
-def test_mended_lines(line, reference, mended):
-    assert mended_line(line, reference) == mended
+def test_corrected_lines(line, reference, corrected):
+    assert corrected_line(line, reference) == corrected
 
 
 def test_given_numbers_of_the_question_stay_in_the_words():
     line, reference = "the 20 candles take 20*10 = 200", "for 2 pounds it is 2*10 = 20"
-    assert mended_line(line, reference) == "the 2 candles take 2*10 = 20"
+    assert corrected_line(line, reference) == "the 2 candles take 2*10 = 20"
     given = frozenset({Fraction(20)})
-    assert mended_line(line, reference, given) == "the 20 candles take 2*10 = 20"
+    assert corrected_line(line, reference, given) == "the 20 candles take 2*10 = 20"
 
 
 @pytest.mark.parametrize(
@@ -117,5 +117,5 @@ def test_long_lines_are_read_at_once(line):
     start = time.perf_counter()
     result_of(line)
     states_falsehood(line)
-    mended_line(line, "1 + 1 = 2")
+    corrected_line(line, "1 + 1 = 2")
     assert time.perf_counter() - start < 1

@@ -16,7 +16,7 @@ PROMPTS = StepPrompts(
     locate_answer_only="{question}\n{answer}\n{attempt}\nWhich?",
     rewrite="{question}\n{solution}\n{attempt}\nFrom [{step}]:",
     rewrite_answer_only="{question}\n{answer}\n{attempt}\nFrom [{step}]:",
-    system="Mend.",
+    system="Correct.",
 )
 LONG = 10
 PROBLEMS = [Problem(f"p{i}", f"Ann has {i} pens.", str(i)) for i in range(5)]
@@ -90,7 +90,7 @@ def test_a_chat_template_is_used(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         correct(teacher(str(tmp_path)))
     shown = chat.decode(asked[0])
-    assert shown.startswith("<|system|>Mend.<|end|><|user|>Ann has 0 pens.\n0\n[0] p0 one\n")
+    assert shown.startswith("<|system|>Correct.<|end|><|user|>Ann has 0 pens.\n0\n[0] p0 one\n")
     assert shown.endswith("Which?<|end|><|assistant|>")
 
 

@@ -29,7 +29,7 @@ DUCKS = Problem(
 @pytest.mark.parametrize(
     ("attempt", "correction"),
     [
-        # right up to the last step: kept, then mended
+        # right up to the last step: kept, then corrected
         (
             "There are 16 - 3 - 4 = 9 eggs left\nFor these she gets 9 * 2 = $19\nA: 19",
             "There are 16 - 3 - 4 = 9 eggs left\nFor these she gets 9 * 2 = $18\nA: 18",

@@ -122,7 +122,7 @@ def test_the_kept_lines_stay_literally(lines, reply, data):
 
 
 def test_a_step_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="step 3 of an attempt of 3 lines"):
+    with pytest.raises(ValueError, match=r"step 3 .* 3 lines"):
         rewritten(ATTEMPT, 3, "A: 5")
 
 
