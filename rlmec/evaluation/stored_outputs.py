@@ -16,7 +16,7 @@ from typing import Any
 from rlmec.records import Attempt, Problem, by_id
 from rlmec.store.tables import read_table
 from rlmec.tasks.base import Task
-from rlmec.tasks.problem_files import Row, read_rows, whole_text
+from rlmec.tasks.rows import Row, read_rows, whole_text
 
 _NAMED = re.compile(r"(?P<path>.+\.(?:parquet|jsonl|json))(?::(?P<field>[\w.-]+))?")
 

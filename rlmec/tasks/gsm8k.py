@@ -13,15 +13,15 @@ from collections.abc import Mapping
 
 from rlmec.answers import numbers
 from rlmec.records import Problem, Verdict
-from rlmec.tasks.problem_files import (
+from rlmec.tasks.problem_tables import (
     ProblemTables,
-    Row,
     TableTask,
     digest_of,
     file_tables,
     hub_tables,
     make_problem,
 )
+from rlmec.tasks.rows import Row
 
 CALCULATOR_MARK = re.compile(r"<<[^<>\n]{0,200}>>")
 SOLUTION_FIELDS = ("answer", "ground_truth")

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from rlmec.answers import numbers
 from rlmec.records import Problem, Verdict
-from rlmec.tasks.problem_files import (
+from rlmec.tasks.problem_tables import (
     ProblemTables,
-    Row,
     TableTask,
     digest_of,
     file_tables,
     make_problem,
 )
+from rlmec.tasks.rows import Row
 
 
 class JsonlTask(TableTask):

@@ -16,15 +16,15 @@ from typing import Literal
 from rlmec.answers import numbers
 from rlmec.answers.math_verifier import Verifier
 from rlmec.records import Problem, Verdict
-from rlmec.tasks.problem_files import (
+from rlmec.tasks.problem_tables import (
     ProblemTables,
-    Row,
     TableTask,
     digest_of,
     file_tables,
     hub_tables,
     make_problem,
 )
+from rlmec.tasks.rows import Row
 
 SUBJECTS = (
     "algebra",

@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 
 from rlmec.answers.options import LETTERS, judge_option, with_options
 from rlmec.records import Problem, Verdict
-from rlmec.tasks.problem_files import (
+from rlmec.tasks.problem_tables import (
     ProblemTables,
-    Row,
     TableTask,
     digest_of,
     file_tables,
     hub_tables,
     make_problem,
-    shortened,
 )
+from rlmec.tasks.rows import Row, shortened
 
 MATHEMATICS = (
     "abstract_algebra",

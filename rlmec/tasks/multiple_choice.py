@@ -18,16 +18,15 @@ from rlmec.answers.options import (
     with_options,
 )
 from rlmec.records import Problem, Verdict
-from rlmec.tasks.problem_files import (
+from rlmec.tasks.problem_tables import (
     ProblemTables,
-    Row,
     TableTask,
     digest_of,
     file_tables,
     hub_tables,
     make_problem,
-    shortened,
 )
+from rlmec.tasks.rows import Row, shortened
 
 
 class Question(NamedTuple):

@@ -15,12 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlmec.records import Problem
-from rlmec.tasks.problem_files import (
-    Row,
-    iter_rows,
-    shortened,
-    whole_text,
-)
+from rlmec.tasks.rows import Row, iter_rows, shortened, whole_text
 
 _MISSING = object()
 

@@ -37,7 +37,7 @@ from rlmec.tasks.jsonl import JsonlTask
 from rlmec.tasks.math import MathTask
 from rlmec.tasks.mmlu import MmluTask
 from rlmec.tasks.multiple_choice import OptionTask
-from rlmec.tasks.problem_files import read_rows
+from rlmec.tasks.rows import read_rows
 from rlmec.tasks.solution_files import SolutionFile
 from rlmec.tasks.svamp import SvampTask
 from rlmec.teachers.server_calls import AnswerCache

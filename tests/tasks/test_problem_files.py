@@ -8,7 +8,8 @@ import pytest
 from rlmec.tasks.base import SPLITS, Task
 from rlmec.tasks.gsm8k import Gsm8kTask
 from rlmec.tasks.jsonl import JsonlTask
-from rlmec.tasks.problem_files import iter_rows, read_rows, share_of
+from rlmec.tasks.problem_tables import share_of
+from rlmec.tasks.rows import iter_rows, read_rows
 
 
 def write(path: Path, rows: list) -> str:
@@ -148,7 +149,7 @@ def test_missing_files_are_named(tmp_path):
         ('{"question": " ", "answer": "#### 1"}', "row 1: the question is blank"),
         ("", "split 'test' is empty"),
         ("[" * 100_000, "nested too deep|not JSON"),
-        ('{"id": 1, "id": 2, "question": "a?"}', r"a\.jsonl, row 1: field 'id' stands twice"),
+        ('{"id": 1, "id": 2, "question": "a?"}', r"a\.jsonl, row 1: field 'id' is there twice"),
         ('{"question": "a?", "answer": NaN}', r"a\.jsonl, row 1: field 'answer' is nan"),
         ('{"question": "a?", "answer": 1e999}', "field 'answer' is inf; expected a finite"),
         ('{"question": "a\\ud800?", "answer": "1"}', r"row 1: field 'question' has half a char"),
@@ -190,7 +191,7 @@ def test_not_utf8_and_repeated_ids_are_refused(tmp_path):
         read_rows(str(path))
     rows = [{"i": "x", "question": "a?", "answer": 1}, {"i": "x", "question": "b?", "answer": 2}]
     task = JsonlTask({"test": write(path, rows)}, id_field="i")
-    with pytest.raises(ValueError, match="row 2: id 'x' belongs to another question in row 1"):
+    with pytest.raises(ValueError, match=r"row 2: id 'x' .*row 1;"):
         task.problems("test")
 
 
