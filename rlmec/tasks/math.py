@@ -79,19 +79,7 @@ class MathTask(TableTask):
 
     def judge_many(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """Verdicts on many texts, those that need the verifier at once."""
-        found = [numbers.final_answer(text) for text in texts]
-        pairs = [(p.answer, answer) for p, answer in zip(problems, found, strict=True)]
-        verdicts: list[Verdict | None] = [
-            at_a_glance(gold, answer) if answer is not None else "no_answer"
-            for gold, answer in pairs
-        ]
-        rest = [
-            (mathematics(gold), mathematics(answer or ""))
-            for (gold, answer), verdict in zip(pairs, verdicts, strict=True)
-            if verdict is None
-        ]
-        checked = iter(self.verifier.check_many(rest))
-        return [verdict or next(checked) for verdict in verdicts]
+        return judge_mathematics(self.verifier, texts, [problem.answer for problem in problems])
 
     def _build(self, row: Row) -> Problem | str:
         question, solution = row.text("problem"), row.text("solution")
@@ -107,6 +95,28 @@ class MathTask(TableTask):
             level = row.text("level")
             return f"Level {level}" if level.isdecimal() else level
         return row.text("subject" if "subject" in row.values else "type")
+
+
+def judge_mathematics(
+    verifier: Verifier, texts: Sequence[str], golds: Sequence[str]
+) -> list[Verdict]:
+    """Verdicts on the final answers of `texts` compared with gold answers as mathematics.
+
+    Those that are not clear at a glance go to the verifier together.
+    """
+    found = [numbers.final_answer(text) for text in texts]
+    pairs = list(zip(golds, found, strict=True))
+    verdicts: list[Verdict | None] = [
+        at_a_glance(gold, answer) if answer is not None else "no_answer" for gold, answer in pairs
+    ]
+
+    rest = [
+        (mathematics(gold), mathematics(answer or ""))
+        for (gold, answer), verdict in zip(pairs, verdicts, strict=True)
+        if verdict is None
+    ]
+    checked = iter(verifier.check_many(rest))
+    return [verdict or next(checked) for verdict in verdicts]
 
 
 def at_a_glance(gold: str, answer: str) -> Verdict | None:

@@ -276,6 +276,10 @@ def _named_damage(path: str) -> Iterator[None]:
         ) from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: the packed file is damaged: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # of the system; the others are those of the packers
+            raise
+        raise ValueError(f"{path}: the packed file is damaged: {error}") from error
 
 
 def _packing(path: str) -> str | None:

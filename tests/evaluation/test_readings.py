@@ -25,8 +25,8 @@ from rlmec.report.tables import (
 )
 from rlmec.stages.evaluate_models import panels_of, short_names
 from rlmec.store.tables import write_table
+from rlmec.tasks.dataset import DatasetTask
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.jsonl import JsonlTask
 
 PROBLEMS = [
     Problem("a", "One and one?", "2", "1 + 1 = 2\n#### 2"),
@@ -259,7 +259,7 @@ def test_options_in_a_users_own_file(tmp_path):
     """A task without options of its own still reads the last line."""
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({"question": "Who?", "answer": "Ann"}) + "\n")
-    task = JsonlTask({"test": str(path)})
+    task = DatasetTask({"test": str(path)})
     (problem,) = task.problems("test")
     ids = {"prompt_ids": [1], "completion_ids": [2], "logprobs": [], "clipped": False}
     text = "Let me think.\nAnn."

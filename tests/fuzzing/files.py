@@ -32,8 +32,8 @@ from rlmec.store.tables import (
     read_table,
     write_table,
 )
+from rlmec.tasks.dataset import DatasetTask
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.jsonl import JsonlTask
 from rlmec.tasks.math import MathTask
 from rlmec.tasks.mmlu import MmluTask
 from rlmec.tasks.multiple_choice import OptionTask
@@ -54,8 +54,9 @@ TASKS: dict[str, Callable[[str], Any]] = {
     "mmlu": lambda path: MmluTask(path=path),
     "options": lambda path: OptionTask("options", path={"test": path}),
     "math": lambda path: MathTask(path={"test": path}),
-    "jsonl": lambda path: JsonlTask(
-        {"test": path}, solution_field="solution", id_field="id", kind_field="kind"
+    "dataset": lambda path: DatasetTask({"test": path}),
+    "fields": lambda path: DatasetTask(
+        {"test": path}, solution_field="solution", id_field="id", kind_field="kind", answers="text"
     ),
 }
 
@@ -91,7 +92,7 @@ def tasks(rng: random.Random, folder: Path) -> None:
     for problem in problems:
         told = (problem.id, problem.question, problem.answer, problem.solution or "", problem.kind)
         "".join((*told, *problem.options)).encode()
-        if name != "math":
+        if name not in ("math", "dataset"):
             assert task.judge(problem.solution or "", problem) in VERDICTS
             assert task.judge(spoiled_text(rng, told[3]), problem) in VERDICTS
     assert all(len(line) < 1500 for line in task.left_out)
@@ -118,7 +119,7 @@ def imports(rng: random.Random, folder: Path) -> None:
 def stored(rng: random.Random, folder: Path) -> None:
     path, data = _written(rng, folder, "solutions")
     known = [Problem(f"p{n}", f"q{n}?", str(n)) for n in range(3)]
-    task = TASKS["jsonl"](str(_good_problems(folder)))
+    task = TASKS["dataset"](str(_good_problems(folder)))
     field = rng.choice(["one.solution", "question", "two"])
     with refusing(str(path)):
         found = read_stored(str(path), task, known, field, "question")

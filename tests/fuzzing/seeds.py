@@ -41,7 +41,14 @@ SEEDS: dict[str, list[dict[str, Any]]] = {
         | {"solution": "It is $\\boxed{\\frac{1}{2}}$."},
         {"problem": "One?", "level": 3, "subject": "x", "solution": "s", "answer": "(1, 2]"},
     ],
-    "jsonl": [
+    "dataset": [
+        {"question": "1?", "answer": "so\n#### 1"},
+        {"prompt": "2?", "completion": "A: 2", "reward_model": {"ground_truth": "2"}},
+        {"messages": [{"role": "user", "content": "3?"}, {"role": "assistant", "content": "A: 3"}]},
+        {"question": "4?", "choices": ["x", "y"], "answer": 1, "options": {"A": "x"}},
+        {"instruction": "5?", "input": "6", "output": "\\boxed{x^2}"},
+    ],
+    "fields": [
         {"question": f"q{n}?", "answer": n, "solution": f"A: {n}", "id": n, "kind": "k"}
         for n in range(4)
     ],

@@ -19,7 +19,7 @@ from rlmec.evaluation.paper_reading import judge_as_authors
 from rlmec.records import VERDICTS, Problem
 from rlmec.report.first_page import index_html
 from rlmec.tasks.arithmetic_oracle import kind_of_error, mend, mended
-from rlmec.tasks.jsonl import JsonlTask
+from rlmec.tasks.dataset import DatasetTask
 from rlmec.tasks.math import at_a_glance, latex_text, mathematics
 from rlmec.teachers.equations import (
     corrected_line,
@@ -84,7 +84,7 @@ def answers(rng: random.Random, folder: Path) -> None:
     last_number(text), last_line(text)
     problem = Problem("p", "q?", gold, options=options)
     flexible_answer(text, problem)
-    assert judge_flexible(JsonlTask(__file__), text, problem) in VERDICTS
+    assert judge_flexible(DatasetTask(__file__), text, problem) in VERDICTS
     assert judge_as_authors(text, problem, rng.choice((0.0, 0.04))) in VERDICTS
 
 

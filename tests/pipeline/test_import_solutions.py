@@ -20,7 +20,7 @@ from rlmec.store import tables
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import read_table
-from rlmec.tasks.jsonl import JsonlTask
+from rlmec.tasks.dataset import DatasetTask
 from rlmec.tasks.solution_files import SolutionFile
 
 PROBLEMS = 20
@@ -50,7 +50,11 @@ def settings(tmp_path_factory):
     ]
     write(root / "problems.jsonl", rows)
     overrides = [
-        *("task=jsonl", f"++task.path.train={root}/problems.jsonl", "task.solution_field=solution"),
+        *(
+            "task=dataset",
+            f"++task.path.train={root}/problems.jsonl",
+            "task.solution_field=solution",
+        ),
         *("task.dev_share=0.0", "model=hf", f"model.path={root}/model", "logger=none"),
         *("teacher=reference", "teach.share=1.0", "teach.part_size=16", "trainer.threads=1"),
         *("trainer.progress_bar=false", f"sample.path={root}/none.jsonl"),
@@ -129,8 +133,8 @@ def test_stopped_between_parts_the_import_goes_on_there(settings, tmp_path, monk
     path = write(tmp_path / "s.jsonl", solutions(100))
     monkeypatch.setattr(import_solutions, "PART", 16)
     judged = []
-    judge = JsonlTask.judge
-    monkeypatch.setattr(JsonlTask, "judge", lambda *a: judged.append(a[1]) or judge(*a))
+    judge = DatasetTask.judge
+    monkeypatch.setattr(DatasetTask, "judge", lambda *a: judged.append(a[1]) or judge(*a))
     whole, table = imported(settings, path, tmp_path / "whole")
     assert len(judged) == 100
     with monkeypatch.context() as patched:

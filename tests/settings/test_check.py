@@ -165,7 +165,7 @@ def test_the_file_of_an_unknown_key_is_named(tmp_path):
 
 TASK_FILES = {
     "own": "_target_: rlmec.tasks.arithmetic.ArithmeticTask\nseed: ${seed}\ntrain: 7\n",
-    "lines": "_target_: rlmec.tasks.jsonl.JsonlTask\npath: ???\n",
+    "lines": "_target_: rlmec.tasks.dataset.DatasetTask\npath: ???\n",
 }
 
 
@@ -182,7 +182,7 @@ def test_judged_tasks_are_named_by_their_files(task_files):
         return check(tree(**{"evaluate.tasks": given, "seed": 5}), task_files).evaluate.tasks
 
     own = {"_target_": "rlmec.tasks.arithmetic.ArithmeticTask", "seed": 5, "train": 7}
-    lines = {"_target_": "rlmec.tasks.jsonl.JsonlTask", "path": "x"}
+    lines = {"_target_": "rlmec.tasks.dataset.DatasetTask", "path": "x"}
     assert tasks(None) is None
     assert tasks(["own"]) == {"own": own}
     assert tasks({"own": {"train": 9.0}, "lines": {"path": "x"}}) == {

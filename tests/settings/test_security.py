@@ -17,7 +17,7 @@ from rlmec.evaluation.lenient_reading import judge_flexible
 from rlmec.evaluation.paper_reading import judge_as_authors
 from rlmec.records import VERDICTS, Problem
 from rlmec.settings import check
-from rlmec.tasks.jsonl import JsonlTask
+from rlmec.tasks.dataset import DatasetTask
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,7 +66,7 @@ def test_no_text_of_a_model_is_executed(tmp_path, monkeypatch):
         "A: {} = 3",
     ]
     texts = [form.format(*[call] * form.count("{}")) for form in forms for call in calls]
-    task = JsonlTask(__file__)
+    task = DatasetTask(__file__)
     verifier = Verifier(processes=1)
     golds = ["3", "the sea", *calls[:1]]
     for gold in golds:

@@ -42,7 +42,7 @@ def start(tmp_path):
 
 def teach(start, server, *more, store="store", teacher="openai"):
     """The corrections and metrics of the stage, run in this process."""
-    overrides = ["task=jsonl", f"task.path.train={start}/problems.jsonl", "task.dev_share=0.0"]
+    overrides = ["task=dataset", f"task.path.train={start}/problems.jsonl", "task.dev_share=0.0"]
     overrides += [f"sample.path={start}/solutions.jsonl", "model=hf", f"model.path={start}/model"]
     overrides += ["logger=none", "stage=teach", "teach.share=1.0", "teach.max_edit_ratio=0.9"]
     overrides += ["teach.part_size=3", "policy.val_problems=0", "trainer.progress_bar=false"]

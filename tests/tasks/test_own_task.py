@@ -66,13 +66,13 @@ def test_its_package_has_to_be_allowed_and_its_settings_are_checked():
         check(tree("task=own"))
 
 
-@pytest.mark.parametrize("name", [*NAMES, "jsonl"])
+@pytest.mark.parametrize("name", [*NAMES, "dataset"])
 def test_every_task_of_the_project_composes_and_is_bound(name, tmp_path):
     (tmp_path / "a.jsonl").write_text("")
-    path = [f"task.path={tmp_path / 'a.jsonl'}"] if name == "jsonl" else []
+    path = [f"task.path={tmp_path / 'a.jsonl'}"] if name == "dataset" else []
     assert build(check(tree(f"task={name}", *path)).task).name == name
 
 
 def test_no_task_is_forgotten_here():
     found = {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
-    assert found == {*NAMES, "jsonl", "own"}
+    assert found == {*NAMES, "dataset", "own"}

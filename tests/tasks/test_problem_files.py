@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlmec.tasks.base import SPLITS, Task
+from rlmec.tasks.dataset import DatasetTask
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.jsonl import JsonlTask
 from rlmec.tasks.problem_tables import share_of
 from rlmec.tasks.rows import iter_rows, read_rows
 
@@ -71,7 +71,7 @@ def test_repeated_and_unreadable_rows_are_left_out_and_listed(tmp_path):
 def test_a_json_list_and_blank_lines_are_read(tmp_path):
     path = tmp_path / "list.json"
     path.write_text(json.dumps([{"q": "One?", "a": 51.0}, {"q": "Two?", "a": "x"}]))
-    task = JsonlTask({"test": str(path)}, question_field="q", answer_field="a")
+    task = DatasetTask({"test": str(path)}, question_field="q", answer_field="a")
     assert [p.answer for p in task.problems("test")] == ["51.0", "x"]
     assert task.judge("The answer is 51.", task.problems("test")[0]) == "right"
     path.write_text('{"q": "One?", "a": 1}\n\n{"q": "Two?", "a": 2}\n')
@@ -104,7 +104,7 @@ def test_a_users_fields_ids_and_solutions(tmp_path):
         {"key": "k1", "q": "One?", "s": "I think.\nThe answer is Yes.", "t": "easy"},
         {"key": "k2", "q": "Two?", "s": "no answer here", "t": "hard"},
     ]
-    task = JsonlTask(
+    task = DatasetTask(
         {"test": write(tmp_path / "a.jsonl", rows)},
         question_field="q",
         answer_field=None,
@@ -116,7 +116,7 @@ def test_a_users_fields_ids_and_solutions(tmp_path):
     assert (problem.id, problem.answer, problem.kind) == ("k1", "Yes", "easy")
     assert problem.solution == rows[0]["s"]
     assert task.judge("The answer is yes", problem) == "right"
-    assert task.left_out[0].endswith("row 2: no gold answer")
+    assert "row 2: no gold answer" in task.left_out[0]
 
 
 def test_missing_files_are_named(tmp_path):
@@ -124,9 +124,9 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.jsonl"):
         Gsm8kTask(path=missing)
     with pytest.raises(FileNotFoundError, match=r"no\.jsonl"):
-        JsonlTask({"train": missing})
+        DatasetTask({"train": missing})
     with pytest.raises(ValueError, match="'valid'; expected one file, or files for some of train"):
-        JsonlTask({"valid": missing})
+        DatasetTask({"valid": missing})
 
 
 @pytest.mark.parametrize(
@@ -165,16 +165,14 @@ def test_bad_rows_are_refused_with_file_and_row(tmp_path, text, message):
 
 
 def test_splits_that_are_not_there_are_refused(tmp_path):
-    task = JsonlTask({"test": write(tmp_path / "t.jsonl", [{"question": "a?", "answer": 1}])})
+    task = DatasetTask({"test": write(tmp_path / "t.jsonl", [{"question": "a?", "answer": 1}])})
     with pytest.raises(ValueError, match=r"no split 'train', only test: .*task\.path\.train=FILE"):
         task.problems("train")
     with pytest.raises(ValueError, match="'valid' is none of"):
         task.problems("valid")
     with pytest.raises(ValueError, match="leave something for train"):
-        JsonlTask(str(tmp_path / "t.jsonl"), dev_share=0.5, test_share=0.5)
-    with pytest.raises(ValueError, match="answer_field or solution_field"):
-        JsonlTask(str(tmp_path / "t.jsonl"), answer_field=None)
-    one = JsonlTask(str(tmp_path / "t.jsonl"), dev_share=0.0, test_share=0.0)
+        DatasetTask(str(tmp_path / "t.jsonl"), dev_share=0.5, test_share=0.5)
+    one = DatasetTask(str(tmp_path / "t.jsonl"), dev_share=0.0, test_share=0.0)
     with pytest.raises(
         ValueError, match=r"split 'dev' is empty: 1 problems were read from .*t\.jsonl"
     ):
@@ -190,7 +188,7 @@ def test_not_utf8_and_repeated_ids_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"not UTF-8 at byte {9000 * 19 + 7};"):
         read_rows(str(path))
     rows = [{"i": "x", "question": "a?", "answer": 1}, {"i": "x", "question": "b?", "answer": 2}]
-    task = JsonlTask({"test": write(path, rows)}, id_field="i")
+    task = DatasetTask({"test": write(path, rows)}, id_field="i")
     with pytest.raises(ValueError, match=r"row 2: id 'x' .*row 1;"):
         task.problems("test")
 
@@ -219,14 +217,14 @@ def test_the_model_solutions_file_gives_the_same_problems_as_the_test_file(data:
 
 
 def test_other_published_layouts_are_read(data: Path):
-    svamp = JsonlTask(
+    svamp = DatasetTask(
         {"test": str(data / "svamp" / "SVAMP_part.json")},
         question_field="Question",
         answer_field="Answer",
         id_field="ID",
     )
     assert svamp.problems("test")
-    arc = JsonlTask(
+    arc = DatasetTask(
         {"test": str(data / "arc" / "validation_part.jsonl")},
         question_field="problem",
         solution_field="solution",

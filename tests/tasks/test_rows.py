@@ -128,6 +128,11 @@ def test_dotted_fields():
         ("a.csv", 'a,b\n"x"y,2\n', r"a\.csv, line 2: not CSV"),
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:-30], r"a\.jsonl\.gz: .*damaged"),
         ("a.jsonl.xz", lzma.compress(LINES.encode() * 99)[:-30], r"a\.jsonl\.xz: .*damaged"),
+        (
+            "a.zst",
+            pa.compress(LINES.encode() * 99, "zstd", asbytes=True)[:-9],
+            r"a\.zst: .*damaged",
+        ),
         ("a.parquet", b"PAR1 and no more", r"a\.parquet: "),
         ("a.arrow", b"ARROW1 and no more", r"a\.arrow: "),
         ("a.xlsx", b"PK\x03\x04 and more", r"a\.xlsx: a zip archive"),

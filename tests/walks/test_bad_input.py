@@ -57,7 +57,7 @@ class Case:
 
 
 def own_file(path, *overrides):
-    return ["task=jsonl", f"task.path={path}", *overrides]
+    return ["task=dataset", f"task.path={path}", *overrides]
 
 
 def missing_file(tmp):

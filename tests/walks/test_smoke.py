@@ -194,7 +194,7 @@ def test_a_stage_makes_only_what_it_needs_and_two_letters_of_the_file_remake_it(
     ]
     path = tmp_path / "problems.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    overrides = ["stage=teach", "task=jsonl", f"task.path={path}", "teacher=reference"]
+    overrides = ["stage=teach", "task=dataset", f"task.path={path}", "teacher=reference"]
     overrides += ["task.solution_field=solution", "warmup.steps=1", "warmup.val_problems=0"]
     overrides += ["model.shape.hidden_size=32", "sample.max_completion_length=8"]
 
