@@ -74,6 +74,8 @@ def test_a_users_reward_rule_is_called(user):
 def test_the_page_names_every_option():
     for group in ("objective", "reward", "rows"):
         for path in (CONF / "policy" / group).glob("*.yaml"):
+            if path.stem == "own":
+                continue
             name = path.stem.replace("correction_p", "*_p").replace("attempt_p", "*_p")
             assert f"`{name}`" in PAGE or f"`{path.stem}`" in PAGE, path.stem
     for path in (CONF / "ablation").glob("*.yaml"):

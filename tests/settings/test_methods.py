@@ -10,7 +10,12 @@ from rlmec.settings.check import check
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("policy/objective", "policy/reward", "policy/rows", "method", "ablation")
-OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
+OPTIONS = [
+    f"{group}={path.stem}"
+    for group in GROUPS
+    for path in (CONF / group).glob("*.yaml")
+    if path.stem != "own"
+]
 
 
 def settings(*overrides):
