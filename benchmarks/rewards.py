@@ -66,7 +66,7 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
     from rlmec.pipeline.chain import Run, make
     from rlmec.runtime.ranks import Ranks
     from rlmec.settings.check import check
-    from rlmec.stages.policy import PolicyStage
+    from rlmec.stages import flow
     from rlmec.stages.report_credit import scored_attempts
 
     for rule, choice in rules().items():
@@ -75,8 +75,10 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
             settings = check(compose("train", chosen), CONF)
         with tempfile.TemporaryDirectory() as folder:
             run = Run(settings, Ranks(), Path(folder), chosen, torch.get_num_threads())
-            parents = {name: make(stage) for name, stage in PolicyStage(run).parents().items()}
-            scored = scored_attempts(run, parents)
+            policy = flow.rounds(run)[0].policy
+            parents = {name: make(stage) for name, stage in policy.parents.items()}
+            codec = policy.source.model(parents).codec
+            scored = scored_attempts(run, codec, parents)
         found = credit_quality(scored.items)
         punishing = -torch.cat([torch.as_tensor(i.token_rewards) for i in scored.items])
         removed = torch.cat([torch.as_tensor(i.removed) for i in scored.items])

@@ -153,6 +153,15 @@ class Score:
 
 
 @dataclass(frozen=True)
+class SequenceLogprobs:
+    """Log-probs (nats) of the scored tokens of one sequence under one model."""
+
+    id: str
+    logprobs: Floats
+    tokenizer: str
+
+
+@dataclass(frozen=True)
 class Pair:
     """An attempt and what it should have been, with the credit of every token.
 

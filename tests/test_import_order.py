@@ -35,7 +35,7 @@ HOMES = {
     "hydra": ["settings", "runtime"],
     "omegaconf": ["settings", "runtime"],
 }
-PURE = ["method", "records", "prompts", "data.row", "data.prefix_tree"]
+PURE = ["method", "records", "prompts", "data.row", "data.prefix_tree", "data.pairs"]
 PURE += ["evaluation.train_overlap", "evaluation.run_warnings", "lm.memory_estimate"]
 # What a pure module has no use for: disk, logging, processes, settings, models.
 IMPURE = {

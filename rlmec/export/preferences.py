@@ -1,6 +1,6 @@
 """Pairs and scores in the columns that other trainers read.
 
-In: what `SolutionPairDataModule` has joined. Out: rows, written as they come, to JSON lines or
+In: a table of joined pairs. Out: rows, written as they come, to JSON lines or
 Parquet. Preferences have `prompt`, `chosen`, `rejected`; a scored attempt is one row with its token
 ids, rewards, old log-probs, and the ids and weights of what it should have been.
 """
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlmec.data.datamodule import SolutionPairDataModule
+from rlmec.data.pairs import PairTable
 from rlmec.prompts import Prompts
 from rlmec.records import Attempt, Pair, Problem
 from rlmec.store.tables import schema
@@ -65,7 +65,8 @@ def scored_attempts(pairs: Iterable[Pair]) -> Iterator[ScoredAttempt]:
 
 
 def preferences(
-    data: SolutionPairDataModule,
+    table: PairTable,
+    prompts: Prompts,
     dropped: Counter[str],
     *,
     conversational: bool,
@@ -81,37 +82,37 @@ def preferences(
     right: dict[str, list[Attempt]] = defaultdict(list)
     wrong: dict[str, list[Attempt]] = defaultdict(list)
     used: set[str] = set()
-    for attempt in data.attempts:
+    for attempt in table.attempts:
         (right if attempt.is_right else wrong)[attempt.problem_id].append(attempt)
-        correction = data.corrections.get(attempt.id)
+        correction = table.corrections.get(attempt.id)
         if correction is not None and not attempt.is_right:
             used.add(attempt.id)
-            yield row(data, attempt, correction.text)
+            yield row(table, prompts, attempt, correction.text)
     if right_and_wrong:
         for problem_id, several in right.items():
             for good, bad in zip(several, wrong[problem_id], strict=False):
                 used |= {good.id, bad.id}
-                yield row(data, bad, good.text)
-    for attempt in data.attempts:
+                yield row(table, prompts, bad, good.text)
+    for attempt in table.attempts:
         if attempt.id not in used:
             dropped["right" if attempt.is_right else "uncorrected"] += 1
 
 
-def texts(data: SolutionPairDataModule, rejected: Attempt, chosen: str) -> dict[str, Any]:
+def texts(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) -> dict[str, Any]:
     """Plain text: the prompt as the model reads it, without the token that every sequence starts
     with, which trainers add."""
-    codec, ids = data.prompts.codec, rejected.prompt_ids
+    codec, ids = prompts.codec, rejected.prompt_ids
     start = len(codec.prefix_ids)
     if start and tuple(ids[:start]) == codec.prefix_ids:
         ids = ids[start:]
     return {"prompt": codec.decode(ids), "chosen": chosen, "rejected": rejected.text}
 
 
-def turns(data: SolutionPairDataModule, rejected: Attempt, chosen: str) -> dict[str, Any]:
+def turns(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) -> dict[str, Any]:
     """Turns of a conversation, to which trainers apply the chat template."""
-    problem = data.problems[rejected.problem_id]
+    problem = table.problems[rejected.problem_id]
     return {
-        "prompt": conversation(data.prompts, problem),
+        "prompt": conversation(prompts, problem),
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected.text}],
     }

@@ -1,7 +1,8 @@
-"""Judged attempts of a model at problems, by parts: what `sample` and `evaluate` have in common."""
+"""Judged attempts of a model at problems, by parts; for the stages `sample` and `evaluate`."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,16 +12,8 @@ from rlmec.lm.generation import Completion, Decoding
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Run, Stage
 from rlmec.pipeline.judges import Answer, attempts_of
-from rlmec.pipeline.predict import (
-    Finish,
-    FirstItem,
-    Tables,
-    predict_parts,
-    say_goes_on,
-    stopped_between_parts,
-)
+from rlmec.pipeline.predict import Finish, Tables, make_parts, predict_parts
 from rlmec.records import Attempt, Problem
-from rlmec.runtime import signals
 from rlmec.runtime.display import Bar
 from rlmec.settings.build import build
 from rlmec.settings.schema import EvaluateSettings, SampleSettings
@@ -46,12 +39,17 @@ def attempt_parts(
     """The finished parts of a stage, each with a table of `attempts`.
 
     `keep` gets all attempts of a part and returns those to write, with the part's counts. `task`
-    judges (by default that of the run); `examples` stand before every problem. Raises
-    ValueError where a prompt and its completion do not fit the model's context.
+    judges (default: the run's task). `examples` precede every problem in its prompt. Raises
+    ValueError if a prompt and its completion do not fit the model's context.
     """
-    run, codec, each = stage.run, model.codec, decoding.num_generations
-    name = stage.name if stage.round == 1 else f"{stage.name} {stage.round}"  # of the seeds
+    run = stage.run
+    codec = model.codec
+    each = decoding.num_generations
     judge = task or run.task
+
+    # A part's seed depends on the stage's name and the part alone, so that any number of ranks and
+    # any interruption give the same completions.
+    name = stage.name if stage.round == 1 else f"{stage.name} {stage.round}"
     prompts = [model.prompts.policy(problem, examples) for problem in problems]
     groups = cut(len(problems), settings.part_size)
     parts = [
@@ -71,12 +69,16 @@ def attempt_parts(
         return problems[groups[index][0]].id
 
     folder = PartFolder(work / "parts", len(parts))
+
+    # An engine with a sampler of its own (vLLM) runs on rank 0; without one the network samples in
+    # a predict pass on all ranks.
     sampler = engine_of(run).sampler(place_of(model, settings.precision))
     if sampler is not None:
         run.ranks.share(
-            lambda: _by_sampler(run, stage.title, sampler, parts, folder, finish, first_item)
+            lambda: _sampled_by_engine(run, stage.title, sampler, parts, folder, finish, first_item)
         )
         return folder
+
     network = model.network()
     models.fitting_prompts(network, prompts, settings.max_completion_length, stage.title)
     predict_parts(
@@ -94,38 +96,37 @@ def attempt_parts(
 
 
 def engine_of(run: Run) -> Engine:
+    """The engine that the settings name."""
     return build(run.settings.engine)
 
 
 def place_of(model: models.LanguageModel, precision: str) -> ModelPlace:
+    """Where an engine finds the model, and how it must end and compute."""
     start = model.settings.model
     revision = start.revision if model.path == start.path else None
     return ModelPlace(model.path, revision, model.codec.end_ids, precision)
 
 
-def _by_sampler(
+def _sampled_by_engine(
     run: Run,
     title: str,
     loading: AbstractContextManager[Sampler],
     parts: Sequence[GenerationPart],
     folder: PartFolder,
     finish: Finish,
-    first_item: FirstItem,
+    first_item: Callable[[int], str],
 ) -> None:
-    """The missing parts, one after the other, by an engine of its own; on rank 0."""
-    missing = folder.missing()
-    if not missing:
-        return
-    done = folder.count - len(missing)
-    say_goes_on(run, title, folder, missing, first_item(missing[0]))
-    wanted = run.settings.trainer.progress_bar
-    bar = Bar(title, folder.count, "parts", wanted=wanted, done=done)
-    try:
-        with stopped_between_parts(title, folder), loading as sampler:
-            for number, index in enumerate(missing, start=done + 1):
-                signals.check()
-                tables, counts = finish(parts[index], sampler.complete(parts[index]))
-                folder.write(index, tables, counts)
-                bar.update(number)
-    finally:
-        bar.close()
+    """Makes the missing parts with an engine's own sampler; on rank 0."""
+    if not folder.missing():
+        return  # the engine is not loaded for nothing
+    bar = Bar(title, folder.count, "parts", wanted=run.settings.trainer.progress_bar)
+    with contextlib.closing(bar), loading as sampler:
+        make_parts(
+            run,
+            title,
+            folder,
+            parts,
+            lambda part: finish(part, sampler.complete(part)),
+            first_item=lambda part: first_item(part.index),
+            passed=lambda part: bar.advance(1),
+        )

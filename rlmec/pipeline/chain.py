@@ -1,8 +1,8 @@
-"""The artifact chain: makes a stage and whatever it needs that is not made yet, as make does.
+"""The artifact chain: makes a stage and whatever it needs that is not made yet, as `make` does.
 
 In: settings, the ranks, a store. Out: artifacts, each made once per fingerprint, and
-`summary.json`. Rank 0 alone looks at the store, takes locks and commits; the other ranks act on
-what it says.
+`summary.json`. Only rank 0 reads the store, takes locks and commits; it tells the other ranks what
+it found.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,14 +41,19 @@ from rlmec.store.locks import Uses
 from rlmec.tasks.base import Task
 
 Settings = dict[str, Any]
-# what a work folder holds only to go on after a kill
 RESUMING = ("parts", "checkpoints", "agreement")
-INEXACT = "inexact.txt"  # what resume=weights has cost, kept for the manifest
+"""Folders of a work folder that are needed only to continue after a kill."""
+
+INEXACT = "inexact.txt"
+"""File of a work folder that says what `resume=weights` has cost, for the manifest."""
+
+CURVE = "curve.jsonl"
+"""File in which a fit leaves what it logged: one line of JSON per row, each with its `step`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage made: rows of its main table (or optimizer steps of a fit) and its figures."""
+    """What a stage made: the rows of its main table (optimizer steps for a fit) and its figures."""
 
     rows: int
     metrics: dict[str, Any]
@@ -56,18 +61,18 @@ class Outcome:
 
 @dataclass
 class Run:
-    """One job: its settings, its ranks, the store, and what has been made or reused so far."""
+    """One job: its settings, its ranks, its store, and what it has made or reused so far."""
 
     settings: RunSettings
     ranks: Ranks
     run_dir: Path
     overrides: list[str] = field(default_factory=list)
     threads: int = 0
-    before_making: Callable[[Run], None] | None = None  # on rank 0, before the first artifact
+    before_making: Callable[[Run], None] | None = None  # called on rank 0 before the first artifact
     stages: list[dict[str, Any]] = field(default_factory=list)
     made: dict[tuple[str, str], Artifact] = field(default_factory=dict)
-    asked: str = ""  # the title of the stage that was asked for
-    tasks: dict[str, Task] = field(default_factory=dict)  # those judged beside the run's own
+    asked: str = ""  # title of the stage that the user asked for
+    tasks: dict[str, Task] = field(default_factory=dict)  # the built ones of `evaluate.tasks`
 
     def __post_init__(self) -> None:
         self.store = ArtifactStore(Path(self.settings.paths.artifacts))
@@ -75,20 +80,23 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
+        """The task that the policy is trained on."""
         return build(self.settings.task)
 
     def say(self, text: str) -> None:
+        """One line to the terminal, from rank 0 alone."""
         if self.ranks.rank == 0:
             say(text)
 
     def metric(self, name: str) -> Any:
-        """The value of a metric in the stages of this job, the last one that has it."""
+        """The value of a metric in the last stage of this job that has it; None without one."""
         for entry in reversed(self.stages):
             if name in entry["metrics"]:
                 return entry["metrics"][name]
         return None
 
     def write_summary(self) -> None:
+        """Writes `summary.json` as far as the job has got."""
         if self.ranks.rank == 0:
             wanted = self.settings.optimized_metric
             write_summary(
@@ -104,33 +112,44 @@ class Run:
 
 
 class Stage(ABC):
-    """One artifact of the chain. `variant` and `round` tell several of one stage in one job
-    apart."""
+    """One artifact of the chain, and how to make it.
+
+    A stage is handed its parents, the stages whose artifacts it reads, by the name under which it
+    reads them; `stages.flow` says which stage gets which. `variant` and `round` distinguish several
+    stages of one name in one job.
+    """
 
     name = ""
     version = 1
-    round = 1
 
-    def __init__(self, run: Run, variant: str = "") -> None:
-        self.run, self.variant = run, variant
+    def __init__(
+        self,
+        run: Run,
+        parents: Mapping[str, Stage] | None = None,
+        *,
+        variant: str = "",
+        round: int = 1,
+    ) -> None:
+        self.run = run
+        self.parents = dict(parents or {})
+        self.variant = variant
+        self.round = round
 
     @property
     def which(self) -> str:
+        """Variant and round in words; empty for the first round of the main chain."""
         later = f"round {self.round}" if self.round > 1 else ""
         return ", ".join(filter(None, (self.variant, later)))
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from every other stage of its job."""
+        """What distinguishes the stage from every other one of its job."""
         return self.name, self.which
 
     @property
     def title(self) -> str:
+        """The stage's name for a person to read."""
         return f"{self.name} ({self.which})" if self.which else self.name
-
-    def parents(self) -> dict[str, Stage]:
-        """Stages whose artifacts this one reads, by the name it reads them under."""
-        return {}
 
     def settings(self) -> Settings:
         """The plain values that count in the fingerprint."""
@@ -138,14 +157,15 @@ class Stage(ABC):
         return stage_settings(self.run.settings, self.name) | later
 
     def inputs(self) -> dict[str, str]:
-        """Digests of files and model directories that the stage reads."""
+        """Digests of the files and model directories that the stage reads, by what they are."""
         return {}
 
     @abstractmethod
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        """Makes the artifact's files in `work`, on all ranks at once."""
+        """Makes the artifact's files in `work`; called on all ranks at once."""
 
     def fingerprint(self, parents: dict[str, Artifact]) -> str:
+        """The hash of everything that can change the artifact's content."""
         settings = self.settings()
         return fingerprint(
             self.name,
@@ -179,97 +199,118 @@ def task_files(task: Any) -> dict[str, str]:
 
 
 def model_digest(path: str, revision: str | None) -> str:
-    """What names a model's content: of a local directory its digest, of a hub name its commit, of
-    an adapter's directory its digest and the content of the model below.
+    """What identifies the content of a model.
 
-    Raises FileNotFoundError for a path that is neither a directory nor like a hub name.
+    For a local directory it is the digest of its files, for an adapter's directory that digest and
+    the one of its base model, for a hub name the commit. Raises FileNotFoundError for a path that
+    is neither a directory nor like a hub name.
     """
     folder = Path(path)
     if folder.is_dir():
         place = adapter_at(folder)
         below = "" if place is None else f"+{model_digest(place.base, place.revision)}"
         return directory_digest(folder) + below
+
+    # A hub name has one slash at most; anything else was meant as a path.
     if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
         raise FileNotFoundError(f"{path}: no such model directory")
     return f"{path}@{hub_commit(path, revision)}"
 
 
 def address_of(stage: Stage, known: dict[tuple[str, str], tuple[Stage, str]]) -> str:
-    """The fingerprint that a stage's artifact has or will have; nothing is made. `known`, by the
-    stages' keys, grows by the stage and all that it is made from, parents first."""
+    """The fingerprint that a stage's artifact has or will have; nothing is made.
+
+    `known`, by the keys of stages, grows by the stage and by all that it is made from, parents
+    first.
+    """
     if stage.key not in known:
-        above = {name: (p.name, address_of(p, known)) for name, p in stage.parents().items()}
+        above = {name: (p.name, address_of(p, known)) for name, p in stage.parents.items()}
         parents = {name: Artifact(kind, fp, Path(), {}) for name, (kind, fp) in above.items()}
         known[stage.key] = stage, stage.fingerprint(parents)
     return known[stage.key][1]
 
 
 def make(stage: Stage) -> Artifact:
-    """The stage's artifact, made now if it is not there; its parents first."""
-    run, key = stage.run, stage.key
-    if key in run.made:
-        return run.made[key]
-    parents = {name: make(parent) for name, parent in stage.parents().items()}
+    """The stage's artifact, made now if it is not there, after its parents."""
+    run = stage.run
+    if stage.key in run.made:
+        return run.made[stage.key]
+
+    parents = {name: make(parent) for name, parent in stage.parents.items()}
     signals.check(f"before {stage.title}")
     address = run.ranks.share(lambda: stage.fingerprint(parents))
+
     began = time.monotonic()
-    artifact = run.ranks.share(lambda: _find(stage, address))
     made = False
+    artifact = run.ranks.share(lambda: _find(stage, address))
     if artifact is None:
+        # The lock is held until the commit, so that no other job makes the same artifact meanwhile.
         with contextlib.ExitStack() as held:
             artifact = run.ranks.share(lambda: _enter(held, stage, address))
             if artifact is None:
-                artifact, made = _build(stage, address, parents), True
-    seconds = time.monotonic() - began
-    _note(stage, artifact, made, seconds)
-    run.made[key] = artifact
+                artifact = _build(stage, address, parents)
+                made = True
+
+    _note(stage, artifact, made, seconds=time.monotonic() - began)
+    run.made[stage.key] = artifact
     return artifact
 
 
 def _find(stage: Stage, address: str) -> Artifact | None:
-    """On rank 0: the artifact, if it is made; from now on it is in the hands of this job."""
+    """The artifact, if it is made, marked as used by this job; for rank 0."""
     stage.run.uses.hold(stage.name, address)
     found = stage.run.store.find(stage.name, address)
     if found is not None:
-        remove_below(found.path, RESUMING)  # left by a kill right behind the commit
+        remove_below(found.path, RESUMING)  # left by a kill right after the commit
     return found
 
 
 def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact | None:
-    """On rank 0: takes the lock, and looks again for what another job may have made meanwhile."""
-    store, title = stage.run.store, stage.title
+    """Takes the lock, and looks again for what another job may have made meanwhile; for rank 0.
+
+    Returns that artifact, or None where this job is to make it; its work folder is then ready.
+    """
+    run = stage.run
+    store = run.store
+    title = stage.title
 
     def waiting(path: Path) -> None:
         say(f"{title}: another job is making it; waiting for it")
 
     held.enter_context(store.lock(stage.name, address, on_wait=waiting))
     found = store.find(stage.name, address)
+    if found is not None:
+        return found
+
+    _check_once(run)
     work = store.work(stage.name, address)
-    if found is None:
-        _check_once(stage.run)
-        if stage.run.settings.resume == "never":
-            shutil.rmtree(work, ignore_errors=True)
-        goes_on = any(any((work / name).glob("*")) for name in RESUMING)
-        if stage.run.settings.resume == "required" and not (goes_on or stage.run.made):
-            raise FileNotFoundError(
-                f"resume=required: there is nothing to go on from, neither in {work} nor a "
-                f"finished artifact that {title} needs; look at paths.artifacts, or begin with "
-                f"resume=auto"
-            )
-        say(f"{title}: {'goes on' if goes_on else 'begins'}")
-        work.mkdir(parents=True, exist_ok=True)
-        stage.run.uses.sign(stage.name, address)
-    return found
+    if run.settings.resume == "never":
+        shutil.rmtree(work, ignore_errors=True)
+    continues = any(any((work / name).glob("*")) for name in RESUMING)
+    if run.settings.resume == "required" and not (continues or run.made):
+        raise FileNotFoundError(
+            f"resume=required: there is nothing to continue from, neither in {work} nor a finished "
+            f"artifact that {title} needs; check paths.artifacts, or begin with resume=auto"
+        )
+
+    say(f"{title}: {'continues' if continues else 'begins'}")
+    work.mkdir(parents=True, exist_ok=True)
+    run.uses.sign(stage.name, address)
+    return None
 
 
 def _check_once(run: Run) -> None:
-    check, run.before_making = run.before_making, None
+    """Runs the job's own check before its first artifact, and never again."""
+    check = run.before_making
+    run.before_making = None
     if check is not None:
         check(run)
 
 
 def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact:
-    run, began = stage.run, time.monotonic()
+    """Makes the stage's files on all ranks; rank 0 commits them."""
+    run = stage.run
+    began = time.monotonic()
     try:
         outcome = stage.build(run.store.work(stage.name, address), parents)
     except signals.RunStopped as stop:
@@ -295,6 +336,7 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
 
 
 def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
+    """Records the stage in the summary and says what came out."""
     run = stage.run
     entry = {
         "name": stage.name,
@@ -308,11 +350,13 @@ def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
     }
     run.stages.append(entry)
     run.write_summary()
+
     how = f"made in {seconds:.1f} s" if made else "reused"
     shown = _headline(artifact.metrics)
     run.say(f"{stage.title}: {how}, {artifact.rows} rows{shown} [{artifact.fingerprint}]")
     for warning in warnings_of(artifact) if made else ():
         run.say(f"  warning: {warning}")
+
     if not made and run.ranks.rank == 0:
         now = environment(run.ranks.world, run.threads)["libraries"]
         then = artifact.manifest.get("environment", {}).get("libraries", {})
@@ -321,26 +365,25 @@ def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
 
 
 def _headline(metrics: dict[str, Any]) -> str:
+    """The first few numbers of a stage, for its line on the terminal."""
     numbers = [
         f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)
     ]
     return "".join(f", {number}" for number in numbers[:6])
 
 
-CURVE = "curve.jsonl"
-"""The file in which a fit leaves what it logged: a line of JSON a row, each with its `step`."""
-
-
 def curve_of(artifact: Artifact) -> list[dict[str, float]]:
-    """What a fit logged and what its validations found, in rows; empty for other stages."""
+    """The rows that a fit logged, then those of its validations; empty for other stages."""
     path = artifact.path / CURVE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [*map(json.loads, text.splitlines()), *artifact.metrics.get("history", [])]
 
 
 def warnings_of(artifact: Artifact) -> list[NamedWarning]:
-    """What an artifact's figures warn of; those of a later round say which. Variants are made to
-    differ: they warn of nothing."""
+    """The warnings that an artifact's figures give; those of a later round name it.
+
+    Variants of a comparison differ on purpose, so they give none.
+    """
     if artifact.manifest.get("variant"):
         return []
     found = diagnose(artifact.stage, artifact.metrics, curve_of(artifact))

@@ -1,8 +1,12 @@
-"""One fit: one Lightning epoch that is the whole stage, resumable at any optimizer step."""
+"""One fit: a Lightning epoch that is the whole stage, resumable at any optimizer step.
+
+In: a LightningModule, a planned DataModule, a validation. Out: the module with its best weights,
+and the history of its validations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from rlmec.lm.logprobs import TokenScorer, sharing_obstacle
 from rlmec.pipeline.chain import CURVE, Run
 from rlmec.pipeline.memory_plan import FIT_REMEDIES, named_memory
 from rlmec.pipeline.resume import resume_from
+from rlmec.prompts import Codec
 from rlmec.runtime.ranks import lone_group
 from rlmec.settings.build import build
 from rlmec.settings.schema import FitSettings, TrainerSettings
@@ -34,17 +39,17 @@ from rlmec.training.checkpoints import (
 )
 from rlmec.training.fsdp import FullyShardedStrategy
 from rlmec.training.module import CompletionModule
+from rlmec.training.policy_module import PolicyModule
 from rlmec.training.validation import Validation
-
-__all__ = ["fit", "plan_settings", "share_prefixes", "trainer_arguments"]
 
 
 def plan_settings(
     fit_settings: FitSettings, trainer: TrainerSettings, context: int | None
 ) -> PlanSettings:
-    """The plan of a stage's rows: what shapes the result is the stage's, the rest the trainer's.
+    """How a stage's rows are planned.
 
-    No row may be longer than the model's `context` (None where it does not say).
+    What shapes the result comes from the stage's settings, the rest from the trainer's. No row may
+    be longer than the model's `context` (None if the model does not say).
     """
     longest = fit_settings.max_length
     return PlanSettings(
@@ -62,8 +67,8 @@ def plan_settings(
 def trainer_arguments(run: Run, precision: str) -> dict[str, Any]:
     """Arguments of every Trainer: hardware from the trainer group, precision from the stage.
 
-    The strategy is that of whole replicas, one a rank, which every predict pass uses: sharded
-    weights cannot generate texts of different lengths.
+    The strategy keeps a whole replica per rank, as every predict pass needs: ranks whose texts end
+    at different lengths cannot share sharded weights.
     """
     t = run.settings.trainer
     return {
@@ -80,7 +85,7 @@ def trainer_arguments(run: Run, precision: str) -> dict[str, Any]:
 
 
 def fit_strategy(run: Run) -> Any:
-    """The strategy of a fit, as the trainer group names it."""
+    """The strategy of a fit, from the trainer group."""
     strategy = run.settings.trainer.strategy
     if isinstance(strategy, dict):
         return build(strategy)
@@ -90,11 +95,11 @@ def fit_strategy(run: Run) -> Any:
 def check_strategy(
     title: str, strategy: Any, data: SolutionPairDataModule, validation: Validation | None
 ) -> None:
-    """Raises ValueError for a strategy whose weights could not be written, and for what one that
-    cuts the network cannot do.
+    """Raises ValueError for what a strategy cannot do.
 
-    Cut: no validation by generation, which needs whole replicas. DeepSpeed: one micro-batch a
-    step, for it is handed their number too and would divide by it twice; no stage 3.
+    Sharded weights cannot validate by generation, which needs whole replicas. DeepSpeed takes one
+    micro-batch per step, because it divides by their number itself, and no stage 3. A strategy
+    whose weights could not be written is refused.
     """
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if name == "auto" or name.startswith(("ddp", "DDP", "SingleDevice")):
@@ -103,14 +108,14 @@ def check_strategy(
         raise ValueError(f"{title}: trainer.strategy {name} is not supported: use trainer=fsdp2")
     if validation is not None and validation.prompts:
         raise ValueError(
-            f"{title}: {name} cannot validate by generation, which needs whole replicas: set "
-            f"{title.split(' ')[0]}.val_problems=0 (the last weights are kept), or trainer=ddp"
+            f"{title}: {name} cannot validate by generation, which needs whole replicas: set its "
+            f"val_problems=0 (the last weights are kept), or trainer=ddp"
         )
     if not isinstance(strategy, DeepSpeedStrategy):
         return
     if data.plan.accumulate > 1:
         raise ValueError(
-            f"{title}: {data.plan.accumulate} micro-batches a step under DeepSpeed are not "
+            f"{title}: {data.plan.accumulate} micro-batches per step under DeepSpeed are not "
             f"supported: lower tokens_per_step, raise trainer.max_tokens_per_micro_batch, or use "
             f"trainer=fsdp2"
         )
@@ -119,7 +124,7 @@ def check_strategy(
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """All generators from the stage's seed, dropout's different on each rank."""
+    """Seeds all generators from the stage's seed; that of dropout differs on each rank."""
     L.seed_everything(seed, verbose=False)
     torch.manual_seed(seed * 1_000_003 + rank)
 
@@ -133,13 +138,17 @@ def fit(
     data: SolutionPairDataModule,
     validation: Validation | None,
 ) -> list[dict[str, float]]:
-    """Trains `module` on `data` and leaves it with the best weights where a score was offered, else
-    with the last ones. Returns the history of validation. Goes on from the newest loadable
-    checkpoint in `work`, or from `ckpt_path` where it is given for this stage.
+    """Trains `module` on `data` and returns the history of its validations.
+
+    The module is left with its best weights if a validation gave a score, else with its last ones.
+    The fit continues from the newest loadable checkpoint in `work`, or from `ckpt_path` if it is
+    given for this stage.
     """
-    folder, strategy = work / "checkpoints", fit_strategy(run)
+    folder = work / "checkpoints"
+    strategy = fit_strategy(run)
     check_strategy(title, strategy, data, validation)
     best = validation.best if validation else None
+
     chosen = run.ranks.share(lambda: resume_from(run, title, folder, strategy, data))
     trainer = keep_signals(
         L.Trainer(
@@ -153,26 +162,29 @@ def fit(
             default_root_dir=work,
         )
     )
+
     if run.settings.model.compile:
         if isinstance(strategy, FullyShardedStrategy):
             raise ValueError("model.compile is not supported under trainer=fsdp2")
         module.net.compile(dynamic=True)
+
     seed_everything(settings.seed, run.ranks.rank)
     with lone_group(run.ranks.world), named_memory(f"{title} (fit)", FIT_REMEDIES):
         trainer.fit(module, datamodule=data, ckpt_path=chosen, weights_only=True)
         module.gather()
-    history = validation.history if validation else []
     _check_finished(title, trainer, data, validation)
+
     if best is not None and best.step is not None:
         state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
         module.load_trained(state["state_dict"])
         monitor = validation.monitor if validation else ""
         run.say(f"{title}: best {monitor} {best.score:.4f} at step {best.step}")
-    return history
+    return validation.history if validation else []
 
 
 def _fit_arguments(run: Run, title: str, strategy: Any) -> dict[str, Any]:
-    trainer, deepspeed = run.settings.trainer, isinstance(strategy, DeepSpeedStrategy)
+    trainer = run.settings.trainer
+    deepspeed = isinstance(strategy, DeepSpeedStrategy)
     return {
         "strategy": strategy,
         "enable_checkpointing": not deepspeed,
@@ -192,7 +204,8 @@ def _fit_callbacks(
     folder: Path,
     strategy: Any,
 ) -> list[Callback]:
-    best, settings = validation.best if validation else None, run.settings.callbacks
+    best = validation.best if validation else None
+    settings = run.settings.callbacks
     deepspeed = isinstance(strategy, DeepSpeedStrategy)
     stops = StopRequests(title, saves=not deepspeed)
     parts: list[Callback | None] = [
@@ -213,19 +226,41 @@ def _fit_callbacks(
     return [part for part in parts if part is not None]
 
 
-def share_prefixes(run: Run, title: str, network: Any, data: SolutionPairDataModule) -> None:
-    """Lets rows that branch stay whole where the network gives the same for them as for separate
-    ones, else has them taken apart, and says why. Rank 0 decides for all; to be called before
-    `plan_for`.
-    """
-    found = run.ranks.share(lambda: sharing_obstacle(TokenScorer(network), training=True))
-    data.shares_prefixes = found is None
-    if found is not None:
-        run.say(f"{title}: every sequence is a row of its own, for {found}")
+def can_share_prefixes(run: Run, title: str, network: Any) -> bool:
+    """Whether rows that branch may stay whole: the network gives the same for them as for separate
+    rows. Where it does not, the reason is said. Rank 0 decides for all ranks."""
+    obstacle = run.ranks.share(lambda: sharing_obstacle(TokenScorer(network), training=True))
+    if obstacle is not None:
+        run.say(f"{title}: every sequence is a row of its own, because {obstacle}")
+    return obstacle is None
+
+
+def new_policy_module(
+    network: Any,
+    codec: Codec,
+    settings: FitSettings,
+    data: SolutionPairDataModule,
+    objective: Callable[..., Any],
+    ratio_tolerance: float | None = None,
+    schedule: tuple[int, int] = (1, 1),
+) -> PolicyModule:
+    """The LightningModule of a fit of the policy, with the optimizer of its settings."""
+    return PolicyModule(
+        network,
+        pad_id=codec.pad_id,
+        end_ids=codec.end_ids,
+        objective=objective,
+        optimizer=build(settings.optimizer),
+        scheduler=build(settings.scheduler),
+        steps=data.plan.steps,
+        warmup_share=settings.warmup_share,
+        ratio_tolerance=ratio_tolerance,
+        schedule=schedule,
+    )
 
 
 def best_weights(work: Path) -> BestWeights:
-    """Keeps a stage's best weights beside its resume checkpoints."""
+    """The keeper of a stage's best weights, next to its resume checkpoints."""
     return BestWeights(work / "checkpoints")
 
 

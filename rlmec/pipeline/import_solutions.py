@@ -1,9 +1,8 @@
-"""Ready-made solutions as judged attempts, by parts of the file: the other way to make `sample`.
+"""Ready-made solutions as judged attempts, by parts of a file: the alternative to sampling.
 
 In: the file `sample.path` and the task's problems. Out: finished parts, in which every solution of
-the file is tokenized and judged, and the table of attempts, each (problem, ids) once. The file is
-gone through twice: a look at every row comes before the first verdict. What is held beside one part
-is a matter of the problems, not of the solutions.
+the file is tokenised and judged. The file is read twice, because every row is checked before the
+first verdict. Memory grows with the problems, not with the solutions.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from rlmec.lm.generation import Completion
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Run
 from rlmec.pipeline.judges import Answer, attempts_of
-from rlmec.pipeline.predict import say_goes_on, stopped_between_parts
+from rlmec.pipeline.predict import Tables, in_parts, make_parts
 from rlmec.records import Attempt, Problem, by_id
 from rlmec.runtime.display import Bar
 from rlmec.store.parts import PartFolder
@@ -30,9 +28,6 @@ from rlmec.tasks.base import SPLITS
 from rlmec.tasks.solution_files import Found, ImportedSolution, SolutionFile
 from rlmec.training.predict_parts import cut
 
-__all__ = ["PART", "counts_of", "import_parts", "in_parts"]
-
-T = TypeVar("T")
 PART = 4096
 """Solutions of a part."""
 
@@ -40,8 +35,11 @@ PART = 4096
 def import_parts(
     run: Run, title: str, work: Path, model: models.LanguageModel
 ) -> tuple[PartFolder, Found]:
-    """The finished parts, each with a table of `attempts` at the wanted problems and the counts of
-    `_Judge.part`; and what was found in the file. ValueError where the file changes meanwhile."""
+    """The finished parts of the file `sample.path`, and what was found in it.
+
+    Each part has a table of `attempts` at the wanted problems and the counts of `_Judge.part`.
+    Raises ValueError if the file changes meanwhile.
+    """
     s = run.settings.sample
     splits = _splits(run)
     known = by_id([problem for problems in splits.values() for problem in problems])
@@ -54,30 +52,45 @@ def import_parts(
         clean=getattr(run.task, "clean", None),
     )
     found = file.found()
-    groups = cut(found.solutions, PART)
-    folder = PartFolder(work / "parts", len(groups))
-    missing = folder.missing()
-    wanted = set(missing)
     judge = _Judge(run, model, known, {p.id for p in splits["train"][: s.max_problems]})
+
+    # Solutions are numbered per problem over the whole file, so parts that are made already are
+    # counted as well.
+    sizes = [len(which) for which in cut(found.solutions, PART)]
+    parts = (
+        (solutions, judge.numbered(solutions))
+        for solutions in _checked_parts(str(s.path), file, sizes)
+    )
+    folder = PartFolder(work / "parts", len(sizes))
     bar = Bar(title, found.solutions, "solutions", wanted=run.settings.trainer.progress_bar)
-    done = 0
-    with contextlib.closing(bar), stopped_between_parts(title, folder):
-        for index, solutions in zip_longest(range(len(groups)), in_parts(file, PART)):
-            if index is None or solutions is None or len(solutions) != len(groups[index]):
-                raise ValueError(f"{s.path} has changed since its rows were counted")
-            numbers = judge.numbered(solutions)
-            if missing and index == missing[0]:
-                say_goes_on(run, title, folder, missing, solutions[0].problem_id)
-            if index in wanted:
-                attempts, counts = judge.part(solutions, numbers)
-                folder.write(index, {"attempts": (attempts, Attempt)}, counts)
-            bar.update(done := done + len(solutions))
+    with contextlib.closing(bar):
+        make_parts(
+            run,
+            title,
+            folder,
+            parts,
+            lambda part: judge.part(*part),
+            first_item=lambda part: part[0][0].problem_id,
+            passed=lambda part: bar.advance(len(part[0])),
+        )
     return folder, found
 
 
+def _checked_parts(
+    path: str, file: Iterable[ImportedSolution], sizes: Sequence[int]
+) -> Iterator[list[ImportedSolution]]:
+    """The file's solutions in parts; ValueError if their sizes are not those counted before."""
+    for size, solutions in zip_longest(sizes, in_parts(file, PART)):
+        if size is None or solutions is None or len(solutions) != size:
+            raise ValueError(f"{path} has changed since its rows were counted")
+        yield solutions
+
+
 class _Judge:
-    """Makes judged attempts of solutions; `known` are the problems by id, of which attempts at the
-    `wanted` are kept."""
+    """Turns solutions into judged attempts.
+
+    `known` are the problems by id; attempts at the `wanted` ones are kept.
+    """
 
     def __init__(
         self,
@@ -86,7 +99,10 @@ class _Judge:
         known: dict[str, Problem],
         wanted: Set[str],
     ) -> None:
-        self._task, self._model, self._known, self._wanted = run.task, model, known, wanted
+        self._task = run.task
+        self._model = model
+        self._known = known
+        self._wanted = wanted
         self._seen = Counter[str]()  # solutions of each problem so far
         self._prompts: dict[str, np.ndarray] = {}  # ids by problem, 4 bytes each
 
@@ -100,8 +116,11 @@ class _Judge:
 
     def part(
         self, solutions: Sequence[ImportedSolution], numbers: Sequence[int]
-    ) -> tuple[list[Attempt], dict[str, int]]:
-        """The attempts at wanted problems, and how often all labels agree with the verdicts."""
+    ) -> tuple[Tables, dict[str, int]]:
+        """A part's attempts at wanted problems; its counts, with how often labels agree.
+
+        Labels are counted over all solutions of the part, also at problems that are not wanted.
+        """
         codec = self._model.codec
         problems = [self._known[s.problem_id] for s in solutions]
         ids = codec.completions([s.text for s in solutions])
@@ -121,7 +140,7 @@ class _Judge:
             "labels_agree": sum(a.label == a.is_right for a in labelled),
         }
         kept = [a for a in attempts if a.problem_id in self._wanted]
-        return kept, counts_of(kept) | labels
+        return {"attempts": (kept, Attempt)}, counts_of(kept) | labels
 
     def _prompt(self, problem: Problem) -> list[int]:
         if problem.id not in self._prompts:
@@ -131,7 +150,7 @@ class _Judge:
 
 
 def counts_of(attempts: Sequence[Attempt]) -> dict[str, int]:
-    """What is added up over all parts, sampled or imported."""
+    """The counts of a part that are added up over all parts, sampled or imported."""
     return {
         "attempts": len(attempts),
         "right": sum(a.is_right for a in attempts),
@@ -139,13 +158,6 @@ def counts_of(attempts: Sequence[Attempt]) -> dict[str, int]:
         "no_answer": sum(a.verdict == "no_answer" for a in attempts),
         "unparsable": sum(a.verdict == "unparsable" for a in attempts),
     }
-
-
-def in_parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of `size`, the last one shorter; one list is held at a time."""
-    it = iter(items)
-    while some := list(islice(it, size)):
-        yield some
 
 
 def _splits(run: Run) -> dict[str, list[Problem]]:

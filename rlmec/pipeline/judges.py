@@ -1,13 +1,17 @@
-"""Judges of generated text, as the doors hand them to callbacks and predict passes."""
+"""Judges of generated text, for validation callbacks and predict passes.
+
+In: completions as token ids, with the problems they answer. Out: judged attempts, corrections, or
+the sums of figures that a validation averages over all ranks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from rlmec.evaluation.accuracy import AccuracyMetric
 from rlmec.lm.generation import Completion
-from rlmec.method.acceptance import judge_proposal
+from rlmec.method.acceptance import count_reasons, judge_proposal
 from rlmec.prompts import Codec
 from rlmec.records import Attempt, Correction, Problem
 from rlmec.runtime import signals
@@ -15,7 +19,7 @@ from rlmec.tasks.base import Judge, Task, judge_of
 
 
 class Answer(NamedTuple):
-    """A completion of a problem's prompt, the `number`-th one."""
+    """The `number`-th completion of a problem's prompt, counted from 0."""
 
     problem: Problem
     number: int
@@ -24,7 +28,7 @@ class Answer(NamedTuple):
 
 
 def attempts_of(task: Task, codec: Codec, answers: Sequence[Answer]) -> list[Attempt]:
-    """Completions as judged attempts."""
+    """Completions as judged attempts, in their order."""
     texts = [codec.text(a.completion.ids) for a in answers]
     judge = judge_of(task, texts, [a.problem for a in answers])
     return [
@@ -44,7 +48,7 @@ def attempts_of(task: Task, codec: Codec, answers: Sequence[Answer]) -> list[Att
 
 
 def accuracy_judge(task: Task, codec: Codec, problems: Sequence[Problem]):
-    """For `callbacks.Validation`: sums of right, clipped and unanswered completions."""
+    """A judge for `training.validation`: sums of right, clipped and unanswered completions."""
 
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
         metric = AccuracyMetric()
@@ -65,7 +69,7 @@ def correction_of(
     completion: Completion,
     max_edit_ratio: float,
 ) -> Correction:
-    """The GRM's rewrite of a wrong attempt, accepted or rejected."""
+    """The GRM's rewrite of a wrong attempt as a correction, accepted or rejected."""
     signals.check()
     return judge_proposal(
         problem,
@@ -87,7 +91,7 @@ def rewriting_judge(
     attempts: Sequence[Attempt],
     max_edit_ratio: float,
 ):
-    """For `callbacks.Validation`: sums of right rewrites, and of those within the edit limit."""
+    """A judge for `training.validation`: sums of right and of accepted rewrites."""
 
     def judge(numbers: list[int], completions: list[Completion]) -> dict[str, float]:
         texts = [codec.text(c.ids) for c in completions]
@@ -112,3 +116,22 @@ def rewriting_judge(
         }
 
     return judge
+
+
+def correction_metrics(corrections: Iterable[Correction], prefix: str) -> dict[str, Any]:
+    """Counts of accepted and rejected corrections by reason, and the median edit ratio of the
+    accepted ones. `corrections` is read once, so it may be a stream."""
+    ratios: list[float] = []
+
+    def seen() -> Iterator[Correction]:
+        for correction in corrections:
+            if correction.accepted:
+                ratios.append(correction.edit_ratio)
+            yield correction
+
+    reasons = count_reasons(seen())
+    ratios.sort()
+    out: dict[str, Any] = {f"{prefix}/{reason}": count for reason, count in reasons.items()}
+    if ratios:
+        out[f"{prefix}/edit_ratio/median"] = ratios[len(ratios) // 2]
+    return out

@@ -1,10 +1,10 @@
-"""Where a fit goes on from: its newest checkpoint, a named one, or the weights of one that another
-number of ranks has written.
+"""Where a fit continues: at its newest checkpoint, at a named one, or at one of another plan.
 
 In: a fit's work folder and its plan. Out: a checkpoint for Lightning, and a line that says at which
-step and row the fit goes on. A checkpoint of another plan is taken with `resume=weights` alone: its
-weights, optimizer and schedule go on at its step, with the rows that come next; what is lost is
-that the result is bit for bit that of an uninterrupted fit, which a file in the work folder keeps.
+step and row the fit continues. A checkpoint of another plan, for example of another number of
+ranks, is taken only with `resume=weights`: its weights, optimizer and schedule continue at its
+step, with the rows that come next. The result is then no longer bit for bit that of an
+uninterrupted fit, and a file in the work folder records that.
 """
 
 from __future__ import annotations
@@ -26,31 +26,35 @@ from rlmec.training.checkpoints import (
     step_of,
 )
 
-__all__ = ["resume_from"]
-
 
 def resume_from(
     run: Run, title: str, folder: Path, strategy: Any, data: SolutionPairDataModule
 ) -> str | None:
-    """On rank 0: the checkpoint to go on from, said aloud; None to begin.
+    """The checkpoint to continue from, or None to begin; says which. For rank 0.
 
-    Raises FileNotFoundError where `ckpt_path` is no file or `resume=required` finds nothing for the
-    stage that was asked for, ValueError where a fit under DeepSpeed should be resumed.
+    Raises FileNotFoundError if `ckpt_path` is no file or `resume=required` finds nothing for the
+    stage that was asked for, ValueError if a fit under DeepSpeed is to be resumed.
     """
-    settings, mine = run.settings, title == run.asked
+    settings = run.settings
+    mine = (
+        title == run.asked
+    )  # ckpt_path and resume=required are about the stage that was asked for
+
     if isinstance(strategy, DeepSpeedStrategy):
         if mine and (settings.ckpt_path is not None or settings.resume == "required"):
             raise ValueError(f"{title}: a fit under DeepSpeed cannot be resumed; use trainer=fsdp2")
         run.say(f"{title}: under DeepSpeed no checkpoints are kept; a kill costs the whole fit")
         return None
+
     if settings.ckpt_path is not None and mine:
         path = Path(settings.ckpt_path)
         if not path.is_file():
             raise FileNotFoundError(f"ckpt_path: {path} is no file")
         step = saved_step(path)
-        run.say(f"{title}: goes on from {path} (ckpt_path), step {step} {data.place(step)}")
+        run.say(f"{title}: continues from {path} (ckpt_path), step {step} {data.place(step)}")
         remove_newer(folder, step)
         return _fitting(run, title, path, folder, data)
+
     folder.mkdir(parents=True, exist_ok=True)
     found = newest_loadable(folder, run.say)
     if found is None:
@@ -71,13 +75,15 @@ def _fitting(
     checkpoint = read_checkpoint(path)
     if data.has_plan_of(checkpoint):
         return str(path)
-    step, ranks = int(checkpoint["global_step"]), len(checkpoint["rlmec_random_states"])
+
+    step = int(checkpoint["global_step"])
+    ranks = len(checkpoint["rlmec_random_states"])
     if step > data.plan.steps:
         raise ValueError(f"{path} is of step {step}, but this fit has {data.plan.steps} steps")
     said = (
-        f"{title} went on at step {step} with the weights, optimizer and schedule that {ranks} "
-        f"rank(s) had saved, on {data.plan.world_size}: from there on it is not bit for bit what "
-        f"an uninterrupted run gives"
+        f"{title} continued at step {step} with the weights, optimizer and schedule that {ranks} "
+        f"rank(s) had saved, now on {data.plan.world_size}: from there on it is not bit for bit "
+        f"what an uninterrupted run gives"
     )
     run.say(f"  {said}")
     atomic_write_text(folder.parent / INEXACT, said + "\n")
@@ -87,9 +93,13 @@ def _fitting(
 
 
 def refitted(checkpoint: dict[str, Any], data: SolutionPairDataModule) -> dict[str, Any]:
-    """A checkpoint whose counts of micro-batches are those of the plan of `data`, at the same
-    optimizer step, and without the states of random number generators."""
-    plan, step = data.plan, int(checkpoint["global_step"])
+    """A checkpoint that fits the plan of `data`, at the same optimizer step.
+
+    Its counts of micro-batches are those of the plan. The states of random number generators are
+    left out, since they belong to other ranks.
+    """
+    plan = data.plan
+    step = int(checkpoint["global_step"])
     done = step * plan.accumulate
     counts = {"ready": done, "started": done, "processed": done, "completed": done - 1}
     loops = dict(checkpoint["loops"])

@@ -31,6 +31,7 @@ class Bar:
 
     def __init__(self, name: str, total: int, unit: str, *, wanted: bool, done: int = 0) -> None:
         self.name, self.total, self.unit = name, total, unit
+        self._done = done
         self._last = time.monotonic()
         self._display: Any = None
         if wanted and sys.stdout.isatty():
@@ -46,6 +47,11 @@ class Bar:
         if now - self._last >= LINE_SECONDS:
             self._last = now
             say(f"  {self.name}: {done}/{self.total} {self.unit}" + (f", {text}" if text else ""))
+
+    def advance(self, count: int) -> None:
+        """Shows `count` more units as done."""
+        self._done += count
+        self.update(self._done)
 
     def close(self) -> None:
         if self._display is not None:

@@ -1,4 +1,4 @@
-"""The doors: what `train.py` and `evaluate.py` open. Nothing imports this package but they."""
+"""The stages of the chain, and what `train.py` and `evaluate.py` call."""
 
 from rlmec.stages.run import addresses, evaluate, train
 

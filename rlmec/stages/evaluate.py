@@ -1,4 +1,8 @@
-"""The door `evaluate`: a model's attempts at a task's problems, judged."""
+"""The stage `evaluate`: a model's attempts at a task's problems, judged.
+
+In: the model (the start, a trained policy, or a directory of the user's) and a split of a task.
+Out: `attempts.parquet` and the figures under each reading of the answers.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,9 @@ from rlmec.evaluation.train_overlap import (
     find_overlap,
 )
 from rlmec.lm.generation import Decoding
-from rlmec.pipeline import models
 from rlmec.pipeline.attempts import attempt_parts
-from rlmec.pipeline.chain import (
-    Outcome,
-    Run,
-    Settings,
-    Stage,
-    model_digest,
-)
-from rlmec.pipeline.rounds import RoundStage, Start
+from rlmec.pipeline.chain import Outcome, Run, Settings, Stage
+from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt, Problem
 from rlmec.settings.build import build
 from rlmec.settings.schema import EvaluateSettings
@@ -30,15 +27,6 @@ from rlmec.store.parts import PartFolder
 from rlmec.store.tables import read_table
 from rlmec.tasks.base import Task
 
-__all__ = [
-    "EvaluateStage",
-    "JudgedModel",
-    "examples_before",
-    "judged_problems",
-    "judged_task",
-    "judged_tasks",
-]
-
 
 def judged_tasks(run: Run) -> list[str]:
     """The names of `evaluate.tasks`."""
@@ -46,7 +34,7 @@ def judged_tasks(run: Run) -> list[str]:
 
 
 def judged_task(run: Run, name: str | None) -> Task:
-    """A task of `evaluate.tasks`, built once a run; without a name the task of training."""
+    """A task of `evaluate.tasks`, built once per run; without a name the task of training."""
     if name is None:
         return run.task
     if name not in run.tasks:
@@ -55,44 +43,26 @@ def judged_task(run: Run, name: str | None) -> Task:
 
 
 def judged_problems(run: Run, name: str | None, trained: bool) -> tuple[list[Problem], Overlap]:
-    """The problems of a task that are judged, and which of them overlap with the train problems.
+    """The problems of a task that are judged, and their overlap with the train problems.
 
-    They are looked up where the model was `trained` by the chain; ValueError where
-    `evaluate.overlap` refuses what was found.
+    The overlap is looked for only in a model that was `trained` by the chain. Raises ValueError if
+    `evaluate.overlap` refuses what is found.
     """
-    s, none = run.settings.evaluate, Overlap([], [])
+    s = run.settings.evaluate
     problems = judged_task(run, name).problems(s.split)[: s.num_problems]
-    overlap = find_overlap(run.task.problems("train"), problems) if trained else none
+    overlap = Overlap([], [])
+    if trained:
+        overlap = find_overlap(run.task.problems("train"), problems)
     return apply_choice(s.overlap, overlap, problems), overlap
 
 
 def examples_before(run: Run, name: str | None, problems: list[Problem]) -> list[Problem]:
-    """The train problems that stand before each judged one; ValueError where there are too few."""
+    """The train problems that precede each judged one; ValueError if there are too few."""
     s = run.settings.evaluate
     if not s.num_fewshot:
         return []
     trained = judged_task(run, name).problems("train")
     return choose_examples(trained, problems, s.num_fewshot, s.seed)
-
-
-class JudgedModel:
-    """The model of an evaluation: a policy (variant), the start, or a directory of the user's."""
-
-    def __init__(self, run: Run, stage: RoundStage | None = None, path: str | None = None) -> None:
-        self.run, self.trained, self.path = run, Start(run, stage), path
-
-    def parents(self) -> dict[str, Stage]:
-        return self.trained.parents() if self.path is None else {}
-
-    def inputs(self) -> dict[str, str]:
-        if self.path is not None:
-            return {"model": model_digest(self.path, None)}
-        return self.trained.inputs()
-
-    def model(self, parents: dict[str, Artifact]) -> models.LanguageModel:
-        if self.path is not None:
-            return models.LanguageModel(self.path, self.run.settings)
-        return self.trained.model(parents)
 
 
 class EvaluateStage(Stage):
@@ -104,15 +74,15 @@ class EvaluateStage(Stage):
     name = "evaluate"
     version = 3  # several readings of an answer
 
-    def __init__(
-        self, run: Run, judged: JudgedModel, variant: str = "", task: str | None = None
-    ) -> None:
-        super().__init__(run, ", ".join(filter(None, (variant, task))))
-        self.judged, self.task = judged, task
+    def __init__(self, source: ModelSource, variant: str = "", task: str | None = None) -> None:
+        which = ", ".join(filter(None, (variant, task)))
+        super().__init__(source.run, source.parents, variant=which)
+        self.source = source
+        self.task = task
 
     @property
     def label(self) -> str:
-        """The name that the figures of the task carry."""
+        """The task's name in the names of its figures."""
         return self.task or self.run.task.name
 
     def settings(self) -> Settings:
@@ -120,23 +90,23 @@ class EvaluateStage(Stage):
         tasks = self.run.settings.evaluate.tasks or {}
         return own if self.task is None else own | {"task": tasks[self.task], "label": self.task}
 
-    def parents(self) -> dict[str, Stage]:
-        return self.judged.parents()
-
     def inputs(self) -> dict[str, str]:
-        return self.judged.inputs()
+        return self.source.inputs()
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        run, s = self.run, self.run.settings.evaluate
+        run = self.run
+        s = run.settings.evaluate
         task = judged_task(run, self.task)
-        model = self.judged.model(parents)
-        trained = self.judged.path is None
+        model = self.source.model(parents)
+
+        trained = not self.source.is_foreign
         problems, overlap = judged_problems(run, self.task, trained)
         counts: Settings = {}
         if trained:
             counts = {"overlap_same": len(overlap.same), "overlap_near": len(overlap.near)}
         if overlap.same or overlap.near:
             run.say(f"  {self.title}: of the problems to be judged {overlap.summary}")
+
         folder = attempt_parts(
             self,
             work,
@@ -160,6 +130,7 @@ class EvaluateStage(Stage):
 
 
 def decoding_of(s: EvaluateSettings) -> Decoding:
+    """Samples if `evaluate.num_samples` is above 0, else greedy decoding."""
     if s.num_samples:
         return Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_samples)
     return Decoding(s.max_completion_length)

@@ -13,6 +13,7 @@ from pathlib import Path
 from rlmec.evaluation.readings import figures
 from rlmec.evaluation.stored_outputs import is_stored, path_and_field, read_stored
 from rlmec.pipeline.chain import Run, make
+from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt
 from rlmec.report.figures import Bar, accuracy_figure
 from rlmec.report.harness_results import harness_results
@@ -27,15 +28,12 @@ from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import as_plain
 from rlmec.stages.evaluate import (
     EvaluateStage,
-    JudgedModel,
     judged_task,
     judged_tasks,
 )
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
 from rlmec.store.tables import read_table
-
-__all__ = ["closing_tables", "judge_all", "judgement_of"]
 
 
 def judge_all(run: Run) -> list[Judgement]:
@@ -65,7 +63,7 @@ def judge_all(run: Run) -> list[Judgement]:
                 out.append(_judge_stored(run, path, name, task))
             else:
                 variant = name if at else ""
-                stage = EvaluateStage(run, JudgedModel(run, path=path), variant, task)
+                stage = EvaluateStage(ModelSource(run, path=path), variant, task)
                 out.append(judgement_of(make(stage), name, stage.label))
     return out
 

@@ -1,7 +1,7 @@
-"""The door `export`: artifacts of the chain as a folder for use elsewhere.
+"""`stage=export`: artifacts of the chain as a folder for use elsewhere.
 
-In: `export.what` and `export.path`. Makes what it needs as every door does, then writes the folder
-whole: a model directory with its card, or the tables that other trainers read.
+In: `export.what` and `export.path`. Out: a folder, written whole: a model directory with its card,
+or a table that other trainers read. What it needs is made first, as for every stage.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlmec.data.pairs import PairTable
 from rlmec.export.model_card import model_card
 from rlmec.export.model_folder import (
     DTYPES,
@@ -27,14 +28,12 @@ from rlmec.export.preferences import (
 )
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Run, Stage, make
+from rlmec.pipeline.pair_records import joined_pairs
+from rlmec.prompts import Prompts
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
-from rlmec.stages.evaluate import EvaluateStage, JudgedModel
-from rlmec.stages.grm import grm_of
-from rlmec.stages.policy import joined_data, policies
+from rlmec.stages import flow
 from rlmec.store.artifacts import Artifact
-
-__all__ = ["check_export", "export", "last_stage"]
 
 Writer = Callable[[Run, Path], Mapping[str, Any]]
 LAST = {"policy": "policy", "grm": "grm", "pairs": "score", "scores": "score"}
@@ -85,11 +84,11 @@ def export(run: Run) -> None:
 
 
 def _policy(run: Run, target: Path) -> Mapping[str, Any]:
-    return _model(run, policies(run)[-1], target)
+    return _model(run, flow.rounds(run)[-1].policy, target)
 
 
 def _grm(run: Run, target: Path) -> Mapping[str, Any]:
-    return _model(run, grm_of(policies(run)[-1].start), target)
+    return _model(run, flow.rounds(run)[-1].grm, target)
 
 
 def _model(run: Run, stage: Stage, target: Path) -> Mapping[str, Any]:
@@ -133,19 +132,20 @@ def _evaluation(run: Run, kind: str, artifact: Artifact) -> dict[str, Any]:
     """Figures of the policy's evaluation, where it was made already."""
     if kind != "policy":
         return {}
-    stage = EvaluateStage(run, JudgedModel(run, policies(run)[-1]))
+    stage = flow.evaluation(run)
     found = run.store.find(stage.name, stage.fingerprint({"policy": artifact}))
     return {} if found is None else {"evaluate": found.metrics}
 
 
 def _pairs(run: Run, target: Path) -> Mapping[str, Any]:
-    s, data = run.settings.export, _joined(run)
+    s = run.settings.export
+    prompts, table = _joined(run)
     as_turns = run.settings.prompt.chat if s.conversational is None else s.conversational
 
     def fill(folder: Path) -> Mapping[str, Any]:
         dropped = Counter[str]()
         rows = preferences(
-            data, dropped, conversational=as_turns, right_and_wrong=s.right_and_wrong
+            table, prompts, dropped, conversational=as_turns, right_and_wrong=s.right_and_wrong
         )
         path = folder / f"pairs.{s.format}"
         count = WRITERS[s.format](path, rows, preference_columns(as_turns))
@@ -155,17 +155,18 @@ def _pairs(run: Run, target: Path) -> Mapping[str, Any]:
 
 
 def _scores(run: Run, target: Path) -> Mapping[str, Any]:
-    data = _joined(run)
+    _, table = _joined(run)
 
     def fill(folder: Path) -> Mapping[str, Any]:
-        count = write_scores(folder / "scores.parquet", data.pairs)
-        return {"rows": count, "dropped": {why: n for why, n in data.dropped.items() if n}}
+        count = write_scores(folder / "scores.parquet", table.pairs)
+        return {"rows": count, "dropped": {why: n for why, n in table.dropped.items() if n}}
 
     return run.ranks.share(lambda: write_folder(target, "scores", fill))
 
 
-def _joined(run: Run):
+def _joined(run: Run) -> tuple[Prompts, PairTable]:
     """The pairs as policy training joins them, with its reward rule and edit weights."""
-    last = policies(run)[-1]
-    parents = {name: make(stage) for name, stage in last.parents().items()}
-    return joined_data(run, last.start.model(parents), run.settings.policy, parents)
+    policy = flow.rounds(run)[-1].policy
+    parents = {name: make(stage) for name, stage in policy.parents.items()}
+    prompts = policy.source.model(parents).prompts
+    return prompts, joined_pairs(run, run.settings.policy, parents, prompts.codec.digest)

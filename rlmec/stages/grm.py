@@ -1,4 +1,9 @@
-"""The door `grm`: the generative reward model, trained on the teacher's corrections."""
+"""The stage `grm`: the generative reward model, trained on the teacher's corrections.
+
+In: the attempts at taught problems and their accepted corrections. Out: a model directory that also
+records its prompts. The GRM learns to rewrite wrong attempts, to copy right ones and to locate the
+first wrong line; a share of the problems is held out to validate its rewriting.
+"""
 
 from __future__ import annotations
 
@@ -12,48 +17,21 @@ from rlmec.data.grm_rows import grm_rows, merge_by_problem
 from rlmec.data.row import Row
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import (
-    Outcome,
-    Run,
-    Settings,
-    Stage,
-    model_digest,
-)
-from rlmec.pipeline.fit import (
-    best_weights,
-    fit,
-    plan_settings,
-    share_prefixes,
-)
+from rlmec.pipeline.chain import Outcome, Settings, Stage, model_digest
+from rlmec.pipeline.fit import best_weights, can_share_prefixes, fit, plan_settings
 from rlmec.pipeline.judges import rewriting_judge
-from rlmec.pipeline.rounds import RoundStage, Start
-from rlmec.records import (
-    Attempt,
-    Correction,
-    Problem,
-    by_id,
-    hash_share,
-    require_same_tokenizer,
-)
+from rlmec.pipeline.sources import ModelSource, RoundStage, is_taught
+from rlmec.records import Attempt, Correction, Problem, by_id, hash_share, require_same_tokenizer
 from rlmec.settings.build import build
-from rlmec.stages.sample import SampleStage
-from rlmec.stages.teach import TeachStage, is_taught
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table
 from rlmec.training.reward_model_module import RewardModelModule
 from rlmec.training.validation import Validation
 
-__all__ = ["GrmStage", "grm_of"]
-
-
-def grm_of(start: Start) -> GrmStage:
-    """The GRM of a round: trained on in each (`grm.later_steps`), or that of the first round."""
-    return GrmStage(start.run, None if start.run.settings.grm.later_steps is None else start)
-
 
 @dataclass(frozen=True)
 class Taught:
-    """The taught share of the attempts, cut by problem into the GRM's training and validation."""
+    """The taught attempts with their corrections, split by problem into training and validation."""
 
     attempts: list[Attempt]
     corrections: list[Correction]
@@ -62,16 +40,18 @@ class Taught:
 
 
 class GrmStage(RoundStage):
-    """Trains the GRM on rewriting, copying and locating over the taught problems; in a later round
-    that of the round before is trained on, for `grm.later_steps`."""
+    """Trains the GRM on rewriting, copying and locating over the taught problems.
+
+    In a later round it trains the GRM of the previous round further, for `grm.later_steps`.
+    """
 
     name = "grm"
-    version = 2  # says what prompts it was trained with
+    version = 2  # records the prompts it was trained with
 
-    def __init__(self, run: Run, start: Start | None = None) -> None:
-        super().__init__(run, start)
-        own = run.settings.grm
-        if self.round > 1:
+    def __init__(self, source: ModelSource, round: int, variant: str, **parents: Stage) -> None:
+        super().__init__(source, round, variant, **parents)
+        own = self.run.settings.grm
+        if round > 1:
             own = dataclasses.replace(own, steps=own.later_steps, epochs=None)
         self.own = own
 
@@ -81,12 +61,6 @@ class GrmStage(RoundStage):
             found["grm"] |= {"steps": self.own.steps, "epochs": None}
         return found
 
-    def parents(self) -> dict[str, Stage]:
-        run, start = self.run, self.start
-        own = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
-        before = {} if start.policy is None else {"grm": grm_of(start.policy.start)}
-        return super().parents() | own | before
-
     def inputs(self) -> dict[str, str]:
         path = self.own.model if self.round == 1 else None
         return super().inputs() | ({} if path is None else {"grm": model_digest(path, None)})
@@ -94,25 +68,28 @@ class GrmStage(RoundStage):
     def _model(
         self, start: models.LanguageModel, parents: dict[str, Artifact]
     ) -> models.LanguageModel:
-        """What is trained: the GRM of the round before, `grm.model` or the policy's start."""
-        path = self.own.model
+        """What is trained: the GRM of the previous round, `grm.model`, or the policy's start."""
         if "grm" in parents:
             return models.of_artifact(parents["grm"], self.run.settings)
-        return start if path is None else models.LanguageModel(path, self.run.settings)
+        if self.own.model is not None:
+            return models.LanguageModel(self.own.model, self.run.settings)
+        return start
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        run, settings = self.run, self.own
-        start = self.start.model(parents)
+        run = self.run
+        settings = self.own
+        start = self.source.model(parents)
         model = self._model(start, parents)
         require_same_tokenizer(
             start.codec.digest, model.codec.digest, f"grm.model ({settings.model})"
         )
+
         taught = self._taught(parents)
         problems = by_id(run.task.problems("train"))
         data = self._data(model, problems, taught)
         network = model.trainable(settings.lora, settings.seed)
-        share_prefixes(run, self.title, network, data)
-        data.plan_for(run.ranks.world, run.ranks.rank)
+        shared = can_share_prefixes(run, self.title, network)
+        data.plan_for(run.ranks.world, run.ranks.rank, share_prefixes=shared)
         module = RewardModelModule(
             network,
             pad_id=model.codec.pad_id,
@@ -123,6 +100,7 @@ class GrmStage(RoundStage):
             steps=data.plan.steps,
             warmup_share=settings.warmup_share,
         )
+
         wrong = by_id([a for a in taught.val_attempts if not a.is_right])
         held_out = [wrong[c.attempt_id] for c in taught.val_corrections]
         held_out = [a for a in held_out if self._can_be_rewritten(model, problems, a)]
@@ -139,6 +117,7 @@ class GrmStage(RoundStage):
             best=best_weights(work) if held_out else None,
             drafts=[a.completion_ids for a in held_out],
         )
+
         history = fit(run, self.title, settings, work, module, data, validation)
         run.ranks.share(lambda: models.save_asked(module, model, self.name, work / "model"))
         last = {k: v for k, v in history[-1].items() if k != "step"}
@@ -153,15 +132,17 @@ class GrmStage(RoundStage):
     def _can_be_rewritten(
         self, model: models.LanguageModel, problems: dict[str, Problem], attempt: Attempt
     ) -> bool:
-        limit, length = model.context, self.own.max_completion_length
+        """Whether the rewriting prompt and the longest rewrite fit the model's context."""
+        limit = model.context
+        length = self.own.max_completion_length
         prompt = model.prompts.rewrite(problems[attempt.problem_id], attempt.completion_ids)
         return limit is None or len(prompt) + max(length, len(attempt.completion_ids)) <= limit
 
     def _taught(self, parents: dict[str, Artifact]) -> Taught:
-        run, settings = self.run, self.own
+        settings = self.own
         attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
         corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-        attempts = [a for a in attempts if is_taught(run, a.problem_id)]
+        attempts = [a for a in attempts if is_taught(self.run.settings.teach, a.problem_id)]
         accepted = [c for c in corrections if c.accepted]
         if not accepted:
             raise ValueError(

@@ -1,4 +1,7 @@
-"""The door `policy`: training from the joined pairs."""
+"""The stage `policy`: reinforcement and imitation on the joined pairs.
+
+In: attempts, corrections and scores of its round. Out: a model directory with the trained policy.
+"""
 
 from __future__ import annotations
 
@@ -7,58 +10,46 @@ from pathlib import Path
 
 from rlmec.data.datamodule import SolutionPairDataModule
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import (
-    Outcome,
-    Run,
-    Settings,
-    Stage,
-)
+from rlmec.pipeline.chain import Outcome, Settings, Stage
 from rlmec.pipeline.fit import (
     best_weights,
+    can_share_prefixes,
     fit,
+    new_policy_module,
     plan_settings,
-    share_prefixes,
 )
 from rlmec.pipeline.judges import accuracy_judge
-from rlmec.pipeline.rounds import (
-    RoundStage,
-    Start,
-    dev_problems,
-    policy_module,
-)
-from rlmec.pipeline.start_logprobs import correction_logprobs
-from rlmec.records import Attempt, Correction, Score
+from rlmec.pipeline.pair_records import join_arguments, pair_records
+from rlmec.pipeline.score_sequences import correction_logprobs
+from rlmec.pipeline.sources import ModelSource, RoundStage, dev_problems
 from rlmec.settings.build import build
 from rlmec.settings.schema import ModelSettings, PolicySettings, as_plain
-from rlmec.stages.sample import SampleStage
-from rlmec.stages.score import ScoreStage
-from rlmec.stages.teach import TeachStage
 from rlmec.store.artifacts import Artifact
-from rlmec.store.tables import read_table
 from rlmec.training.validation import Validation
-
-__all__ = ["PolicyStage", "joined_data", "policies"]
 
 WATCHED = 64
 """Training rows at whose tokens the policy's entropy is measured with each validation."""
 
 
 class PolicyStage(RoundStage):
-    """Trains the policy on from where its round starts; `node` is the policy node, changed for a
-    variant of a comparison."""
+    """Trains the policy further from where its round starts.
+
+    `node` is the policy node, changed for a variant of a comparison.
+    """
 
     name = "policy"
     version = 3  # a step holds as many computed tokens, shared or not
 
     def __init__(
         self,
-        run: Run,
-        variant: str = "",
+        source: ModelSource,
+        round: int,
+        variant: str,
         node: PolicySettings | None = None,
-        start: Start | None = None,
+        **parents: Stage,
     ) -> None:
-        super().__init__(run, start, variant)
-        self.node = node or run.settings.policy
+        super().__init__(source, round, variant, **parents)
+        self.node = node or self.run.settings.policy
 
     def settings(self) -> Settings:
         node = as_plain(self.node)
@@ -69,31 +60,30 @@ class PolicyStage(RoundStage):
 
     @property
     def schedule(self) -> tuple[int, int]:
-        """Which part of how many of the learning rate's schedule is this round's."""
+        """(k, n): the fit uses the k-th of n parts of the learning rate's schedule."""
         rounds = self.run.settings.rounds
         return (self.round, rounds) if self.node.one_schedule else (1, 1)
 
-    def parents(self) -> dict[str, Stage]:
-        run, start = self.run, self.start
-        own = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
-        return super().parents() | own | {"score": ScoreStage(run, start)}
-
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        run, node = self.run, self.node
+        run = self.run
+        node = self.node
         if node.precision != run.settings.score.precision:
             raise ValueError(
                 f"policy.precision is {node.precision}, but the scores were made at "
                 f"{run.settings.score.precision} (score.precision)"
             )
-        model = self.start.model(parents)
-        data = joined_data(run, model, node, parents)
+
+        model = self.source.model(parents)
+        data = self._data(model, parents)
+        start_logprobs = None
         if node.score_corrections:
-            data.start_logprobs = correction_logprobs(run, self.title, model, data, work)
+            start_logprobs = correction_logprobs(run, self.title, model, data.pairs, work)
         network = model.trainable(run.settings.model.lora, node.seed)
-        share_prefixes(run, self.title, network, data)
-        data.plan_for(run.ranks.world, run.ranks.rank)
-        module = policy_module(
-            run,
+        shared = can_share_prefixes(run, self.title, network)
+        data.plan_for(
+            run.ranks.world, run.ranks.rank, share_prefixes=shared, start_logprobs=start_logprobs
+        )
+        module = new_policy_module(
             network,
             model.codec,
             node,
@@ -102,8 +92,9 @@ class PolicyStage(RoundStage):
             ratio_tolerance=_tolerance(node, run.settings.model),
             schedule=self.schedule,
         )
+
         dev = dev_problems(run, node.val_problems)
-        asked = [model.prompts.policy(p) for p in dev]
+        asked = [model.prompts.policy(problem) for problem in dev]
         models.fitting_prompts(network, asked, node.max_completion_length, self.title)
         validation = Validation(
             asked,
@@ -113,14 +104,33 @@ class PolicyStage(RoundStage):
             best=best_weights(work) if dev else None,
             watched=WATCHED,
         )
+
         history = fit(run, self.title, node, work, module, data, validation)
         run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
         return Outcome(int(history[-1]["step"]), self._metrics(data, history))
 
+    def _data(
+        self, model: models.LanguageModel, parents: dict[str, Artifact]
+    ) -> SolutionPairDataModule:
+        """The DataModule of the training, from the artifacts that the stage reads."""
+        records = pair_records(self.run, self.node, parents)
+        return SolutionPairDataModule(
+            model.prompts,
+            records.problems,
+            build(self.node.rows),
+            plan_settings(self.node, self.run.settings.trainer, model.context),
+            attempts=records.attempts,
+            corrections=records.corrections,
+            scores=records.scores,
+            dropped=records.dropped,
+            **join_arguments(self.node),
+        )
+
     def _metrics(self, data: SolutionPairDataModule, history: list[dict[str, float]]) -> Settings:
         scored = [h for h in history if h["step"] and "dev/accuracy" in h]
         best = max(scored, key=lambda h: h["dev/accuracy"], default={})
-        signs = Counter()
+
+        signs = Counter[str]()
         for row in data.rows:
             signs["positive"] += int((row.token_rewards > 0).sum())
             signs["negative"] += int((row.token_rewards < 0).sum())
@@ -135,56 +145,6 @@ class PolicyStage(RoundStage):
             "policy/padding_share": data.plan.padding_share(),
             "history": history,
         }
-
-
-def policies(run: Run, variant: str = "", node: PolicySettings | None = None) -> list[PolicyStage]:
-    """The policy of every round, each trained on from the one before; a variant goes through as
-    many rounds, on samples of its own from the second on."""
-    found = [PolicyStage(run, variant, node)]
-    while len(found) < run.settings.rounds:
-        found.append(PolicyStage(run, variant, node, Start(run, found[-1])))
-    return found
-
-
-def joined_data(
-    run: Run, model: models.LanguageModel, node: PolicySettings, parents: dict[str, Artifact]
-) -> SolutionPairDataModule:
-    """The pairs of a policy training, from the artifacts it reads."""
-    sampled = read_table(parents["sample"].file("attempts.parquet"), Attempt)
-    scores = read_table(parents["score"].file("scores.parquet"), Score)
-    attempts = _scored(sampled, scores, parents["score"].metrics["score/too_long"])
-    tried = {attempt.problem_id for attempt in attempts}
-    corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-    if not node.teacher_corrections_only:
-        corrections += read_table(parents["score"].file("corrections.parquet"), Correction)
-    data = SolutionPairDataModule(
-        model.prompts,
-        [p for p in run.task.problems("train") if p.id in tried],
-        build(node.rows),
-        plan_settings(node, run.settings.trainer, model.context),
-        attempts=attempts,
-        corrections=[c for c in corrections if c.accepted],
-        scores=scores,
-        reward=build(node.reward),
-        edited_weight=node.edit_weights.edited,
-        kept_weight=node.edit_weights.kept,
-        keep_uncorrected=node.keep_uncorrected,
-        max_right_per_problem=node.max_right_per_problem,
-    )
-    data.dropped["too_long_to_score"] = len(sampled) - len(attempts)
-    return data
-
-
-def _scored(attempts: list[Attempt], scores: list[Score], too_long: int) -> list[Attempt]:
-    """The attempts that have a score; ValueError where others miss one than were too long."""
-    known = {score.attempt_id for score in scores}
-    found = [attempt for attempt in attempts if attempt.id in known]
-    if len(attempts) - len(found) != too_long:
-        raise ValueError(
-            f"{len(attempts) - len(found)} of {len(attempts)} attempts have no score, but "
-            f"{too_long} were too long to be scored: remake stage=score"
-        )
-    return found
 
 
 def _tolerance(node: PolicySettings, model: ModelSettings) -> float:

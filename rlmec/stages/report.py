@@ -1,203 +1,194 @@
-"""The door `report`: the closing table, and how good the credit was."""
+"""The stage `report`: the closing table, the quality of the credit, figures and pages.
+
+In: the artifacts of every round and the evaluations of every judged model. Out: a folder with
+`table.md`, `table.json`, `results.json`, figures, the first page and the token-reward page.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlmec.pipeline.chain import (
-    Outcome,
-    Run,
-    Settings,
-    Stage,
-    make,
-)
-from rlmec.pipeline.rounds import Start, start_of
+from rlmec.pipeline.chain import Outcome, Settings, Stage
+from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Correction
 from rlmec.report.figures import accuracy_figure
 from rlmec.report.harness_results import harness_results
 from rlmec.report.tables import Judgement, Line, RoundLine, markdown, paired_p_value, rounds_table
-from rlmec.settings.binding import ConfigurationError
-from rlmec.settings.check import rebind
 from rlmec.settings.schema import as_plain
-from rlmec.stages.evaluate import EvaluateStage, JudgedModel, judged_tasks
+from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.evaluate_models import judgement_of, panels_of
-from rlmec.stages.grm import grm_of
-from rlmec.stages.policy import PolicyStage, policies
 from rlmec.stages.report_credit import scored_attempts
 from rlmec.stages.report_pages import pictures
-from rlmec.stages.sample import SampleStage
-from rlmec.stages.score import ScoreStage
-from rlmec.stages.teach import TeachStage
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
 from rlmec.store.tables import read_table
 
-__all__ = ["ReportStage", "policy_variants"]
+if TYPE_CHECKING:
+    from rlmec.stages.flow import Round
 
-START, MAIN = "start", "rlmec"
-ROUND = "round_"
+START = "start"
+"""Name of the policy's start among the judged models."""
 
-
-def policy_variants(run: Run) -> dict[str, PolicyStage]:
-    """The policies of the comparison by name: `report.compare`'s changes of the policy node, each
-    as it is after the last round."""
-    out = {}
-    for name, changes in (run.settings.report.compare or {}).items():
-        if name in (START, MAIN) or name.startswith(ROUND):
-            raise ConfigurationError(f"report.compare: the name {name!r} is taken")
-        node = rebind(run.settings.policy, changes, f"report.compare.{name}")
-        out[name] = policies(run, name, node)[-1]
-    return out
-
-
-def earlier_rounds(run: Run) -> dict[str, PolicyStage]:
-    """The policies of all rounds but the last, by name."""
-    return {f"{ROUND}{stage.round}": stage for stage in policies(run)[:-1]}
-
-
-def round_stages(start: Start) -> dict[str, Stage]:
-    """What a round has before its policy is trained."""
-    run = start.run
-    own: dict[str, Stage] = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
-    return own | {"score": ScoreStage(run, start), "grm": grm_of(start)}
+MAIN = "rlmec"
+"""Name of the trained policy among the judged models."""
 
 
 class ReportStage(Stage):
-    """The table of start, compared policies and RLMEC on the same problems, with credit quality."""
+    """The table of the start, the compared policies and RLMEC on the same problems.
+
+    `main` are the rounds of the run, `variants` those of each compared policy. `evaluations` has,
+    for the task of training (None) and each task of `evaluate.tasks`, the judged models by name,
+    the start first and the trained policy last.
+    """
 
     name = "report"
     version = 4  # pages and figures, paired with the policy, several tasks, credit of each round
 
+    def __init__(
+        self,
+        start: ModelSource,
+        main: list[Round],
+        variants: Mapping[str, list[Round]],
+        evaluations: Mapping[str | None, Mapping[str, EvaluateStage]],
+    ) -> None:
+        self.start = start
+        self.main = main
+        self.variants = variants
+        self.evaluations = evaluations
+        super().__init__(start.run, self._parents())
+
+    def _parents(self) -> dict[str, Stage]:
+        """All artifacts that the report reads: rounds, then policies, then evaluations.
+
+        Those of the last round have the stages' own names, those of earlier rounds end in
+        `/round_1` and so on.
+        """
+        rounds: dict[str, Stage] = {}
+        policies: dict[str, Stage] = {}
+        for each in self.main[:-1]:
+            name = f"round_{each.number}"
+            rounds |= {f"{kind}/{name}": stage for kind, stage in self._made_in(each).items()}
+            policies[f"policy/{name}"] = each.policy
+        rounds |= self._made_in(self.main[-1])
+        policies |= {f"policy/{name}": found[-1].policy for name, found in self.variants.items()}
+        policies[f"policy/{MAIN}"] = self.main[-1].policy
+
+        judged: dict[str, Stage] = {}
+        for task, stages in self.evaluations.items():
+            judged |= {f"{_judged_as(task)}/{name}": stage for name, stage in stages.items()}
+        return self.start.parents | rounds | policies | judged
+
+    def _made_in(self, each: Round) -> dict[str, Stage]:
+        """What a round makes before its policy; the GRM in the round that trains it."""
+        stages: dict[str, Stage] = {
+            "sample": each.sample,
+            "teach": each.teach,
+            "score": each.score,
+        }
+        is_last = each is self.main[-1]
+        return stages | ({"grm": each.grm} if is_last or each.grm is not self.main[-1].grm else {})
+
     def settings(self) -> Settings:
         return super().settings() | {"tasks": judged_tasks(self.run)}
 
-    def judged(self, task: str | None = None) -> dict[str, EvaluateStage]:
-        """Evaluations on a task by the name of what is judged, the policy last."""
-        run = self.run
-        out = {START: EvaluateStage(run, JudgedModel(run), START, task)}
-        others = policy_variants(run)
-        if run.settings.report.each_round:
-            others |= earlier_rounds(run)
-        for name, stage in others.items():
-            out[name] = EvaluateStage(run, JudgedModel(run, stage), name, task)
-        return out | {MAIN: EvaluateStage(run, JudgedModel(run, policies(run)[-1]), task=task)}
-
-    def parents(self) -> dict[str, Stage]:
-        run, last = self.run, policies(self.run)[-1]
-        own: dict[str, Stage] = {}
-        trained: dict[str, Stage] = {}
-        for name, stage in earlier_rounds(run).items():
-            before = round_stages(stage.start)
-            if run.settings.grm.later_steps is None:
-                del before["grm"]  # the last round has it too
-            own |= {f"{kind}/{name}": s for kind, s in before.items()}
-            trained[f"policy/{name}"] = stage
-        own |= round_stages(last.start)
-        trained |= {f"policy/{name}": s for name, s in policy_variants(run).items()}
-        trained[f"policy/{MAIN}"] = last
-        judged = {f"evaluate/{name}": stage for name, stage in self.judged().items()}
-        for task in judged_tasks(run):
-            judged |= {f"evaluate/{task}/{name}": s for name, s in self.judged(task).items()}
-        return start_of(run)[0] | own | trained | judged
-
     def inputs(self) -> dict[str, str]:
-        return start_of(self.run)[1]
+        return self.start.inputs()
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         return self.run.ranks.share(lambda: self._report(work, parents))
 
     def _report(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        own = self._judgements(parents, None)
-        others = {task: self._judgements(parents, task) for task in judged_tasks(self.run)}
-        lines = self._lines(parents, own)
-        beside = {task: self._lines(parents, judged) for task, judged in others.items()}
-        scored = scored_attempts(self.run, parents)
+        judged = {
+            task: [
+                judgement_of(parents[f"{_judged_as(task)}/{name}"], name, stage.label)
+                for name, stage in stages.items()
+            ]
+            for task, stages in self.evaluations.items()
+        }
+        own = self._lines(judged[None])
+        lines = {task: self._lines(models) for task, models in judged.items() if task is not None}
+
+        scored = scored_attempts(self.run, self.start.model(parents).codec, parents)
         credit = scored.metrics()
+        rounds = self._rounds(parents, judged[None], credit)
         notes = self._notes(parents)
-        rounds = self._rounds(parents, own, credit)
         if len(rounds) > 1:
             notes.insert(0, rounds_table(rounds))
-        atomic_write_text(work / "table.md", markdown(lines, credit, notes, beside))
-        tables = {None: lines, **beside}
-        plain = {task: [dataclasses.asdict(line) for line in t] for task, t in tables.items()}
-        atomic_write_json(
-            work / "table.json",
-            {"lines": plain.pop(None), "credit": credit}
-            | ({"tasks": plain} if plain else {})
-            | ({"rounds": [*map(dataclasses.asdict, rounds)]} if len(rounds) > 1 else {}),
-        )
-        everything = [*own, *(j for judged in others.values() for j in judged)]
+
+        atomic_write_text(work / "table.md", markdown(own, credit, notes, lines))
+        atomic_write_json(work / "table.json", _plain_tables(own, lines, credit, rounds))
+        everything = [judgement for models in judged.values() for judgement in models]
         accuracy_figure(panels_of(everything), work / "accuracy.png")
+
         s = self.run.settings.evaluate
-        policy = [j for j in everything if j.model == MAIN]
-        results = harness_results(policy, s.num_fewshot, as_plain(s))
-        atomic_write_json(work / "results.json", results)
+        policy = [judgement for judgement in everything if judgement.model == MAIN]
+        atomic_write_json(
+            work / "results.json", harness_results(policy, s.num_fewshot, as_plain(s))
+        )
         warnings = pictures(self.run, work, parents, scored, credit, (START, MAIN))
-        metrics: dict[str, Any] = {
-            f"report/{line.name}/accuracy": line.accuracy for line in lines
-        } | credit
-        metrics["report/gain"] = lines[-1].accuracy - lines[0].accuracy
+
+        metrics: dict[str, Any] = {f"report/{line.name}/accuracy": line.accuracy for line in own}
+        metrics |= credit
+        metrics["report/gain"] = own[-1].accuracy - own[0].accuracy
         metrics["report/warnings"] = [warning.name for warning in warnings]
-        return Outcome(len(lines), metrics)
+        return Outcome(len(own), metrics)
 
-    def _judgements(self, parents: dict[str, Artifact], task: str | None) -> list[Judgement]:
-        above = "evaluate" if task is None else f"evaluate/{task}"
-        return [
-            judgement_of(parents[f"{above}/{name}"], name, stage.label)
-            for name, stage in self.judged(task).items()
-        ]
-
-    def _lines(self, parents: dict[str, Artifact], judged: list[Judgement]) -> list[Line]:
-        """The start first, the policy last; each compared with both on the same problems."""
+    def _lines(self, judged: list[Judgement]) -> list[Line]:
+        """One line per model, each compared with the start and with the policy by pairs."""
+        start, policy = judged[0], judged[-1]
         out = []
-        for at, j in enumerate(judged):
-            spent, m = self._spent(j.model), j.figures
-            others = (judged[0] if at else None, judged[-1] if at < len(judged) - 1 else None)
-            paired = [o and paired_p_value(o.attempts, j.attempts) for o in others]
+        for j in judged:
+            updates, seconds = self._spent(j.model)
             out.append(
                 Line(
                     j.model,
-                    m["accuracy"],
-                    m["accuracy_low"],
-                    m["accuracy_high"],
-                    int(m["problems"]),
-                    *spent,
-                    *paired,
-                    flexible=m.get("accuracy_flexible"),
+                    j.figures["accuracy"],
+                    j.figures["accuracy_low"],
+                    j.figures["accuracy_high"],
+                    int(j.figures["problems"]),
+                    updates,
+                    seconds,
+                    None if j is start else paired_p_value(start.attempts, j.attempts),
+                    None if j is policy else paired_p_value(policy.attempts, j.attempts),
+                    flexible=j.figures.get("accuracy_flexible"),
                 )
             )
         return out
 
     def _spent(self, name: str) -> tuple[int | None, float | None]:
-        """Updates and seconds of a policy's trainings, those of earlier rounds with them."""
-        run = self.run
-        named = policy_variants(run) | earlier_rounds(run) | {MAIN: policies(run)[-1]}
-        if name not in named:
+        """Updates and seconds of a policy's trainings, those of earlier rounds included."""
+        trained = {f"round_{r.number}": self.main[: r.number] for r in self.main[:-1]}
+        trained |= {MAIN: self.main, **self.variants}
+        if name not in trained:
             return None, None
-        stages = [at.policy for at in Start(run, named[name]).until_here() if at.policy]
-        made = [make(stage) for stage in stages]  # made before the report
+        made = [self.run.made[each.policy.key] for each in trained[name]]
         return sum(m.rows for m in made), sum(m.manifest["seconds"] for m in made)
 
     def _rounds(
         self, parents: dict[str, Artifact], judged: list[Judgement], credit: Mapping[str, Any]
     ) -> list[RoundLine]:
         """What each round sampled, corrected and trained; the last one's `credit` is known."""
-        out, accuracy = [], {j.model: j.figures["accuracy"] for j in judged}
-        for name in (*earlier_rounds(self.run), MAIN):
-            last = name == MAIN
-            of = {k: parents[k if last else f"{k}/{name}"] for k in ("sample", "teach", "score")}
-            found = credit if last else scored_attempts(self.run, parents | of).metrics()
+        accuracy = {j.model: j.figures["accuracy"] for j in judged}
+        out = []
+        for each in self.main:
+            last = each is self.main[-1]
+            name = MAIN if last else f"round_{each.number}"
+            own = {k: parents[k if last else f"{k}/{name}"] for k in ("sample", "teach", "score")}
+            found = credit
+            if not last:
+                codec = self.start.model(parents).codec
+                found = scored_attempts(self.run, codec, parents | own).metrics()
             policy = parents[f"policy/{name}"]
             out.append(
                 RoundLine(
-                    len(out) + 1,
-                    of["sample"].rows,
-                    of["sample"].metrics.get("sample/accuracy"),
-                    of["teach"].metrics.get("teach/accepted", 0)
-                    + of["score"].metrics.get("score/accepted", 0),
+                    each.number,
+                    own["sample"].rows,
+                    own["sample"].metrics.get("sample/accuracy"),
+                    own["teach"].metrics.get("teach/accepted", 0)
+                    + own["score"].metrics.get("score/accepted", 0),
                     found.get("grm/credit_precision"),
                     policy.rows,
                     policy.metrics.get("dev/accuracy"),
@@ -215,3 +206,25 @@ class ReportStage(Stage):
                 "right, but they are not minimal edits."
             )
         return notes
+
+
+def _judged_as(task: str | None) -> str:
+    """The beginning of an evaluation's name among the parents."""
+    return "evaluate" if task is None else f"evaluate/{task}"
+
+
+def _plain_tables(
+    own: list[Line],
+    others: Mapping[str, list[Line]],
+    credit: Mapping[str, Any],
+    rounds: list[RoundLine],
+) -> dict[str, Any]:
+    """All tables of the report as plain values."""
+    plain: dict[str, Any] = {"lines": [dataclasses.asdict(line) for line in own], "credit": credit}
+    if others:
+        plain["tasks"] = {
+            task: [dataclasses.asdict(line) for line in lines] for task, lines in others.items()
+        }
+    if len(rounds) > 1:
+        plain["rounds"] = [dataclasses.asdict(line) for line in rounds]
+    return plain

@@ -1,32 +1,31 @@
-"""How good the credit was: scored attempts with all that was made of them, and what agrees.
+"""How good the credit of a round was, for the stage `report`.
 
-Used by the door `report`.
+In: the artifacts of a round. Out: every scored attempt with its rewards and its correction, and how
+far the rewards agree with what a trusted correction removes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rlmec.data.datamodule import SolutionPairDataModule
+from rlmec.data.pairs import PairTable
 from rlmec.lm.token_texts import TokenTexts, lines_of
 from rlmec.method.alignment import edit_script
 from rlmec.method.credit import CreditItem, credit_quality
 from rlmec.pipeline.chain import Run, Settings
-from rlmec.pipeline.rounds import start_model
+from rlmec.pipeline.pair_records import joined_pairs
+from rlmec.pipeline.sources import is_taught
 from rlmec.prompts import Codec
 from rlmec.records import Correction, Pair, Problem
 from rlmec.report.token_page import Case
-from rlmec.stages.policy import joined_data
-from rlmec.stages.teach import is_taught
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table
-
-__all__ = ["Scored", "scored_attempts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class Scored:
     """Every scored attempt, corrected or not, with its credit under the policy's reward rule."""
 
     run: Run
-    data: SolutionPairDataModule
+    table: PairTable
     codec: Codec
     corrections: list[Correction]
 
@@ -52,12 +51,12 @@ class Scored:
         return [
             Case(
                 pair,
-                self.data.problems[pair.attempt.problem_id],
-                self.data.scores[pair.attempt.id].grm_logprobs,
+                self.table.problems[pair.attempt.problem_id],
+                self.table.scores[pair.attempt.id].grm_logprobs,
                 made.get(pair.attempt.id),
-                is_taught(self.run, pair.attempt.problem_id),
+                is_taught(self.run.settings.teach, pair.attempt.problem_id),
             )
-            for pair in self.data.pairs
+            for pair in self.table.pairs
         ]
 
     @cached_property
@@ -124,13 +123,16 @@ class Scored:
         return None if text is None else self.codec.completion(text)
 
 
-def scored_attempts(run: Run, parents: dict[str, Artifact]) -> Scored:
-    """Joined from the artifacts of a report."""
-    model = start_model(run, parents)
+def scored_attempts(run: Run, codec: Codec, parents: Mapping[str, Artifact]) -> Scored:
+    """The scored attempts of a round, from its artifacts `sample`, `teach` and `score`.
+
+    Attempts without a correction are kept, and so are all right ones, because every token's credit
+    is looked at here. `codec` is that of the policy's start.
+    """
     node = dataclasses.replace(
         run.settings.policy, keep_uncorrected=True, max_right_per_problem=None
     )
     corrections: list[Correction] = []
     for stage in ("teach", "score"):
         corrections += read_table(parents[stage].file("corrections.parquet"), Correction)
-    return Scored(run, joined_data(run, model, node, parents), model.codec, corrections)
+    return Scored(run, joined_pairs(run, node, parents, codec.digest), codec, corrections)

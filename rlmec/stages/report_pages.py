@@ -1,4 +1,4 @@
-"""The report's folder beside its table: figures, the token-reward page, warnings, first page."""
+"""What a report shows besides its table: figures, warnings and the two pages."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_text
 from rlmec.store.tables import read_table
 
-__all__ = ["pictures", "tokens_page"]
-
 TOKENS_PAGE, FIRST_PAGE = "tokens.html", "index.html"
 
 
@@ -42,17 +40,23 @@ def pictures(
     credit: Mapping[str, Any],
     names: tuple[str, str],
 ) -> list[NamedWarning]:
-    """Writes figures, token page and first page into `work`, where table.md and accuracy.png are
-    already; returns the warnings. `names` are the start and the policy among the evaluations."""
+    """Writes figures, token-reward page and first page into `work`; returns the warnings.
+
+    `work` holds table.md and accuracy.png already. `names` are the start and the policy among the
+    evaluations.
+    """
     start, policy = (parents[f"evaluate/{name}"] for name in names)
+
     figures = {"Accuracy of every judged model": work / "accuracy.png"}
     figures |= _kinds(run, work, start, policy) | _credit(run, work, scored)
     figures |= _curves(work, parents)
     atomic_write_text(work / TOKENS_PAGE, tokens_page(run, scored, credit))
+
     late = of_evaluations(start.metrics, policy.metrics, run.task.name)
     for warning in late:
         run.say(f"  warning: {warning}")
     warnings = [w for artifact in parents.values() for w in warnings_of(artifact)] + late
+
     table = (work / "table.md").read_text(encoding="utf-8")
     first = index_html(run.task.name, table, figures, warnings, TOKENS_PAGE)
     atomic_write_text(work / FIRST_PAGE, first)
@@ -61,7 +65,7 @@ def pictures(
 
 
 def tokens_page(run: Run, scored: Scored, credit: Mapping[str, Any]) -> str:
-    """The token-reward page of the scored attempts, `report.page_pairs` at most."""
+    """The token-reward page of the scored attempts, with `report.page_pairs` of them at most."""
     cases = chosen(scored.cases, run.settings.report.page_pairs)
     counts = [Counter(c.pair.attempt.is_right for c in group) for group in (scored.cases, cases)]
     choice = f"All {len(cases):,} scored attempts."

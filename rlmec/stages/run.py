@@ -1,4 +1,8 @@
-"""Opens a run: threads, ranks, the stage that was asked for, the closing words."""
+"""Runs what was asked for: checks, the stages that are needed, the closing lines.
+
+In: bound settings, the ranks, the run folder. Out: artifacts in the store, `summary.json` in the
+run folder, and the value of the optimized metric for a sweep.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +20,25 @@ from rlmec.pipeline import models
 from rlmec.pipeline.attempts import engine_of
 from rlmec.pipeline.chain import Run, Stage, address_of, make
 from rlmec.pipeline.memory_plan import plan_memory
-from rlmec.pipeline.rounds import Start, WarmupStage, warmup_task
 from rlmec.records import require_same_tokenizer
 from rlmec.runtime.ranks import Ranks
 from rlmec.runtime.store_commands import PRUNE, STATUS, Named
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
-from rlmec.stages.evaluate import (
-    EvaluateStage,
-    JudgedModel,
-    examples_before,
-    judged_problems,
-    judged_tasks,
-)
+from rlmec.stages import flow
+from rlmec.stages.evaluate import examples_before, judged_problems, judged_tasks
 from rlmec.stages.evaluate_models import closing_tables, judge_all, judgement_of
 from rlmec.stages.export import check_export, export, last_stage
-from rlmec.stages.grm import grm_of
-from rlmec.stages.policy import policies
-from rlmec.stages.report import ReportStage
-from rlmec.stages.sample import SampleStage
-from rlmec.stages.score import ScoreStage
-from rlmec.stages.teach import TeachStage, check_teacher
+from rlmec.stages.teach import check_teacher
+from rlmec.stages.warmup import warmup_task
+from rlmec.store.artifacts import Artifact
 
-DOORS: dict[str, Callable[[Run], Stage]] = {
-    "warmup": WarmupStage,
-    "sample": lambda run: SampleStage(run, last_start(run)),
-    "teach": lambda run: TeachStage(run, last_start(run)),
-    "grm": lambda run: grm_of(last_start(run)),
-    "score": lambda run: ScoreStage(run, last_start(run)),
-    "policy": lambda run: policies(run)[-1],
-    "evaluate": lambda run: judged_policy(run, None),
-    "report": ReportStage,
-}
-EXPORT = "export"  # no artifact: writes what was made elsewhere
-PLAN = "plan"  # no artifact: says what the run would need, and ends
+EXPORT = "export"
+"""`stage=export` makes no artifact of its own: it writes what was made to another place."""
+
+PLAN = "plan"
+"""`stage=plan` makes nothing: it says what the run would need."""
+
 _QUIET = (
     r".*does not have many workers.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
@@ -63,36 +51,20 @@ _QUIET = (
 )
 
 
-def last_start(run: Run) -> Start:
-    """What the last round starts from."""
-    return policies(run)[-1].start
-
-
-def judged_policy(run: Run, task: str | None) -> EvaluateStage:
-    return EvaluateStage(run, JudgedModel(run, policies(run)[-1]), task=task)
-
-
 def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> float | None:
     """Makes the stage that was asked for and everything it needs; returns the optimized metric.
 
-    Before weights of a finished model load, says what they will need of a device's memory.
+    Before the weights of a finished model are loaded, it says how much memory they will need.
     """
-    known = (*DOORS, EXPORT, PLAN)
-    if settings.stage not in known:
-        shown = ", ".join((*known, STATUS, PRUNE))
-        raise ConfigurationError(f"stage: {settings.stage!r} is none of {shown}")
-    if settings.stage == EXPORT:
-        check_export(settings)
-    if settings.stage == "warmup" and settings.model.path is not None:
-        raise ConfigurationError(
-            "stage=warmup: model.path is a finished model, there is no warm-up"
-        )
+    _check_stage(settings)
     models.check_weights(settings)
-    run = _run(settings, ranks, run_dir, overrides)
+    run = _open(settings, ranks, run_dir, overrides)
+
     if settings.model.path is not None or settings.stage == PLAN:
         ranks.share(lambda: plan_memory(settings, ranks.world))
     if settings.stage == PLAN:
         return None
+
     if run.task.name in judged_tasks(run):
         raise ConfigurationError(
             f"evaluate.tasks: {run.task.name!r} is the task of training, which is judged anyway"
@@ -100,72 +72,103 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     run.before_making = check_inputs
     if settings.stage == EXPORT:
         export(run)
-        return _closing(run)
-    asked = DOORS[settings.stage](run)
+        return _close(run)
+
+    asked = flow.stage(run, settings.stage)
     run.asked = asked.title
     artifact = make(asked)
-    if settings.stage == "report":
-        run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
-        run.say(f"report: {artifact.file('index.html')}")
-        run.say(f"token rewards: {artifact.file('tokens.html')}")
-    if settings.stage == "evaluate":
-        stages = [judged_policy(run, task) for task in (None, *judged_tasks(run))]
-        closing_tables(run, [judgement_of(make(stage), "rlmec", stage.label) for stage in stages])
-    return _closing(run)
+    _show(run, artifact)
+    return _close(run)
+
+
+def evaluate(
+    settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]
+) -> float | None:
+    """Judges the model `evaluate.model`, or stored outputs, on one or several tasks."""
+    run = _open(settings, ranks, run_dir, overrides)
+    closing_tables(run, judge_all(run))
+    return _close(run)
+
+
+def addresses(settings: RunSettings) -> list[Named]:
+    """The addresses of every artifact that the whole chain of a configuration has or will have.
+
+    Parents come before what is made from them. Nothing is made and no artifact is read, but files
+    and model directories that count in an address are. Raises FileNotFoundError for a file or a
+    model that is not there, ValueError for one that cannot be read.
+    """
+    run = Run(settings, Ranks(), Path())
+    known: dict[tuple[str, str], tuple[Stage, str]] = {}
+    address_of(flow.report(run), known)
+    return [Named(stage.title, stage.name, address) for stage, address in known.values()]
+
+
+def _check_stage(settings: RunSettings) -> None:
+    """Raises ConfigurationError for a stage that does not exist or that this run cannot have."""
+    known = (*flow.STAGES, EXPORT, PLAN)
+    if settings.stage not in known:
+        shown = ", ".join((*known, STATUS, PRUNE))
+        raise ConfigurationError(f"stage: {settings.stage!r} is none of {shown}")
+    if settings.stage == EXPORT:
+        check_export(settings)
+    if settings.stage == "warmup" and settings.model.path is not None:
+        raise ConfigurationError(
+            "stage=warmup: model.path is a finished model, so there is no warm-up"
+        )
 
 
 def check_inputs(run: Run) -> None:
-    """Looks at what the run will read only later, so that an empty split, an engine that cannot
-    run here, a teacher without its key or a GRM with another tokenizer than the policy's ends it
-    before anything is made; so do problems to be judged that were trained on, and examples that
-    are not there."""
-    s, until = run.settings, stages_until(run.settings)
-    sampling = s.sample.path is None or s.rounds > 1
-    if "sample" in until and ("sample", "") not in run.made and sampling:
+    """Looks at what the run will read only later, before anything is made.
+
+    Raises an error for an empty split, an engine that cannot run here, a teacher without its key, a
+    GRM with another tokenizer than the policy's, problems to be judged that were trained on, and
+    too few problems for few-shot examples.
+    """
+    s = run.settings
+    until = flow.stages_until(run, last_stage(s))
+
+    samples = s.sample.path is None or s.rounds > 1
+    if "sample" in until and ("sample", "") not in run.made and samples:
         engine_of(run).check()
-    splits = ["train"]
-    if (s.model.path is None and s.warmup.val_problems) or (
-        "policy" in until and s.policy.val_problems
-    ):
-        splits.append("dev")
-    if "evaluate" in until:
-        splits.append(s.evaluate.split)
-    for split in splits:
-        run.task.problems(split)  # raises where it is empty
+
+    for split in _splits(s, until):
+        run.task.problems(split)  # raises if it is empty
     if left_out := getattr(run.task, "left_out", None):
         run.say(f"{run.task.name}: {len(left_out)} rows left out, the first: {left_out[0]}")
+
     if "teach" in until:
-        check_teacher(run, last_start(run))
+        check_teacher(run, [each.teach for each in flow.rounds(run)])
+
     if "evaluate" in until:
         for name in (None, *judged_tasks(run)):
-            examples_before(run, name, judged_problems(run, name, trained=True)[0])
+            problems, _ = judged_problems(run, name, trained=True)
+            examples_before(run, name, problems)
+
     if "grm" in until and s.grm.model is not None:
         start = models.start_tokenizer(s, warmup_task(run).problems("train"))
         found = models.LanguageModel(s.grm.model, s).codec.digest
         require_same_tokenizer(models.codec(start).digest, found, f"grm.model ({s.grm.model})")
 
 
-def stages_until(settings: RunSettings) -> list[str]:
-    """The names of the stages that a run makes; rounds before the last go up to the policy."""
-    order, last = list(DOORS), last_stage(settings)
-    if settings.rounds > 1 and last != "warmup":
-        last = max(last, "policy", key=order.index)
-    return order[: order.index(last) + 1]
+def _splits(s: RunSettings, until: list[str]) -> list[str]:
+    """The splits of the task that the stages up to the last one read."""
+    splits = ["train"]
+    validates_warmup = s.model.path is None and s.warmup.val_problems
+    validates_policy = "policy" in until and s.policy.val_problems
+    if validates_warmup or validates_policy:
+        splits.append("dev")
+    if "evaluate" in until:
+        splits.append(s.evaluate.split)
+    return splits
 
 
-def evaluate(
-    settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]
-) -> float | None:
-    """Judges the model directory `evaluate.model`, or stored outputs, on one or several tasks."""
-    run = _run(settings, ranks, run_dir, overrides)
-    closing_tables(run, judge_all(run))
-    return _closing(run)
-
-
-def _run(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> Run:
+def _open(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]) -> Run:
+    """The job: quiet libraries, its threads, and marks on the artifacts that its settings name."""
     for pattern in _QUIET:
         warnings.filterwarnings("ignore", pattern)
     _quiet_libraries()
+
+    # Ranks on one machine share its processors.
     threads = settings.trainer.threads
     if threads is None and ranks.world > 1 and settings.trainer.accelerator == "cpu":
         threads = max(1, (os.cpu_count() or 1) // ranks.world)
@@ -182,7 +185,20 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _closing(run: Run) -> Any:
+def _show(run: Run, artifact: Artifact) -> None:
+    """The closing table of a report, or the tables of an evaluation."""
+    if run.settings.stage == "report":
+        run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
+        run.say(f"report: {artifact.file('index.html')}")
+        run.say(f"token rewards: {artifact.file('tokens.html')}")
+    if run.settings.stage == "evaluate":
+        stages = [flow.evaluation(run, task) for task in (None, *judged_tasks(run))]
+        judged = [judgement_of(make(stage), flow.MAIN, stage.label) for stage in stages]
+        closing_tables(run, judged)
+
+
+def _close(run: Run) -> Any:
+    """Says what was made, writes the summary, and returns the optimized metric."""
     made = [entry for entry in run.stages if entry["made"]]
     if made:
         run.say(
@@ -192,15 +208,3 @@ def _closing(run: Run) -> Any:
         run.say(f"nothing to do: all {len(run.stages)} artifacts are there already")
     run.write_summary()
     return run.metric(run.settings.optimized_metric)
-
-
-def addresses(settings: RunSettings) -> list[Named]:
-    """All of them, parents before what is made from them.
-
-    Raises FileNotFoundError for a file or a model that is not there, ValueError for one that cannot
-    be read.
-    """
-    run = Run(settings, Ranks(), Path())
-    known: dict[tuple[str, str], tuple[Stage, str]] = {}
-    address_of(ReportStage(run), known)
-    return [Named(stage.title, stage.name, address) for stage, address in known.values()]

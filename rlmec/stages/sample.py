@@ -1,4 +1,8 @@
-"""The doors `warmup` and `sample`: from problems to attempts."""
+"""The stage `sample`: attempts at the train problems, each with its verdict.
+
+In: the model that the round starts from, the train problems. Out: `attempts.parquet`. In round 1 a
+file of ready-made solutions (`sample.path`) can take the place of sampling.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,10 @@ from typing import Any
 from rlmec.lm.generation import Decoding
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import attempt_parts
-from rlmec.pipeline.chain import (
-    Outcome,
-)
+from rlmec.pipeline.chain import Outcome
 from rlmec.pipeline.import_solutions import counts_of, import_parts
-from rlmec.pipeline.logprob_check import logprob_difference
-from rlmec.pipeline.rounds import RoundStage
+from rlmec.pipeline.score_sequences import logprob_difference
+from rlmec.pipeline.sources import RoundStage
 from rlmec.records import Attempt
 from rlmec.store.artifacts import Artifact
 from rlmec.store.fingerprint import file_digest
@@ -22,19 +24,18 @@ from rlmec.store.parts import PartFolder
 
 
 class SampleStage(RoundStage):
-    """Attempts at the train problems: sampled from the start, or (in the first round) imported;
-    each judged."""
+    """Samples attempts from the round's start, or imports them, and judges each."""
 
     name = "sample"
 
     @property
     def version(self) -> int:
-        """3: imported by parts; 2: sampled with random numbers of their own for each sample."""
+        """3: imported by parts; 2: each sample has random numbers of its own."""
         return 2 if self.imported is None else 3
 
     @property
     def imported(self) -> str | None:
-        """The file of ready-made solutions that takes the place of sampling."""
+        """The file of ready-made solutions to import instead of sampling."""
         return self.run.settings.sample.path if self.round == 1 else None
 
     def inputs(self) -> dict[str, str]:
@@ -42,24 +43,25 @@ class SampleStage(RoundStage):
         return super().inputs() | own
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        model = self.start.model(parents)
+        model = self.source.model(parents)
         if self.imported is not None:
             return self.run.ranks.share(lambda: self._import(work, model))
         return self._sample(work, model)
 
     def _sample(self, work: Path, model: models.LanguageModel) -> Outcome:
-        run, s = self.run, self.run.settings.sample
+        run = self.run
+        s = run.settings.sample
         problems = run.task.problems("train")[: s.max_problems]
         decoding = Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_generations)
+
         folder = attempt_parts(self, work, model, problems, decoding, s, counted)
         outcome = run.ranks.share(lambda: _finished(work, folder))
-        found = logprob_difference(self, work, model)
-        return Outcome(outcome.rows, outcome.metrics | found)
+        checked = logprob_difference(self, work, model)
+        return Outcome(outcome.rows, outcome.metrics | checked)
 
     def _import(self, work: Path, model: models.LanguageModel) -> Outcome:
         folder, found = import_parts(self.run, self.title, work, model)
-        same = ("problem_id", "completion_ids")
-        outcome = _finished(work, folder, unique=same)
+        outcome = _finished(work, folder, unique=("problem_id", "completion_ids"))
         counts = folder.counts()
         extra: dict[str, Any] = {
             "sample/unknown_rows": found.unknown_rows,
@@ -71,7 +73,7 @@ class SampleStage(RoundStage):
 
 
 def without_duplicates(attempts: list[Attempt]) -> list[Attempt]:
-    """One attempt of each (problem, ids), the first."""
+    """The first attempt of each (problem, token ids)."""
     first: dict[tuple[str, tuple[int, ...]], Attempt] = {}
     for attempt in attempts:
         first.setdefault((attempt.problem_id, tuple(attempt.completion_ids)), attempt)
@@ -84,11 +86,15 @@ def counted(attempts: list[Attempt]) -> tuple[list[Attempt], dict[str, int]]:
 
 
 def _finished(work: Path, folder: PartFolder, unique: Sequence[str] = ()) -> Outcome:
-    """Merges the parts; rows that are equal in the columns `unique` are duplicates, as are those
-    that a part has left out."""
+    """Merges the parts into one table and turns their counts into figures.
+
+    Rows that are equal in the columns `unique` are duplicates, as are those that a part has left
+    out already.
+    """
     rows = folder.merge("attempts", Attempt, work / "attempts.parquet", unique)
     counts = folder.counts()
-    total, duplicates = max(counts["attempts"], 1), counts["attempts"] - rows
+    total = max(counts["attempts"], 1)
+    duplicates = counts["attempts"] - rows
     return Outcome(
         rows,
         {

@@ -1,10 +1,15 @@
-"""The door `score`: what the old policy and the GRM make of every attempt."""
+"""The stage `score`: log-probs of every attempt's tokens under the old policy and the GRM.
+
+In: the round's attempts, the teacher's corrections, the GRM. Out: `scores.parquet`, raw log-probs
+that a reward rule turns into token rewards later, so that trying another rule makes nothing again;
+and `corrections.parquet`, the GRM's rewrites of the wrong attempts that have no accepted correction
+of the teacher. One pass of the GRM gives both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +19,26 @@ from rlmec.data.row import Row
 from rlmec.method.alignment import edit_ratio
 from rlmec.method.credit import copied_share
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import Outcome, Stage
-from rlmec.pipeline.judges import correction_of
-from rlmec.pipeline.predict import predict_parts
-from rlmec.pipeline.rounds import RoundStage
-from rlmec.records import (
-    Attempt,
-    Correction,
-    Problem,
-    Score,
-    by_id,
-)
-from rlmec.stages.grm import grm_of
-from rlmec.stages.sample import SampleStage
-from rlmec.stages.teach import TeachStage, correction_metrics, is_taught
+from rlmec.pipeline.chain import Outcome
+from rlmec.pipeline.judges import correction_metrics, correction_of
+from rlmec.pipeline.predict import Tables, predict_parts
+from rlmec.pipeline.score_sequences import attempt_row, score_sequences
+from rlmec.pipeline.sources import RoundStage, is_taught
+from rlmec.records import Attempt, Correction, Problem, Score, SequenceLogprobs, by_id
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import read_table, write_table
 from rlmec.tasks.base import judge_of
-from rlmec.training.policy_module import PolicyModule
 from rlmec.training.predict_parts import Draft, ScoringPart, cut
 from rlmec.training.reward_model_module import GrmOutput, RewardModelModule
-
-__all__ = ["ScoreStage"]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The attempts that are short enough to be scored, and the ids of those that the GRM is to
-    correct; what is too long for either is counted."""
+    """The attempts that are short enough to be scored, and the ids of those that the GRM rewrites.
+
+    Attempts that are too long for either are counted.
+    """
 
     attempts: list[Attempt]
     drafts: set[str]
@@ -50,35 +46,97 @@ class Shown:
     too_long_to_rewrite: int
 
 
+@dataclass(frozen=True)
+class GrmView:
+    """One pass of the GRM over the shown attempts: what it reads and how its output is recorded."""
+
+    stage: ScoreStage
+    grm: models.LanguageModel
+    problems: dict[str, Problem]
+    shown: Shown
+
+    def part(self, index: int, group: Sequence[Attempt]) -> ScoringPart:
+        """The rows and drafts of a part.
+
+        Attempts to rewrite are drafts, whose own tokens are scored on the way; the others are rows.
+        With `score.labels` every attempt is a row, and drafts are rewritten as well.
+        """
+        s = self.stage.run.settings.score
+        rows: list[Row] = []
+        drafts: list[Draft] = []
+        for attempt in group:
+            problem = self.problems[attempt.problem_id]
+            ids = attempt.completion_ids
+            if attempt.id in self.shown.drafts:
+                drafts.append(Draft(self.grm.prompts.rewrite(problem, ids), ids))
+            if s.labels:
+                rows.append(reading_row(self.grm.prompts, problem, ids, attempt.id))
+            elif attempt.id not in self.shown.drafts:
+                rows.append(rewriting_row(self.grm.prompts, problem, ids, ids, attempt.id))
+        return ScoringPart(index, rows, drafts, s.max_completion_length)
+
+    def finish(self, group: Sequence[Attempt], output: GrmOutput) -> Tables:
+        """Log-probs and corrections of a part, from the GRM's output on it."""
+        run = self.stage.run
+        s = run.settings.score
+        codec = self.grm.codec
+        row_values = iter(output.logprobs)
+        rewrites = iter(output.rewrites)
+        about = [self.problems[a.problem_id] for a in group if a.id in self.shown.drafts]
+        texts = [codec.text(made.completion.ids) for made in output.rewrites]
+        judge = judge_of(run.task, texts, about)
+
+        logprobs: list[SequenceLogprobs] = []
+        corrections: list[Correction] = []
+        for attempt in group:
+            values: list[float] = []
+            if s.labels:
+                values = kept_logprobs(next(row_values))
+            elif attempt.id not in self.shown.drafts:
+                values = next(row_values)
+
+            if attempt.id in self.shown.drafts:
+                made = next(rewrites)
+                values = values or made.draft_logprobs
+                problem = self.problems[attempt.problem_id]
+                corrections.append(
+                    correction_of(judge, codec, problem, attempt, made.completion, s.max_edit_ratio)
+                )
+            logprobs.append(SequenceLogprobs(attempt.id, values, codec.digest))
+        return {
+            "logprobs": (logprobs, SequenceLogprobs),
+            "corrections": (corrections, Correction),
+        }
+
+
 class ScoreStage(RoundStage):
-    """Raw log-probs of every attempt under the GRM and the old policy (with `score.labels` those of
-    keeping its tokens), and the GRM's own corrections of the wrong attempts that have none from the
-    teacher."""
+    """Raw log-probs of every attempt, and the GRM's own corrections.
+
+    With `score.labels` the GRM's log-probs are those of keeping each token.
+    """
 
     name = "score"
     version = 3  # attempts too long for a model are left out and counted
 
-    def parents(self) -> dict[str, Stage]:
-        run, start = self.run, self.start
-        own = {"sample": SampleStage(run, start), "teach": TeachStage(run, start)}
-        return super().parents() | own | {"grm": grm_of(start)}
-
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        run, s = self.run, self.run.settings.score
-        start = self.start.model(parents)
+        run = self.run
+        s = run.settings.score
+        start = self.source.model(parents)
         grm = models.of_artifact(parents["grm"], run.settings)
         problems = by_id(run.task.problems("train"))
         shown = self._shown(parents, start, grm, problems)
-        groups = [
-            [shown.attempts[i] for i in which] for which in cut(len(shown.attempts), s.part_size)
-        ]
 
-        old = PartFolder(work / "parts" / "old", len(groups))
-        view = PartFolder(work / "parts" / "grm", len(groups))
-        self._pass(start, old, groups, self._old_part, self._old_finish(start))
-        rewriting = partial(self._grm_part, grm, problems, shown.drafts)
-        finish = self._grm_finish(grm, problems, groups, shown.drafts)
-        self._pass(grm, view, groups, rewriting, finish)
+        old = score_sequences(
+            run,
+            f"{self.title} (old policy)",
+            start,
+            [attempt_row(attempt) for attempt in shown.attempts],
+            work / "parts" / "old",
+            part_size=s.part_size,
+            precision=s.precision,
+            seed=s.seed,
+        )
+        view = self._grm_pass(GrmView(self, grm, problems, shown), work / "parts" / "grm")
         return run.ranks.share(lambda: self._join(work, old, view, problems, shown, start.codec))
 
     def _shown(
@@ -88,12 +146,14 @@ class ScoreStage(RoundStage):
         grm: models.LanguageModel,
         problems: dict[str, Problem],
     ) -> Shown:
-        """What fits `score.max_length` and the contexts of both models, prompts included."""
+        """The attempts that fit `score.max_length` and both models' contexts with their prompts."""
         s = self.run.settings.score
         attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
         taught = read_table(parents["teach"].file("corrections.parquet"), Correction)
         corrected = {c.attempt_id for c in taught if c.accepted}
-        old_limit, grm_limit = start.limited(s.max_length), grm.limited(s.max_length)
+        old_limit = start.limited(s.max_length)
+        grm_limit = grm.limited(s.max_length)
+
         fitting: list[Attempt] = []
         drafts: set[str] = set()
         no_draft = 0
@@ -103,6 +163,8 @@ class ScoreStage(RoundStage):
             if len(a.prompt_ids) + length > old_limit or prompt + length > grm_limit:
                 continue
             fitting.append(a)
+
+            # What the teacher has corrected needs no rewrite of the GRM.
             if not (s.rewrite and a.is_wrong and a.id not in corrected):
                 continue
             if prompt + s.max_completion_length <= grm_limit:
@@ -117,125 +179,53 @@ class ScoreStage(RoundStage):
             )
         return Shown(fitting, drafts, len(attempts) - len(fitting), no_draft)
 
-    def _pass(
-        self,
-        model: models.LanguageModel,
-        folder: PartFolder,
-        groups: Sequence[list[Attempt]],
-        part: Callable[[int, list[Attempt]], ScoringPart],
-        finish: Any,
-    ) -> None:
-        s, codec = self.run.settings.score, model.codec
-        kind = RewardModelModule if folder.folder.name == "grm" else PolicyModule
-        module = kind(model.network(), pad_id=codec.pad_id, end_ids=codec.end_ids)
+    def _grm_pass(self, view: GrmView, place: Path) -> PartFolder:
+        """Runs the GRM over all shown attempts, by parts below `place`."""
+        s = self.run.settings.score
+        codec = view.grm.codec
+        attempts = view.shown.attempts
+        groups = [[attempts[i] for i in which] for which in cut(len(attempts), s.part_size)]
+        parts = [view.part(index, group) for index, group in enumerate(groups)]
+
+        def finish(part: ScoringPart, output: GrmOutput) -> tuple[Tables, dict[str, int]]:
+            return view.finish(groups[part.index], output), {}
+
+        folder = PartFolder(place, len(groups))
         predict_parts(
             self.run,
-            f"{self.title} ({folder.folder.name})",
-            module,
-            [part(i, group) for i, group in enumerate(groups)],
+            f"{self.title} (grm)",
+            RewardModelModule(view.grm.network(), pad_id=codec.pad_id, end_ids=codec.end_ids),
+            parts,
             folder,
             finish,
             precision=s.precision,
             seed=s.seed,
             first_item=lambda index: groups[index][0].id,
         )
-
-    def _old_part(self, index: int, group: list[Attempt]) -> ScoringPart:
-        rows = [
-            Row.likelihood(a.id, [*a.prompt_ids, *a.completion_ids], len(a.prompt_ids))
-            for a in group
-        ]
-        return ScoringPart(index, rows)
-
-    def _old_finish(self, start: models.LanguageModel):
-        digest = start.codec.digest
-
-        def finish(part: ScoringPart, output: list[list[float]]):
-            scores = [
-                Score(row.id, values, values, digest)
-                for row, values in zip(part.rows, output, strict=True)
-            ]
-            return {"scores": (scores, Score)}, {}
-
-        return finish
-
-    def _grm_part(
-        self,
-        grm: models.LanguageModel,
-        problems: dict[str, Problem],
-        to_correct: set[str],
-        index: int,
-        group: list[Attempt],
-    ) -> ScoringPart:
-        """Attempts that the GRM must correct are drafts; the others are scored alone. With
-        `score.labels` all are read, and drafts rewritten besides."""
-        rows, drafts, labels = [], [], self.run.settings.score.labels
-        for a in group:
-            problem, ids = problems[a.problem_id], a.completion_ids
-            if a.id in to_correct:
-                drafts.append(Draft(grm.prompts.rewrite(problem, ids), ids))
-            if labels:
-                rows.append(reading_row(grm.prompts, problem, ids, a.id))
-            elif a.id not in to_correct:
-                rows.append(rewriting_row(grm.prompts, problem, ids, ids, a.id))
-        return ScoringPart(index, rows, drafts, self.run.settings.score.max_completion_length)
-
-    def _grm_finish(
-        self,
-        grm: models.LanguageModel,
-        problems: dict[str, Problem],
-        groups: Sequence[list[Attempt]],
-        to_correct: set[str],
-    ):
-        run, s, codec = self.run, self.run.settings.score, grm.codec
-
-        def finish(part: ScoringPart, output: GrmOutput):
-            alone, rewritten = iter(output.logprobs), iter(output.rewrites)
-            about = [problems[a.problem_id] for a in groups[part.index] if a.id in to_correct]
-            texts = [codec.text(made.completion.ids) for made in output.rewrites]
-            judge = judge_of(run.task, texts, about)
-            scores, corrections = [], []
-            for a in groups[part.index]:
-                values: list[float] = []
-                if s.labels:
-                    values = kept_logprobs(next(alone))
-                elif a.id not in to_correct:
-                    values = next(alone)
-                if a.id in to_correct:
-                    problem, made = problems[a.problem_id], next(rewritten)
-                    values = values or made.draft_logprobs
-                    proposal = correction_of(
-                        judge, codec, problem, a, made.completion, s.max_edit_ratio
-                    )
-                    corrections.append(proposal)
-                scores.append(Score(a.id, values, values, codec.digest))
-            tables = {"scores": (scores, Score), "corrections": (corrections, Correction)}
-            return tables, {}
-
-        return finish
+        return folder
 
     def _join(
         self,
         work: Path,
-        old: PartFolder,
+        old: list[SequenceLogprobs],
         view: PartFolder,
         problems: dict[str, Problem],
         shown: Shown,
         codec: models.Codec,
     ) -> Outcome:
-        run = self.run
-        old.merge("scores", Score, work / "parts" / "old.parquet")
-        view.merge("scores", Score, work / "parts" / "grm.parquet")
-        view.merge("corrections", Correction, work / "corrections.parquet")
-        first = read_table(work / "parts" / "old.parquet", Score)
-        second = read_table(work / "parts" / "grm.parquet", Score)
+        """Joins both views into `scores.parquet`, and measures the GRM's corrections."""
+        view.merge("logprobs", SequenceLogprobs, work / "parts" / "grm.parquet")
+        grm = read_table(work / "parts" / "grm.parquet", SequenceLogprobs)
         scores = [
-            Score(a.attempt_id, b.grm_logprobs, a.old_logprobs, a.tokenizer)
-            for a, b in zip(first, second, strict=True)
+            Score(ours.id, theirs.logprobs, ours.logprobs, ours.tokenizer)
+            for ours, theirs in zip(old, grm, strict=True)
         ]
         write_table(work / "scores.parquet", scores, Score)
+
+        view.merge("corrections", Correction, work / "corrections.parquet")
         corrections = read_table(work / "corrections.parquet", Correction)
-        unseen = [c for c in corrections if not is_taught(run, c.problem_id)]
+        teach = self.run.settings.teach
+        unseen = [c for c in corrections if not is_taught(teach, c.problem_id)]
         metrics = correction_metrics(corrections, "score") | rewriting(unseen)
         metrics |= self._copying_rival(unseen, shown.attempts, problems, codec)
         if (copied := copied_share(shown.attempts, scores)) is not None:
@@ -253,7 +243,7 @@ class ScoreStage(RoundStage):
         problems: dict[str, Problem],
         codec: models.Codec,
     ) -> dict[str, Any]:
-        """The trivial rewriter, which copies the reference solution: the edits that would take."""
+        """Figures of the trivial rewriter, which copies the reference solution."""
         wrong = by_id(attempts)
         ratios = sorted(
             edit_ratio(wrong[c.attempt_id].completion_ids, codec.completion(solution))
@@ -270,7 +260,7 @@ class ScoreStage(RoundStage):
 
 
 def rewriting(corrections: list[Correction]) -> dict[str, Any]:
-    """How well the GRM rewrites attempts of problems outside its training: all proposals count."""
+    """How well the GRM rewrites attempts at problems outside its training; all proposals count."""
     if not corrections:
         return {}
     ratios = sorted(c.edit_ratio for c in corrections)

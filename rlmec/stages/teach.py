@@ -1,73 +1,42 @@
-"""The door `teach`: the teacher's corrections of the wrong attempts of its share of the problems.
+"""The stage `teach`: the teacher's corrections of wrong attempts at its share of the problems.
 
-A teacher gets a whole part of the attempts at once; a part is on disk when the next one begins.
+In: `attempts.parquet` of the stage `sample`. Out: `corrections.parquet`, one row per wrong attempt
+at a taught problem, accepted or with the reason why not. A teacher gets a whole part of the
+attempts at once, and a part is on disk before the next one begins, so that no paid answer is lost.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlmec.method.acceptance import (
-    best_of,
-    count_reasons,
-    judge_proposal,
-    proposal_ids,
-)
-from rlmec.pipeline.chain import (
-    Outcome,
-    Run,
-    Settings,
-    Stage,
-    address_of,
-    model_digest,
-)
-from rlmec.pipeline.import_solutions import in_parts
-from rlmec.pipeline.predict import say_goes_on, stopped_between_parts
-from rlmec.pipeline.rounds import RoundStage, Start
+from rlmec.method.acceptance import best_of, judge_proposal, proposal_ids
+from rlmec.pipeline.chain import Outcome, Run, Settings, Stage, address_of, model_digest
+from rlmec.pipeline.judges import correction_metrics
+from rlmec.pipeline.predict import Tables, in_parts, make_parts
+from rlmec.pipeline.sources import RoundStage, is_taught
 from rlmec.prompts import Codec
-from rlmec.records import (
-    Attempt,
-    Correction,
-    Problem,
-    by_id,
-    hash_share,
-    is_wrong,
-)
+from rlmec.records import Attempt, Correction, Problem, by_id, is_wrong
 from rlmec.runtime import signals
 from rlmec.runtime.display import Bar
 from rlmec.settings.build import build
-from rlmec.stages.sample import SampleStage
 from rlmec.store.artifacts import Artifact
 from rlmec.store.fingerprint import directory_digest, file_digest
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import count_rows, iter_columns, iter_table
 from rlmec.tasks.base import Judge, judge_of
-from rlmec.teachers.base import (
-    BatchTeacher,
-    Proposals,
-    WrongAttempt,
-    as_batch_teacher,
-)
+from rlmec.teachers.base import BatchTeacher, Proposals, WrongAttempt, as_batch_teacher
 from rlmec.training.predict_parts import cut
 
-__all__ = ["TeachStage", "check_teacher", "correction_metrics", "is_taught"]
 
+def check_teacher(run: Run, stages: Sequence[Stage]) -> None:
+    """Lets the teacher say what it lacks (a key, a library) before anything is made.
 
-def is_taught(run: Run, problem_id: str) -> bool:
-    """Whether a problem is in the teacher's share."""
-    teach = run.settings.teach
-    return hash_share(teach.seed, "teach", problem_id) < teach.share
-
-
-def check_teacher(run: Run, start: Start) -> None:
-    """Lets the teacher say what it lacks (a key, a library) before anything is made, unless its
-    corrections of the round that `start` begins, and of those before, are there already."""
-    stages = [TeachStage(run, at) for at in start.until_here()]
+    Not asked where the corrections of all `stages`, the rounds' teach stages, are there already.
+    """
     known: dict[tuple[str, str], tuple[Stage, str]] = {}
     if any(run.store.find(stage.name, address_of(stage, known)) is None for stage in stages):
         node: Settings = run.settings.teacher
@@ -77,12 +46,9 @@ def check_teacher(run: Run, start: Start) -> None:
 
 
 class TeachStage(RoundStage):
-    """The teacher's corrections of the wrong attempts of its share of the problems."""
+    """The teacher's corrections of the wrong attempts at its share of the problems."""
 
     name = "teach"
-
-    def parents(self) -> dict[str, Stage]:
-        return super().parents() | {"sample": SampleStage(self.run, self.start)}
 
     def inputs(self) -> dict[str, str]:
         return super().inputs() | teacher_files(self.run.settings.teacher)
@@ -91,52 +57,61 @@ class TeachStage(RoundStage):
         return self.run.ranks.share(lambda: self._teach(work, parents))
 
     def _teach(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        run, s = self.run, self.run.settings.teach
-        codec = self.start.model(parents).codec
+        run = self.run
+        s = run.settings.teach
+        codec = self.source.model(parents).codec
         problems = by_id(run.task.problems("train"))
         table = parents["sample"].file("attempts.parquet")
+        own_teacher = build(run.settings.teacher, task=run.task)
+        teacher = as_batch_teacher(own_teacher)
+
         total = self._count(table)
-        own = build(run.settings.teacher, task=run.task)
-        teacher = as_batch_teacher(own)
         parts = cut(total, s.part_size)
         folder = PartFolder(work / "parts", len(parts))
-        missing = folder.missing()
-        counts = Counter(folder.counts())
-        done = total - sum(len(parts[index]) for index in missing)
-        bar = _Progress(self.title, total, run.settings.trainer.progress_bar, done)
-        until, wanted = max(missing, default=-1) + 1, set(missing)
-        with contextlib.closing(bar), stopped_between_parts(self.title, folder):
-            for index, some in enumerate(islice(in_parts(self._wrong(table), s.part_size), until)):
-                if index not in wanted:
-                    continue
-                if index == missing[0]:
-                    say_goes_on(run, self.title, folder, missing, some[0].id)
-                asked = [WrongAttempt(problems[a.problem_id], a.text) for a in some]
-                answers = teacher.correct_all(asked, spent=dict(counts), tick=bar.tick)
-                _require_one_each(teacher, asked, answers)
-                rows = self._judged(some, asked, answers, teacher.name, codec)
-                counted = Counter[str]()
-                for proposals in answers:
-                    counted.update(proposals.counts)  # zeros stay
-                folder.write(index, {"corrections": (rows, Correction)}, counted)
-                counts.update(counted)
-        return self._finished(work, folder, own)
+        made = total - sum(len(parts[index]) for index in folder.missing())
+        wanted = run.settings.trainer.progress_bar
+        bar = Bar(self.title, total, "attempts", wanted=wanted, done=made)
+        spent = Counter(folder.counts())  # a teacher's budget goes on where it was cut off
+
+        def corrected(attempts: list[Attempt]) -> tuple[Tables, dict[str, int]]:
+            asked = [WrongAttempt(problems[a.problem_id], a.text) for a in attempts]
+            answers = teacher.correct_all(asked, spent=dict(spent), tick=lambda: bar.advance(1))
+            _require_one_each(teacher, asked, answers)
+            rows = self._judged(attempts, asked, answers, teacher.name, codec)
+
+            counted = Counter[str]()
+            for proposals in answers:
+                counted.update(proposals.counts)  # zeros stay
+            spent.update(counted)
+            return {"corrections": (rows, Correction)}, counted
+
+        with contextlib.closing(bar):
+            make_parts(
+                run,
+                self.title,
+                folder,
+                in_parts(self._wrong(table), s.part_size),
+                corrected,
+                first_item=lambda attempts: attempts[0].id,
+            )
+        return self._finished(work, folder, own_teacher)
 
     def _count(self, table: Path) -> int:
         """How many attempts are to be corrected; ValueError for none."""
-        run, names = self.run, ("problem_id", "verdict", "clipped")
-        rows = iter_columns(table, Attempt, names)
-        if total := sum(is_taught(run, problem) and is_wrong(*how) for problem, *how in rows):
-            return total
-        raise ValueError(
-            f"no wrong attempt in the taught share ({run.settings.teach.share}) of "
-            f"{count_rows(table)} attempts: nothing to correct"
-        )
+        s = self.run.settings.teach
+        rows = iter_columns(table, Attempt, ("problem_id", "verdict", "clipped"))
+        total = sum(is_taught(s, problem) and is_wrong(*how) for problem, *how in rows)
+        if not total:
+            raise ValueError(
+                f"no wrong attempt in the taught share ({s.share}) of {count_rows(table)} "
+                f"attempts: nothing to correct"
+            )
+        return total
 
     def _wrong(self, table: Path) -> Iterator[Attempt]:
         """The attempts that are to be corrected, in the order of the table."""
         for attempt in iter_table(table, Attempt):
-            if attempt.is_wrong and is_taught(self.run, attempt.problem_id):
+            if attempt.is_wrong and is_taught(self.run.settings.teach, attempt.problem_id):
                 yield attempt
 
     def _judged(
@@ -147,7 +122,7 @@ class TeachStage(RoundStage):
         source: str,
         codec: Codec,
     ) -> list[Correction]:
-        """The verdicts on a part's proposals: of each attempt on its best one."""
+        """One correction per attempt of a part: the verdict on its best proposal."""
         each = list(zip(asked, answers, strict=True))
         texts = [text for _, proposals in each for text, _ in proposals.texts]
         about = [wrong.problem for wrong, proposals in each for _ in proposals.texts]
@@ -166,7 +141,7 @@ class TeachStage(RoundStage):
         codec: Codec,
         judge: Judge,
     ) -> Correction:
-        """The verdict on the best of a teacher's proposals, or on there being none."""
+        """The verdict on the best of an attempt's proposals, or the reason why there is none."""
         signals.check()
 
         def judged(text: str | None, clipped: bool) -> Correction:
@@ -192,6 +167,7 @@ class TeachStage(RoundStage):
         rows = folder.merge("corrections", Correction, work / "corrections.parquet")
         corrections = iter_table(work / "corrections.parquet", Correction)
         counts = folder.counts()
+
         figures = dict(counts)
         if hasattr(teacher, "figures"):
             figures |= teacher.figures(counts)
@@ -204,21 +180,6 @@ class TeachStage(RoundStage):
         return Outcome(rows, metrics | {f"teach/{name}": n for name, n in figures.items()})
 
 
-class _Progress:
-    """A bar over attempts that a teacher moves by one."""
-
-    def __init__(self, title: str, total: int, wanted: bool, done: int) -> None:
-        self._bar = Bar(title, total, "attempts", wanted=wanted, done=done)
-        self._done = done
-
-    def tick(self) -> None:
-        self._done += 1
-        self._bar.update(self._done)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
 def _require_one_each(
     teacher: BatchTeacher, asked: list[WrongAttempt], answers: list[Proposals]
 ) -> None:
@@ -229,8 +190,10 @@ def _require_one_each(
 
 
 def teacher_files(node: Settings) -> dict[str, str]:
-    """What names the content of a file, directory or (with a key `revision`) hub model under a
-    teacher node's `path`."""
+    """The digest of what a teacher node's `path` names: a file, a directory or a hub model.
+
+    A hub model is recognised by a key `revision`.
+    """
     path = node.get("path")
     if not isinstance(path, str):
         return {}
@@ -239,21 +202,3 @@ def teacher_files(node: Settings) -> dict[str, str]:
     if Path(path).is_dir():
         return {"teacher.path": directory_digest(path)}
     return {"teacher.path": model_digest(path, node["revision"])} if "revision" in node else {}
-
-
-def correction_metrics(corrections: Iterable[Correction], prefix: str) -> dict[str, Any]:
-    """Counts of accepted and rejected corrections by reason; edit ratio of the accepted."""
-    ratios: list[float] = []
-
-    def seen() -> Iterator[Correction]:
-        for correction in corrections:
-            if correction.accepted:
-                ratios.append(correction.edit_ratio)
-            yield correction
-
-    reasons = count_reasons(seen())
-    ratios.sort()
-    out: dict[str, Any] = {f"{prefix}/{reason}": count for reason, count in reasons.items()}
-    if ratios:
-        out[f"{prefix}/edit_ratio/median"] = ratios[len(ratios) // 2]
-    return out

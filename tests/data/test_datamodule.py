@@ -135,8 +135,7 @@ def test_where_prefixes_cannot_be_shared_rows_are_taken_apart():
     data = joined([WRONG, RIGHT], [MENDED], [WRONG_SCORE, RIGHT_SCORE])
     data.plan_for(1, 0)
     whole = data.rows
-    data.shares_prefixes = False
-    data.plan_for(1, 0)
+    data.plan_for(1, 0, share_prefixes=False)
     assert [row.id for row in data.rows] == ["w/0", "w/1", "r"]
     assert all(row.is_flat for row in data.rows)
     assert sum(row.tokens for row in data.rows) == sum(row.tokens for row in whole) == 11

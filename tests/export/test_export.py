@@ -16,8 +16,7 @@ from small_models import chat_tokenizer, network, prompts
 from small_runs import run, settings_of, start_model
 
 import rlmec
-from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
-from rlmec.data.policy_rows import pair_rows
+from rlmec.data.pairs import join_pairs
 from rlmec.export.model_card import command_line, model_card, placeless
 from rlmec.export.model_folder import RECORD, check_target, export_model, read_origin
 from rlmec.export.preferences import ScoredAttempt, preferences, write_parquet
@@ -263,22 +262,24 @@ def test_right_and_wrong_attempts_make_pairs_too():
     several = [attempt(f"p/{name}", name, verdict) for name, verdict in verdicts.items()]
     digest = prompts().codec.digest
     mended = Correction("p/w0", "p", [8, 1], "better", "right", 0.5, "accepted", "t", digest)
-    data = SolutionPairDataModule(
-        prompts(),
+    table = join_pairs(
         [PROBLEM],
-        pair_rows,
-        PlanSettings(10, 1, steps=1),
-        attempts=several,
-        corrections=[mended],
+        several,
+        [mended],
+        [],
+        tokenizer=digest,
+        reward=None,
+        edited_weight=1.0,
+        kept_weight=0.5,
     )
     dropped = Counter()
-    rows = list(preferences(data, dropped, conversational=False, right_and_wrong=True))
+    rows = list(preferences(table, prompts(), dropped, conversational=False, right_and_wrong=True))
     found = [(r["chosen"], r["rejected"]) for r in rows]
     assert found == [("better", "w0"), ("r0", "w0"), ("r1", "w1")]
     assert dropped == {"uncorrected": 1}
     assert {r["prompt"] for r in rows} == {"What is {answer} 1 + 1?\n"}
     only = Counter()
-    assert len(list(preferences(data, only, conversational=True))) == 1
+    assert len(list(preferences(table, prompts(), only, conversational=True))) == 1
     assert only == {"right": 2, "uncorrected": 2}
 
 

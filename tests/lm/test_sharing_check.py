@@ -18,7 +18,7 @@ from rlmec.lm.logprobs import (
     sharing_obstacle,
 )
 from rlmec.lm.tree_attention import mask_obstacle, window_of
-from rlmec.pipeline.fit import share_prefixes
+from rlmec.pipeline.fit import can_share_prefixes
 from rlmec.runtime.ranks import Ranks
 
 
@@ -117,8 +117,7 @@ def asked(net, rows):
     said = []
     data = data_of(rows, steps=1)
     run = SimpleNamespace(ranks=Ranks(), say=said.append)
-    share_prefixes(run, "policy", net, data)
-    data.plan_for(1, 0)
+    data.plan_for(1, 0, share_prefixes=can_share_prefixes(run, "policy", net))
     return data.rows, said
 
 
@@ -133,7 +132,7 @@ def test_a_stage_keeps_trees_where_they_hold():
 def test_a_stage_takes_trees_apart_where_they_do_not_hold_and_says_why(made):
     rows = trees()
     apart, (said,) = asked(made, rows)
-    assert said.startswith("policy: every sequence is a row of its own, for ")
+    assert said.startswith("policy: every sequence is a row of its own, because ")
     assert len(apart) == 2 * len(rows)
     assert all(row.is_flat for row in apart)
     assert credits(apart) == credits(rows)

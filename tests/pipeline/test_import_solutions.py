@@ -11,6 +11,7 @@ from small_runs import CONF, start_model
 
 from rlmec.pipeline import import_solutions
 from rlmec.pipeline.chain import Run
+from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt, Correction
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.check import check
@@ -89,13 +90,13 @@ def run_of(settings, path: str, root: Path) -> Run:
 def imported(settings, path: str, work: Path):
     """What the stage makes of the file, and its table."""
     work.mkdir(parents=True, exist_ok=True)
-    outcome = SampleStage(run_of(settings, path, work)).build(work, {})
+    outcome = SampleStage(ModelSource(run_of(settings, path, work))).build(work, {})
     return outcome, work / "attempts.parquet"
 
 
 def taught(settings, sample: Path, work: Path) -> Path:
     work.mkdir(parents=True, exist_ok=True)
-    stage = TeachStage(run_of(settings, "", work))
+    stage = TeachStage(ModelSource(run_of(settings, "", work)))
     stage.build(work, {"sample": Artifact("sample", "", sample, {})})
     return work / "corrections.parquet"
 

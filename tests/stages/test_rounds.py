@@ -16,9 +16,7 @@ from rlmec.records import Attempt, Score
 from rlmec.report.tables import RoundLine, rounds_table
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.binding import ConfigurationError
-from rlmec.stages import addresses
-from rlmec.stages.policy import policies
-from rlmec.stages.report import policy_variants
+from rlmec.stages import addresses, flow
 from rlmec.store.tables import read_table
 from rlmec.training.policy_module import PolicyModule
 
@@ -158,17 +156,17 @@ def test_a_variant_goes_through_rounds_of_its_own(online, tmp_path):
     root, model, _ = online
     changes = "report.compare={sft: {steps: 3}}"
     settings = settings_of(root, model, *ONLINE, changes)
-    last = policy_variants(Run(settings, Ranks(), tmp_path))["sft"]
+    last = flow.variants(Run(settings, Ranks(), tmp_path))["sft"][-1].policy
     assert (last.title, last.node.steps) == ("policy (sft, round 2)", 3)
-    sample = last.parents()["sample"]
+    sample = last.parents["sample"]
     assert sample.title == "sample (sft, round 2)"
-    before = sample.parents()["policy"]
+    before = sample.parents["policy"]
     assert before.title == "policy (sft)"
-    assert before.parents()["sample"].title == "sample", "the first round's is the same for all"
-    assert [stage.round for stage in policies(Run(settings, Ranks(), tmp_path))] == [1, 2]
+    assert before.parents["sample"].title == "sample", "the first round's is the same for all"
+    assert [each.number for each in flow.rounds(Run(settings, Ranks(), tmp_path))] == [1, 2]
     taken = settings_of(root, model, "report.compare={round_1: {steps: 3}}")
     with pytest.raises(ConfigurationError, match="'round_1' is taken"):
-        policy_variants(Run(taken, Ranks(), tmp_path))
+        flow.variants(Run(taken, Ranks(), tmp_path))
 
 
 @pytest.mark.parametrize("given", ["rounds=0", "grm.later_steps=0"])

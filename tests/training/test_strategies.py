@@ -114,7 +114,7 @@ def test_sharded_over_one_rank(case, alone, tmp_path):
 def test_what_a_strategy_cannot_do_is_refused_before_training(tmp_path):
     data = data_of(credited_rows(network(), count=6), steps=1)
     sharded = build({"_target_": "rlmec.training.fsdp.FullyShardedStrategy"})
-    with pytest.raises(ValueError, match=r"whole replicas: set policy\.val_problems=0"):
+    with pytest.raises(ValueError, match=r"whole replicas: set its val_problems=0"):
         check_strategy("policy", sharded, data, validation_of(tmp_path))
     check_strategy("policy", sharded, data, validation_of(tmp_path, prompts=[]))
     check_strategy("policy", sharded, data, None)

@@ -1,0 +1,74 @@
+"""The stage `warmup`: supervised fine-tuning on reference solutions, from random weights.
+
+In: the task's train problems. Out: a model directory, the policy's start. A run that starts from a
+finished model (`model.path`) has no such stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlmec.data.datamodule import SolutionPairDataModule
+from rlmec.data.policy_rows import reference_rows
+from rlmec.method.objectives import weighted_likelihood
+from rlmec.pipeline import models
+from rlmec.pipeline.chain import Outcome, Run, Stage, model_digest
+from rlmec.pipeline.fit import best_weights, fit, new_policy_module, plan_settings
+from rlmec.pipeline.judges import accuracy_judge
+from rlmec.settings.build import build
+from rlmec.store.artifacts import Artifact
+from rlmec.tasks.base import Task
+from rlmec.training.validation import Validation
+
+
+def warmup_task(run: Run) -> Task:
+    """The task of the warm-up: the run's, with the changes in `warmup.task`."""
+    changes = run.settings.warmup.task
+    return build(run.settings.task | changes) if changes else run.task
+
+
+class WarmupStage(Stage):
+    """Maximises the plain likelihood of reference solutions, until `warmup.target_accuracy`."""
+
+    name = "warmup"
+
+    def inputs(self) -> dict[str, str]:
+        path = self.run.settings.model.tokenizer
+        return {} if path is None else {"tokenizer": model_digest(path, None)}
+
+    def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+        run = self.run
+        settings = run.settings.warmup
+        task = warmup_task(run)
+        problems = task.problems("train")
+
+        # The tokenizer is trained on the problems (or given), the network is new.
+        tokenizer = models.fresh_tokenizer(run.settings, problems)
+        prompts = models.Prompts(models.templates(run.settings), models.codec(tokenizer))
+        network = models.fresh_network(run.settings, tokenizer)
+
+        plan = plan_settings(settings, run.settings.trainer, models.context_length(network))
+        data = SolutionPairDataModule(prompts, problems, reference_rows, plan)
+        data.plan_for(run.ranks.world, run.ranks.rank)
+        module = new_policy_module(network, prompts.codec, settings, data, weighted_likelihood)
+
+        dev = task.problems("dev")[: settings.val_problems] if settings.val_problems else []
+        asked = [prompts.policy(problem) for problem in dev]
+        length = run.settings.sample.max_completion_length
+        models.fitting_prompts(network, asked, length, self.title)
+        validation = Validation(
+            asked,
+            accuracy_judge(task, prompts.codec, dev),
+            every_steps=settings.val_every_steps,
+            max_completion_length=length,
+            best=best_weights(work),
+            target=settings.target_accuracy,
+        )
+
+        history = fit(run, self.title, settings, work, module, data, validation)
+        run.ranks.share(lambda: models.save(module, tokenizer, work / "model"))
+        best = max(history, key=lambda line: line.get("dev/accuracy", 0.0))
+        return Outcome(
+            int(history[-1]["step"]),
+            {"dev/accuracy": best.get("dev/accuracy"), "history": history},
+        )
