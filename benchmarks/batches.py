@@ -83,4 +83,4 @@ def step_gradients(
 
 def batch_loss(module: PolicyModule, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """A micro-batch's share of its step's loss, as `training_step` has it without a Trainer."""
-    return normalized(module.run_objective(batch, module.tokens(batch)), batch)[2]
+    return normalized(module.run_objective(batch, module.token_batch(batch)), batch)[2]

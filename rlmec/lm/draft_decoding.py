@@ -1,11 +1,14 @@
-"""Greedy decoding from a draft: exact, in a few passes where the draft is nearly what is said.
+"""Greedy decoding from drafts: exact, and fast where a draft is nearly the text to be written.
 
-In: prompts, and for each a draft of its completion (a wrong attempt, whose correction is nearly a
-copy of it). Out: what greedy decoding says, token for token, and the log-probability of every token
-of the draft, which the first pass computes on the way. Each pass feeds a row's last token and a
-guess, the rest of its draft from where what was said so far stands in it; the longest part of the
-guess that greedy decoding would have said is taken, and one token more. Guesses grow while they
-are right and shrink to nothing while they are wrong: a useless draft costs one pass.
+In: prompts, and a draft of the completion for each (a wrong attempt, of which a correction is
+nearly a copy). Out: what greedy decoding writes, token for token, and the log-probability of every
+token of the draft, which the first pass computes on the way.
+
+Each pass feeds the last token of a row and a guess of what follows: a piece of the draft, from the
+place where the text written so far has got to in it. The pass tells which token greedy decoding
+writes after each of these tokens. The longest correct beginning of the guess is taken, and one
+token more. `Realignment` finds the place in the draft again after an edit. Guesses grow while they
+are correct and shrink to nothing while they are wrong, so a useless draft costs a single pass.
 """
 
 from __future__ import annotations
@@ -32,19 +35,22 @@ from rlmec.runtime import signals
 
 GUESSES = np.array([0, 4, 8, 16, 32, 64, 128, 256])
 """Lengths of a guess to choose from."""
-PASS_COST, ROW_COST = 192.0, 4.0
-"""What a pass is counted for beside its tokens, and a row of it (which reads its cache), in tokens.
-A pass of its own costs about SPLIT; where few rows are open, few passes are worth more."""
+PASS_COST = 192.0
+"""Cost of a pass besides that of its tokens, in tokens."""
+ROW_COST = 4.0
+"""Cost of a row in a pass besides that of its tokens (its cache is read), in tokens."""
 SPLIT = 64
-"""Rows whose guess is short wait where they would fill up a pass by more tokens than this."""
+"""Rows with short guesses wait for a later pass if they would pad this one by more tokens."""
 MEMORY = 24.0
-"""How many tokens, at most, the estimate of a draft's worth remembers."""
+"""Number of recent tokens from which the worth of a draft is estimated."""
 LOGITS_AT_ONCE = 2**24
+NOTHING = -1
+"""Marks positions after the end of a draft or a guess. No token has this id."""
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What was said, and the network's log-probs (nats, float32) of the draft's n tokens."""
+    """What was written, and the network's log-probs (nats, float32) of the draft's n tokens."""
 
     completion: Completion
     draft_logprobs: list[float]
@@ -60,19 +66,22 @@ def rewrite(
     end_ids: Sequence[int],
     pad_id: int,
 ) -> list[Rewrite]:
-    """Greedy completions of `prompts`, as `generate` gives them, by way of `drafts`.
+    """Greedy completions of `prompts`, with one draft each, in the order of the prompts.
 
-    Equal to `generate` in float32, but where the two best logits differ by rounding alone. A draft
-    may be empty, end early, late or not at all. A network that `Slots` cannot be used with is
-    decoded token by token and scored in a pass of its own, with a warning that says why. The
-    network is put in eval mode and back.
+    In float32 they equal those of `generate`, except where the two best logits differ by rounding
+    alone. A draft may be empty, end too early or too late, or have no end token. A network that
+    `Slots` cannot be used with is decoded token by token and scored in a pass of its own, with a
+    warning that says why. The network is in eval mode meanwhile and then returns to the mode it was
+    in. Raises ValueError if there are not as many drafts as prompts.
     """
     if len(prompts) != len(drafts):
         raise ValueError(f"{len(prompts)} prompts and {len(drafts)} drafts")
-    if (obstacle := slots_obstacle(network)) is not None:
+    obstacle = slots_obstacle(network)
+    if obstacle is not None:
         warnings.warn(f"drafts are not used in decoding: {obstacle}", stacklevel=3)
         return _token_by_token(network, prompts, drafts, max_completion_length, end_ids, pad_id)
-    out: list[Rewrite | None] = [None] * len(prompts)
+
+    rewrites: list[Rewrite | None] = [None] * len(prompts)
     columns = [
         len(prompt) + max(len(draft), max_completion_length)
         for prompt, draft in zip(prompts, drafts, strict=True)
@@ -87,8 +96,8 @@ def rewrite(
                 end_ids,
             )
             for i, done in zip(group, batch.run(), strict=True):
-                out[i] = done
-    return [done for done in out if done is not None]
+                rewrites[i] = done
+    return [done for done in rewrites if done is not None]
 
 
 def _token_by_token(
@@ -99,21 +108,23 @@ def _token_by_token(
     end_ids: Sequence[int],
     pad_id: int,
 ) -> list[Rewrite]:
-    done = generate(network, prompts, Decoding(limit), end_ids=end_ids, pad_id=pad_id)
+    completions = generate(network, prompts, Decoding(limit), end_ids=end_ids, pad_id=pad_id)
+
     rows = {
         i: Row.likelihood(f"draft {i}", [*prompts[i], *draft], len(prompts[i]))
         for i, draft in enumerate(drafts)
         if len(draft)
     }
     scored = score_rows(TokenScorer(network), list(rows.values()), pad_id) if rows else []
-    found = dict(zip(rows, scored, strict=True))
-    return [Rewrite(completion, found.get(i, [])) for i, completion in enumerate(done)]
+    logprobs = dict(zip(rows, scored, strict=True))
+    return [Rewrite(done, logprobs.get(i, [])) for i, done in enumerate(completions)]
 
 
 class _Batch:
-    """Rows that are rewritten together. Arrays are by row; `rows` names the row in each slot.
+    """Rows that are rewritten together.
 
-    Of an open row everything but its last token is in the cache.
+    Arrays are by row, R rows in all; `rows` names the row in each slot of the cache. An open row
+    has all its tokens in the cache except the last one, which the next pass feeds.
     """
 
     def __init__(
@@ -124,84 +135,110 @@ class _Batch:
         limit: int,
         end_ids: Sequence[int],
     ) -> None:
-        self.slots, self.limit, self.ends = slots, limit, np.array(list(end_ids))
+        self.slots = slots
+        self.limit = limit
+        self.end_ids = np.array(list(end_ids))
         self.sequences = [[*p, *d] for p, d in zip(prompts, drafts, strict=True)]
         self.prompt_lengths = np.array([len(p) for p in prompts])  # [R]
         self.align = Realignment(drafts)
+
         count = len(prompts)
-        self.said = np.zeros((count, limit), dtype=np.int64)  # [R, limit]
-        self.logprobs = np.zeros((count, limit), dtype=np.float32)  # [R, limit]
-        self.lengths = np.zeros(count, dtype=np.int64)  # [R], of what was said
-        self.right = np.zeros(count)  # [R], tokens of late that were as the draft had them
-        self.wrong = np.zeros(count)  # [R], and that were not
-        self.missed = np.zeros(count, dtype=bool)  # [R], whether all of the last guess was wrong
+        self.rows = np.arange(count)  # [slots in use]
         self.open = np.ones(count, dtype=bool)  # [R]
-        self.rows = np.arange(count)
+        self.written = np.zeros((count, limit), dtype=np.int64)  # [R, limit], token ids
+        self.logprobs = np.zeros((count, limit), dtype=np.float32)  # [R, limit]
+        self.lengths = np.zeros(count, dtype=np.int64)  # [R], tokens written
+
+        # What is known of a draft's worth. The two counts fade with MEMORY.
+        self.hits = np.zeros(count)  # [R], recent tokens that were as in the draft
+        self.misses = np.zeros(count)  # [R], recent tokens that were not
+        self.failed = np.zeros(count, dtype=bool)  # [R], whether all of the last guess was wrong
 
     def run(self) -> list[Rewrite]:
-        scores = self._first_pass()
-        self._leave()
+        """Rewrites all rows, in the order they were given."""
+        draft_logprobs = self._first_pass()  # [R, N + 1]
+        self._release_finished()
         while len(self.rows):
             signals.check()
             places, sizes = self._planned()
             self._pass(places, sizes)
-            self._leave()
-        out = []
+            self._release_finished()
+
+        rewrites = []
         for i, length in enumerate(self.lengths):
-            ids = self.said[i, :length].tolist()
-            clipped = not np.isin(ids[-1], self.ends)
+            ids = self.written[i, :length].tolist()
+            clipped = not np.isin(ids[-1], self.end_ids)
             completion = Completion(ids, self.logprobs[i, :length].tolist(), bool(clipped))
-            out.append(Rewrite(completion, scores[i, : self.align.lengths[i]].tolist()))
-        return out
+            own = draft_logprobs[i, : self.align.lengths[i]].tolist()
+            rewrites.append(Rewrite(completion, own))
+        return rewrites
 
     def _first_pass(self) -> np.ndarray:
-        """Prompts and whole drafts at once; the log-probs of the drafts' tokens [R, N + 1]."""
-        lengths, drafts = self.align.lengths, self.align.drafts
+        """Feeds prompts and whole drafts at once. Returns the log-probs of the drafts' tokens, of
+        shape [R, N + 1] where N is the length of the longest draft."""
+        # The whole draft is fed, however bad it is, because its log-probs are wanted anyway.
+        drafts = self.align.drafts  # [R, N]
+        lengths = self.align.lengths  # [R]
         real = np.arange(drafts.shape[1] + 1) <= lengths[:, None]  # [R, N + 1]
         row, at = np.nonzero(real)
         columns = self.prompt_lengths[row] - 1 + at
-        chosen = self.slots.begin(*table_of(self.sequences), row, columns)  # [M, size]
-        targets = np.append(drafts, np.full((len(drafts), 1), NOTHING), 1)[real]
-        best, own, scores = self._read(chosen, real, np.maximum(targets, 0))
+        states = self.slots.begin(*table_of(self.sequences), row, columns)  # [M, size]
+
+        # One position more than the draft has tokens: what follows its last one has no target.
+        targets = np.append(drafts, np.full((len(drafts), 1), NOTHING), 1)[real]  # [M]
+        best, best_logprobs, draft_logprobs = self._read(states, real, np.maximum(targets, 0))
+
         rows = np.arange(len(drafts))
-        taken, last = self._take(rows, drafts, np.minimum(lengths, self.limit - 1), best, own)
-        self.align.copied(rows, taken)
-        self.align.said(rows, last[:, None], np.ones_like(taken))
+        sizes = np.minimum(lengths, self.limit - 1)
+        taken, last = self._take(rows, drafts, sizes, best, best_logprobs)
+        self.align.start_with_copy(rows, taken)
+        self.align.advance(rows, last[:, None], np.ones_like(taken))
+
+        # The pass shows for every draft token whether greedy decoding agrees with it, also after
+        # the first edit: a first estimate of the draft's worth.
         agreed = (best[:, :-1] == drafts).sum(1)  # [R]
-        self.right, self.wrong = agreed.astype(float), (lengths - agreed).astype(float)
-        self._forget(rows)
-        return scores
+        self.hits = agreed.astype(float)
+        self.misses = (lengths - agreed).astype(float)
+        self._fade(rows)
+        return draft_logprobs
 
     def _planned(self) -> tuple[np.ndarray, np.ndarray]:
-        """The slots of the next pass and the sizes of their guesses, in the order of slots.
+        """The slots of the next pass, ascending, and the size of the guess in each of them.
 
-        A size is the one with the least cost for a token said, if each token of the guess is right
-        with the row's share of right tokens.
+        A size is the one of least expected cost per token written, if each token of the guess is
+        correct with the row's recent share of hits.
         """
         rows = self.rows
-        left = self.align.lengths[rows] - self.align.pointer[rows]
-        room = self.limit - self.lengths[rows] - 1
-        sizes = np.minimum(GUESSES, np.minimum(left, room)[:, None])  # [open, G]
-        share = (self.right[rows] / (self.right[rows] + self.wrong[rows] + 0.5))[:, None]
-        said = 1 + share * (1 - share**sizes) / (1 - share)  # [open, G]
-        best = ((PASS_COST / len(rows) + ROW_COST + 1 + sizes) / said).argmin(1)
+        left_of_draft = self.align.lengths[rows] - self.align.pointer[rows]
+        left_to_write = self.limit - self.lengths[rows] - 1
+        sizes = np.minimum(GUESSES, np.minimum(left_of_draft, left_to_write)[:, None])  # [open, G]
+
+        # A guess of g tokens, each correct with probability s, gives 1 + s + ... + s^g tokens.
+        share = (self.hits[rows] / (self.hits[rows] + self.misses[rows] + 0.5))[:, None]
+        expected = 1 + share * (1 - share**sizes) / (1 - share)  # [open, G]
+        cost = PASS_COST / len(rows) + ROW_COST + 1 + sizes  # few open rows: a pass costs each more
+        best = (cost / expected).argmin(1)
         sizes = sizes[np.arange(len(rows)), best]  # [open]
+
         short = 2 * (1 + sizes) < 1 + sizes.max()
-        if (sizes.max() - sizes[short]).sum() > SPLIT:  # they would fill up the pass: they wait
+        padding = (sizes.max() - sizes[short]).sum()
+        if padding > SPLIT:  # a pass of their own is cheaper than the padding
             places = np.flatnonzero(~short)
             return places, sizes[places]
         return np.arange(len(rows)), sizes
 
     def _pass(self, places: np.ndarray, sizes: np.ndarray) -> None:
-        """Feeds the last token and the guess of the rows in slots `places`, and takes what is
-        right."""
-        rows, widest = self.rows[places], int(sizes.max())
-        last = self.said[rows, self.lengths[rows] - 1]  # [S]
+        """Feeds the last token and a guess of the rows in S slots, and takes what is correct."""
+        rows = self.rows[places]
+        widest = int(sizes.max())
+
+        last = self.written[rows, self.lengths[rows] - 1]  # [S]
         step = np.arange(widest)
         real = step < sizes[:, None]  # [S, g]
         index = np.minimum(self.align.pointer[rows][:, None] + step, self.align.width - 1)
         guess = np.where(real, self.align.drafts[rows[:, None], index], NOTHING) if widest else real
-        ids = np.concatenate([last[:, None], np.where(real, guess, last[:, None])], 1)
+        ids = np.concatenate([last[:, None], np.where(real, guess, last[:, None])], 1)  # [S, 1 + g]
+
         starts = self.prompt_lengths[rows] + self.lengths[rows] - 1  # [S]
         states = self.slots.feed(
             self.slots.tensor(ids),
@@ -210,21 +247,26 @@ class _Batch:
             None if len(places) == len(self.rows) else self.slots.tensor(places),
             self.slots.tensor(sizes + 1) if sizes.min() < widest else None,
         )  # [S, 1 + g, size]
+
         asked = np.arange(widest + 1) <= sizes[:, None]  # [S, 1 + g]
-        chosen = states[self.slots.tensor(asked)]
-        best, own, _ = self._read(chosen, asked)
-        taken, _ = self._take(rows, guess, sizes, best, own)
-        self.align.said(rows, best, taken + 1)
+        chosen = states[self.slots.tensor(asked)]  # [M, size]
+        best, best_logprobs, _ = self._read(chosen, asked)
+        taken, _ = self._take(rows, guess, sizes, best, best_logprobs)
+        self.align.advance(rows, best, taken + 1)
         self._learn(rows, sizes, taken)
 
     def _read(
         self, states: torch.Tensor, real: np.ndarray, targets: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The best token, its log-prob and that of `targets` [M], for states [M, size] that stand
-        where `real` [S, g] is True: three [S, g]."""
+        """The best next token, its log-prob, and the log-prob of `targets` [M]: three [S, g].
+
+        `states` [M, size] belong to the places where `real` [S, g] is True, in their order; all
+        other places are 0. Without `targets` the third is the second again.
+        """
         vocabulary = self.slots.network.config.get_text_config().vocab_size
         part = max(1, LOGITS_AT_ONCE // vocabulary)
         wanted = None if targets is None else self.slots.tensor(targets).split(part)
+
         found = []
         for i, piece in enumerate(states.split(part)):
             logits = self.slots.logits(piece)  # [part, V]
@@ -232,13 +274,14 @@ class _Batch:
             value, best = logits.max(-1)
             target = value if wanted is None else logits.gather(-1, wanted[i][:, None])[:, 0]
             found.append((best, value - total, target - total))
-        out = []
+
+        tables = []
         for pieces in zip(*found, strict=True):
-            flat = torch.cat(pieces).cpu().numpy()
+            flat = torch.cat(pieces).cpu().numpy()  # [M]
             table = np.zeros(real.shape, dtype=flat.dtype)
             table[real] = flat
-            out.append(table)
-        return out[0], out[1], out[2]
+            tables.append(table)
+        return tables[0], tables[1], tables[2]
 
     def _take(
         self,
@@ -246,97 +289,123 @@ class _Batch:
         guess: np.ndarray,
         sizes: np.ndarray,
         best: np.ndarray,
-        own: np.ndarray,
+        best_logprobs: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Says the right beginning of each guess and the best token after it; an end token is
-        never passed. Returns how much of the guess was taken [S], and that last token [S]."""
-        right = (best[:, :-1] == guess) & (np.arange(guess.shape[1]) < sizes[:, None])
-        right &= ~np.isin(guess, self.ends)
-        taken = np.cumprod(right, axis=1).sum(1)  # [S]
+        """Writes the correct beginning of each guess and the best token after it.
+
+        Returns how many tokens of the guess were taken, [S], and the token after them, [S].
+        """
+        correct = (best[:, :-1] == guess) & (np.arange(guess.shape[1]) < sizes[:, None])
+        # An end token is written as the token after the guess, so that nothing is taken behind it.
+        correct &= ~np.isin(guess, self.end_ids)
+        taken = np.cumprod(correct, axis=1).sum(1)  # [S]
+
         row, at = np.nonzero(np.arange(best.shape[1]) <= taken[:, None])
         place = self.lengths[rows][row] + at
-        self.said[rows[row], place], self.logprobs[rows[row], place] = best[row, at], own[row, at]
+        self.written[rows[row], place] = best[row, at]
+        self.logprobs[rows[row], place] = best_logprobs[row, at]
         self.lengths[rows] += taken + 1
+
         last = best[np.arange(len(rows)), taken]
-        self.open[rows] = ~np.isin(last, self.ends) & (self.lengths[rows] < self.limit)
+        self.open[rows] = ~np.isin(last, self.end_ids) & (self.lengths[rows] < self.limit)
         return taken, last
 
     def _learn(self, rows: np.ndarray, sizes: np.ndarray, taken: np.ndarray) -> None:
-        """What a pass says of the drafts' worth. Guesses that are wrong from their start count
-        most from the second in a row on: one alone may be a token that the draft lacks."""
-        guessed, own = sizes > 0, self.align.run[rows] > 1  # one alone is chance
-        missed = guessed & (taken == 0)
-        self.right[rows] *= np.where(missed & self.missed[rows], 0.5, 1.0)
-        self.right[rows] += np.where(guessed, taken, own)
-        self.wrong[rows] += np.where(guessed, taken < sizes, ~own)
-        self.missed[rows] = np.where(guessed, missed, self.missed[rows])
-        self._forget(rows)
+        """Updates the drafts' worth after a pass.
 
-    def _forget(self, rows: np.ndarray) -> None:
-        kept = MEMORY / np.maximum(self.right[rows] + self.wrong[rows], MEMORY)
-        self.right[rows] *= kept
-        self.wrong[rows] *= kept
+        After two guesses in a row that were wrong from their first token the hits count half. A
+        single such guess may be due to a token that the draft lacks.
+        """
+        guessed = sizes > 0
+        failed = guessed & (taken == 0)
+        self.hits[rows] *= np.where(failed & self.failed[rows], 0.5, 1.0)
 
-    def _leave(self) -> None:
-        """Finished rows give up their slots."""
+        # Without a guess, the token written tells: it counts as the draft's own if the one before
+        # it was, too, since one alone may be chance.
+        own = self.align.run[rows] > 1
+        self.hits[rows] += np.where(guessed, taken, own)
+        self.misses[rows] += np.where(guessed, taken < sizes, ~own)
+        self.failed[rows] = np.where(guessed, failed, self.failed[rows])
+        self._fade(rows)
+
+    def _fade(self, rows: np.ndarray) -> None:
+        """Scales the counts of a row down to a total of MEMORY, so that recent tokens prevail."""
+        kept = MEMORY / np.maximum(self.hits[rows] + self.misses[rows], MEMORY)
+        self.hits[rows] *= kept
+        self.misses[rows] *= kept
+
+    def _release_finished(self) -> None:
+        """Takes finished rows out of their slots, which rows from the end then fill."""
         going = self.open[self.rows]
-        if going.any() and not going.all():
+        if not going.any():
+            self.rows = self.rows[:0]
+        elif not going.all():
             order = self.slots.keep(self.slots.tensor(going))
             self.rows = self.rows[order.cpu().numpy()]
-        elif not going.any():
-            self.rows = self.rows[:0]
-
-
-NOTHING = -1
-"""Stands behind the end of a draft; no token has this id."""
 
 
 class Realignment:
-    """`pointer` [R]: the draft goes on at this index. `run` [R]: how many of the tokens said last
-    were the draft's own, one after the other."""
+    """Where the text written so far has got to in each draft.
+
+    `pointer` [R] is the index at which the draft goes on. `run` [R] is how many of the tokens
+    written last were the draft's own, one after the other. `table` [R, N + 1] is the last row of
+    the Levenshtein table between the text written and the draft: entry j is the number of edits
+    between the text and the first j tokens of the draft.
+    """
 
     def __init__(self, drafts: Sequence[Sequence[int]]) -> None:
         self.lengths = np.array([len(d) for d in drafts], dtype=np.int64)  # [R]
-        self.width = max(int(self.lengths.max()), 1)
+        self.width = max(int(self.lengths.max()), 1)  # N
         self.drafts = np.full((len(drafts), self.width), NOTHING, dtype=np.int64)  # [R, N]
         for row, draft in zip(self.drafts, drafts, strict=True):
             row[: len(draft)] = draft
+
         self.places = np.arange(self.width + 1, dtype=np.int32)  # [N + 1]
-        self.table = np.tile(self.places, (len(drafts), 1))  # [R, N + 1], nothing said yet
-        self.pointer = np.zeros(len(drafts), dtype=np.int64)
-        self.run = np.zeros(len(drafts), dtype=np.int64)
+        self.table = np.tile(self.places, (len(drafts), 1))  # [R, N + 1], nothing written yet
+        self.pointer = np.zeros(len(drafts), dtype=np.int64)  # [R]
+        self.run = np.zeros(len(drafts), dtype=np.int64)  # [R]
 
-    def copied(self, rows: np.ndarray, counts: np.ndarray) -> None:
-        """Rows that have said the first `counts` tokens of their drafts and nothing else."""
+    def start_with_copy(self, rows: np.ndarray, counts: np.ndarray) -> None:
+        """Sets `rows` [S] to having written the first `counts` [S] tokens of their drafts."""
+        # Between the first c and the first j tokens of one draft there are |j - c| edits.
         self.table[rows] = np.abs(self.places - counts[:, None]).astype(np.int32)
-        self.pointer[rows], self.run[rows] = counts, counts
+        self.pointer[rows] = counts
+        self.run[rows] = counts
 
-    def said(self, rows: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
-        """`rows` [S] went on with the first `counts` [S], at least 1, of `tokens` [S, m].
+    def advance(self, rows: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> None:
+        """`rows` [S] have written the first `counts` [S], at least 1, of `tokens` [S, m].
 
-        The pointer goes to where the draft's beginning is fewest edits from what was said, to the
-        last of several such places: a token is taken for changed rather than for put in.
+        The pointer moves to the place in the draft before which the draft is the fewest edits from
+        the text. Of several such places it takes the last: a token that differs is taken for a
+        replaced token rather than for an inserted one.
         """
-        drafts, table = self.drafts[rows], self.table[rows]
+        drafts = self.drafts[rows]  # [S, N]
+        table = self.table[rows]  # [S, N + 1]
         for at in range(int(counts.max())):
-            table = self._next(table, drafts, tokens[:, at], counts > at)
+            table = self._after_token(table, drafts, tokens[:, at], counts > at)
         self.table[rows] = table
-        last = tokens[np.arange(len(rows)), counts - 1]  # [S]
+
+        # The last of equal minima is the first one from behind.
         behind = self.places > self.lengths[rows][:, None]  # [S, N + 1]
         edits = np.where(behind, np.iinfo(np.int32).max, table)
         found = self.width - edits[:, ::-1].argmin(1)  # [S]
+
+        last = tokens[np.arange(len(rows)), counts - 1]  # [S]
         own = (found > 0) & (drafts[np.arange(len(rows)), np.maximum(found, 1) - 1] == last)
         follows = found == self.pointer[rows] + counts
         self.run[rows] = np.where(own, np.where(follows, self.run[rows] + counts, 1), 0)
         self.pointer[rows] = found
 
-    def _next(
+    def _after_token(
         self, table: np.ndarray, drafts: np.ndarray, token: np.ndarray, on: np.ndarray
     ) -> np.ndarray:
-        """The row of the table after one more token, where `on`."""
+        """The Levenshtein rows after one more `token` [S], where `on` [S]; elsewhere unchanged."""
         new = np.empty_like(table)
         new[:, 0] = table[:, 0] + 1
         np.minimum(table[:, 1:] + 1, table[:, :-1] + (drafts != token[:, None]), out=new[:, 1:])
+
+        # The third way to an entry is from its left neighbour, plus 1. Minus the column number that
+        # is a running minimum, which NumPy computes for all columns at once.
         new -= self.places
         np.minimum.accumulate(new, axis=1, out=new)
         new += self.places

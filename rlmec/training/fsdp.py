@@ -1,8 +1,8 @@
-"""Fully sharded training (FSDP2): every rank holds a part of each weight, gradient and moment.
+"""Fully sharded training (FSDP2): each rank holds a part of every weight, gradient and moment.
 
-In: a network and a device mesh. Out: the same network, whose layers gather their weights when they
-are computed. The loss and its normalizers are those of any other strategy: gradients are averaged
-over the ranks.
+In: a network and a device mesh. Out: the same network, whose layers gather their weights only while
+they are computed. Losses and their normalizers are those of any other strategy: gradients are
+averaged over the ranks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from torch import nn
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """All ranks share the data and the weights; a checkpoint is one file with whole weights, which
-    rank 0 gathers on the CPU and writes as any other."""
+    """All ranks share the data and the weights.
+
+    A checkpoint is one file of whole weights, which rank 0 gathers on the CPU and writes like that
+    of any other strategy.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -24,12 +27,12 @@ class FullyShardedStrategy(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        # left to itself the mesh of one node has no data parallelism
+        # Lightning's own default gives a single node a mesh without data parallelism.
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
-        # read by parts, so that a name that is missing would not be seen
+        # Lightning reads the weights by parts and would not notice a name that is missing.
         whole = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
         module: Any = self.lightning_module
         module.check_names(whole["state_dict"])
@@ -37,18 +40,19 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
 
 def shard(net: nn.Module, network: Any, mesh: Any) -> None:
-    """Cuts the layers of `network`, and what else `net` holds around them, over the mesh's ranks.
+    """Shards the layers of `network`, and what `net` holds around them, over the ranks of a mesh.
 
-    Layers are the modules that the library itself never splits. Raises ValueError where it names
-    none.
+    Layers are the modules that transformers never splits over devices. Raises ValueError if the
+    network names none.
     """
     from torch.distributed.fsdp import fully_shard
 
-    kinds = set(getattr(network, "_no_split_modules", None) or ())
-    layers = [m for m in network.modules() if type(m).__name__ in kinds]
+    layer_types = set(getattr(network, "_no_split_modules", None) or ())
+    layers = [m for m in network.modules() if type(m).__name__ in layer_types]
     if not layers:
         raise ValueError(
-            f"{type(network).__name__} names no layers (_no_split_modules) to cut: use trainer=ddp"
+            f"{type(network).__name__} names no layers (_no_split_modules) to shard: use "
+            f"trainer=ddp"
         )
     for layer in layers:
         fully_shard(layer, mesh=mesh)
@@ -56,9 +60,9 @@ def shard(net: nn.Module, network: Any, mesh: Any) -> None:
 
 
 def whole_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict of a sharded module with whole tensors on the CPU; empty but on rank 0.
+    """The state dict of a sharded module with whole tensors on the CPU; empty except on rank 0.
 
-    All ranks call it.
+    All ranks must call it.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -67,7 +71,7 @@ def whole_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether weights of the module are parts of larger ones."""
+    """Whether any weight of the module is a rank's part of a larger one."""
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(p, DTensor) for p in module.parameters())

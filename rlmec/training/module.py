@@ -1,10 +1,16 @@
-"""What both LightningModules share: a loss normalised by the counts of its whole optimizer step.
+"""What both LightningModules share: a loss that is normalized over a whole optimizer step.
 
-In: batches of `batching.collate`. Out: the loss A * W * (S_RL / N_R + coef * S_IR / N_w), where an
-objective may name another count of the step than N_R, and
-Lightning divides by A (micro-batches of a step) and the strategy by W (ranks), so that the gradient
-is that of the whole step however it was cut. Metrics are summed over a step and logged every
-`log_every_n_steps`.
+In: micro-batches of `data.collate`, each with the token counts of its whole optimizer step. Out:
+
+    loss = A * W * (S_RL / N_R + imitation_coef * S_IR / N_w)
+
+S_RL and S_IR are the objective's sums over this micro-batch. N_R and N_w count the rewarded and the
+weighted tokens of the step, over all its micro-batches and ranks; an objective may name another
+count than N_R. Lightning divides the loss by A (micro-batches per step) and the strategy divides
+the gradient by W (ranks), so the result does not depend on how a step was cut. `docs/method.md` has
+the equations.
+
+Metrics are summed over a step and logged every `log_every_n_steps` steps.
 """
 
 from __future__ import annotations
@@ -26,12 +32,13 @@ Objective = Callable[[TokenBatch], ObjectiveSums]
 
 
 class CompletionModule(L.LightningModule):
-    """A causal network trained on the completion tokens of its rows.
+    """A causal network that is trained on the completion tokens of its rows.
 
-    `objective` maps a TokenBatch to sums; `optimizer` and `scheduler` are constructors that still
-    want the parameters, the optimizer and the counts of steps; `steps` is the number of optimizer
-    steps of the fit. `schedule` (part, parts) says which part of a schedule over `parts` such fits
-    is this one's.
+    `objective` maps a TokenBatch to sums. `optimizer` is a constructor that takes the parameters,
+    `scheduler` one that takes the optimizer and the counts of steps. `steps` is the number of
+    optimizer steps of the fit, `warmup_share` the share of them with a rising learning rate.
+    `schedule` is (part, parts) where `parts` fits share one learning-rate schedule and this fit is
+    number `part` of them, from 1 on. A module that only predicts needs none of these.
     """
 
     def __init__(
@@ -49,67 +56,80 @@ class CompletionModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net = TokenScorer(network)
-        self.net.train()
-        self.pad_id, self.end_ids = pad_id, tuple(end_ids)
+        self.net.train()  # `from_pretrained` gives networks in eval mode, and Lightning keeps that
+        self.pad_id = pad_id
+        self.end_ids = tuple(end_ids)
+
         self.objective = objective
-        self.optimizer, self.scheduler = optimizer, scheduler
-        self.steps, self.warmup_share, self.schedule = steps, warmup_share, schedule
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.steps = steps
+        self.warmup_share = warmup_share
+        self.schedule = schedule
+
         self._sums: dict[str, torch.Tensor] = {}
         self.whole_weights: dict[str, torch.Tensor] | None = None
-        self.strict_loading = not any(True for _ in self._frozen())
+        # A checkpoint has no frozen weights: `check_names` is then the check instead.
+        self.strict_loading = not any(True for _ in self._frozen_names())
 
     @property
     def network(self) -> Any:
         return self.net.network
 
+    # --- weights that are sharded over the ranks ---
+
     @property
-    def is_cut(self) -> bool:
-        """Whether each rank holds a part of the weights alone, so that all must compute at once."""
+    def is_sharded(self) -> bool:
+        """Whether each rank holds only a part of the weights, so that all must compute together."""
         return is_sharded(self.net)
 
     def configure_model(self) -> None:
-        """Cuts the network over the ranks where the strategy has a mesh for it."""
+        """Shards the network if the strategy has a device mesh for it. Lightning calls this."""
         mesh = getattr(self, "_device_mesh", None)
-        if mesh is not None and not is_sharded(self.net):
+        if mesh is not None and not self.is_sharded:
             network = self.network.get_base_model() if is_adapted(self.network) else self.network
             shard(self.net, network, mesh["data_parallel"])
 
     def gather(self) -> None:
-        """Keeps whole weights, by the network's names, as `whole_weights` where they are sharded:
-        on rank 0, but all ranks call it."""
-        if is_sharded(self.net):
+        """Keeps whole weights on rank 0 as `whole_weights`, by the network's names, if the weights
+        are sharded. All ranks must call it."""
+        if self.is_sharded:
             prefix = "net.network."
             state = whole_state(self)
             self.whole_weights = {name.removeprefix(prefix): w for name, w in state.items()}
 
-    # --- what a checkpoint holds: weights that are trained ---
+    # --- weights in a checkpoint: only those that are trained ---
 
-    def _frozen(self) -> Iterator[str]:
+    def _frozen_names(self) -> Iterator[str]:
         for name, parameter in self.named_parameters(remove_duplicate=False):
             if not parameter.requires_grad:
                 yield name
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Of a network with frozen weights the trained ones alone: those below an adapter have
-        their own directory."""
-        state, frozen = super().state_dict(*args, **kwargs), set(self._frozen())
+        """The trained weights alone; frozen weights below an adapter have a directory of their own.
+
+        A network without frozen weights gives all of them.
+        """
+        state = super().state_dict(*args, **kwargs)
+        frozen = set(self._frozen_names())
         prefix = kwargs.get("prefix", "")
-        for name in [n for n in state if _is_of(n.removeprefix(prefix), frozen)]:
+        for name in [n for n in state if _belongs_to(n.removeprefix(prefix), frozen)]:
             del state[name]
         return state
 
     def load_trained(self, state: dict[str, torch.Tensor]) -> None:
-        """Puts back what `state_dict` gave; ValueError where names are missing or unknown."""
+        """Loads what `state_dict` gave. Raises ValueError if names are missing or unknown."""
         self.check_names(state)
         self.load_state_dict(state, strict=self.strict_loading)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks the names of a checkpoint's weights (a sharding strategy has done so before)."""
+        """Checks the names of a checkpoint's weights. A sharding strategy reads the weights itself
+        and passes a checkpoint without them; it has checked the names before."""
         if "state_dict" in checkpoint:
             self.check_names(checkpoint["state_dict"])
 
     def check_names(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError where `state` has not the names of `state_dict`."""
+        """Raises ValueError if `state` does not have exactly the names of `state_dict`."""
         own = set(self.state_dict())
         if missing := sorted(own - set(state)):
             raise ValueError(
@@ -122,30 +142,41 @@ class CompletionModule(L.LightningModule):
                 f"weights): it is of another network or adapter"
             )
 
+    # --- training ---
+
     def configure_optimizers(self) -> Any:
         if self.optimizer is None or self.scheduler is None:
             raise ValueError("this module was made for prediction: it has no optimizer")
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+
+        # The counts are computed here, because reading `trainer.estimated_stepping_batches` at this
+        # point makes Lightning drop the position of the data loader on a resume. Schedulers differ
+        # in which counts they take.
         part, parts = self.schedule
         counts = {
             "num_warmup_steps": round(parts * self.steps * self.warmup_share),
             "num_training_steps": parts * self.steps,
         }
-        wanted = inspect.signature(self.scheduler).parameters
-        scheduler = self.scheduler(optimizer, **{k: v for k, v in counts.items() if k in wanted})
+        accepted = inspect.signature(self.scheduler).parameters
+        scheduler = self.scheduler(optimizer, **{k: v for k, v in counts.items() if k in accepted})
+
+        # A later part of a shared schedule starts where the parts before it ended. The scheduler
+        # warns that no optimizer step came first, which is what we want here.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             for _ in range((part - 1) * self.steps):
                 scheduler.step()
+
         return {
             "optimizer": optimizer,
+            # A fit is one Lightning epoch, so a schedule by epochs would take a single step.
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def tokens(self, batch: dict[str, torch.Tensor]) -> TokenBatch:
-        """The scored tokens of a batch, flat, with the network's log-probs of them.
+    def token_batch(self, batch: dict[str, torch.Tensor]) -> TokenBatch:
+        """The scored tokens of a micro-batch, flat, with the network's log-probs of them.
 
-        Raises TypeError where a precision plugin has rounded the batch's credit.
+        Raises TypeError if a precision plugin has rounded the credit of the batch.
         """
         if batch["token_rewards"].dtype != torch.float32:
             raise TypeError(
@@ -162,39 +193,43 @@ class CompletionModule(L.LightningModule):
             batch["row_ids"],
         )
 
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        tokens = self.tokens(batch)
-        sums = self.run_objective(batch, tokens)
-        policy, imitation, loss = normalized(sums, batch)
-        self._collect(
-            sums.metrics
-            | {
-                "policy_loss": policy.detach(),
-                "imitation_loss": imitation.detach(),
-                "loss": loss.detach(),
-                "tokens": batch["attention_mask"].sum(),
-                "processed": torch.tensor(batch["input_ids"].numel(), device=loss.device),
-            }
-        )
-        return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
-
     def run_objective(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> ObjectiveSums:
-        """The objective's sums over the completion tokens of a batch."""
+        """The objective's sums over the scored tokens of a micro-batch."""
         if self.objective is None:
             raise ValueError("this module was made for prediction: it has no objective")
         return self.objective(tokens)
 
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        tokens = self.token_batch(batch)
+        sums = self.run_objective(batch, tokens)
+        policy_loss, imitation_loss, loss = normalized(sums, batch)
+
+        step_share = {
+            "policy_loss": policy_loss.detach(),
+            "imitation_loss": imitation_loss.detach(),
+            "loss": loss.detach(),
+            "tokens": batch["attention_mask"].sum(),
+            "processed": torch.tensor(batch["input_ids"].numel(), device=loss.device),
+        }
+        self._add_to_step(sums.metrics | step_share)
+
+        # Lightning divides by the first factor, the strategy's average over ranks by the second.
+        return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """[2]: sum of -log p over completion tokens, and their number."""
-        logprobs = self.tokens(batch).logprobs
+        """Sum of -log p over the scored tokens, and their number: [2]."""
+        logprobs = self.token_batch(batch).logprobs  # [N]
         return torch.stack([-logprobs.sum(), logprobs.new_tensor(float(len(logprobs)))])
 
     def entropy_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """[2]: sum of the entropies (nats) at the scored tokens, and their number."""
+        """Sum of the entropies (nats) at the scored tokens, and their number: [2]."""
         entropies = self.net.entropies(batch)  # [N]
         return torch.stack([entropies.sum(), entropies.new_tensor(float(len(entropies)))])
 
+    # --- metrics of an optimizer step ---
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Read before the step: afterwards the scheduler has already set the rate of the next one.
         self._learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -202,12 +237,12 @@ class CompletionModule(L.LightningModule):
             return
         trainer: Any = self.trainer
         if self.global_step % trainer.log_every_n_steps == 0 or self.global_step == self.steps:
-            figures = self.step_metrics(self._reduced())
+            figures = self.step_metrics(self._sums_over_ranks())
             publish(self.trainer, {f"train/{name}": value for name, value in figures.items()})
         self._sums = {}
 
     def step_metrics(self, sums: dict[str, float]) -> dict[str, float]:
-        """Figures of one optimizer step from its sums over micro-batches and ranks."""
+        """Figures of one optimizer step, from its sums over micro-batches and ranks."""
         return {
             "loss": sums["loss"],
             "imitation_loss": sums["imitation_loss"],
@@ -216,28 +251,31 @@ class CompletionModule(L.LightningModule):
             "learning_rate": self._learning_rate,
         }
 
-    def _collect(self, metrics: dict[str, torch.Tensor]) -> None:
+    def _add_to_step(self, metrics: dict[str, torch.Tensor]) -> None:
+        """Adds a micro-batch to the step's sums. Metrics named `..._max` are maxima instead."""
         for name, value in metrics.items():
-            old = self._sums.get(name)
+            total = self._sums.get(name)
             value = value.detach().double()
-            if old is not None:
-                value = torch.maximum(old, value) if name.endswith("_max") else old + value
+            if total is not None:
+                value = torch.maximum(total, value) if name.endswith("_max") else total + value
             self._sums[name] = value
 
-    def _reduced(self) -> dict[str, float]:
-        names = sorted(self._sums)
+    def _sums_over_ranks(self) -> dict[str, float]:
+        names = sorted(self._sums)  # every rank must reduce in the same order
         if self.trainer.world_size == 1:
             return {name: float(self._sums[name]) for name in names}
-        reduce = self.trainer.strategy.reduce
-        how = {True: "max", False: "sum"}
-        return {
-            name: float(reduce(self._sums[name].clone(), reduce_op=how[name.endswith("_max")]))
-            for name in names
-        }
+
+        reduced = {}
+        for name in names:
+            how = "max" if name.endswith("_max") else "sum"
+            value = self.trainer.strategy.reduce(self._sums[name].clone(), reduce_op=how)
+            reduced[name] = float(value)
+        return reduced
 
 
-def _is_of(name: str, frozen: set[str]) -> bool:
-    """Whether a name of a state dict is a frozen weight, or what quantizing has put beside one."""
+def _belongs_to(name: str, frozen: set[str]) -> bool:
+    """Whether a name of a state dict is a frozen weight, or something that quantization stores
+    below the name of one (`weight.absmax` and the like)."""
     parts = name.split(".")
     return any(".".join(parts[:i]) in frozen for i in range(len(parts), 0, -1))
 
@@ -245,17 +283,17 @@ def _is_of(name: str, frozen: set[str]) -> bool:
 def normalized(
     sums: ObjectiveSums, batch: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A micro-batch's share of its step's policy term, imitation term and loss, all 0-d."""
-    policy = sums.policy / batch[f"{sums.divide_by}_normalizer"]
-    imitation = sums.imitation / batch["imitation_normalizer"]
-    return policy, imitation, policy + sums.imitation_coef * imitation
+    """Policy loss, imitation loss and loss of a micro-batch, each its share of the step: 0-d."""
+    policy_loss = sums.policy / batch[f"{sums.divide_by}_normalizer"]
+    imitation_loss = sums.imitation / batch["imitation_normalizer"]
+    return policy_loss, imitation_loss, policy_loss + sums.imitation_coef * imitation_loss
 
 
 def publish(trainer: L.Trainer, figures: dict[str, float]) -> None:
-    """Gives the figures of the step just done to every logger and to `trainer.callback_metrics`.
+    """Gives figures of the step just done to every logger and to `trainer.callback_metrics`.
 
-    (Lightning's own `log` would count that step one lower, and leave out a last step between two
-    intervals.)
+    Lightning's own `log` would name the step one lower, and would leave out a last step that is
+    not a multiple of `log_every_n_steps`.
     """
     for logger in trainer.loggers:
         logger.log_metrics(figures, step=trainer.global_step)

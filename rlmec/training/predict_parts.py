@@ -1,7 +1,9 @@
-"""Fixed parts of the predict stages: what is computed at once, whatever the number of ranks.
+"""Parts of the predict stages: the fixed portions of work that are computed and stored at once.
 
-A part's composition and seed depend on the data and the settings alone, so that a stage that was
-cut off, or that runs on several ranks, writes the same bytes.
+In: the items of a stage. Out: parts, and a loader that gives each rank its share of those that are
+missing. Completions depend on the prompts that are computed with them. What a part holds, and its
+seed, therefore depend on the data and the settings alone: a stage that was interrupted, or that
+runs on several ranks, writes the same bytes.
 """
 
 from __future__ import annotations
@@ -14,8 +16,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from rlmec.data.row import Row
-from rlmec.lm.draft_decoding import Rewrite, rewrite
-from rlmec.lm.generation import Completion, Decoding, generate
+from rlmec.lm.generation import Decoding
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,10 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoringPart:
-    """Rows whose completion tokens are to be scored, and drafts to be scored and rewritten."""
+    """Rows whose scored tokens get log-probs, and drafts that are scored and rewritten at once.
+
+    A rewrite has at most `max_completion_length` tokens.
+    """
 
     index: int
     rows: list[Row]
@@ -45,54 +49,31 @@ class ScoringPart:
     max_completion_length: int = 0
 
 
-def generate_part(
-    network: Any, part: GenerationPart, end_ids: Sequence[int], pad_id: int
-) -> list[Completion]:
-    """Completions of a part's prompts, by its own decoding and seed."""
-    return generate(
-        network, part.prompts, part.decoding, end_ids=end_ids, pad_id=pad_id, seed=part.seed
-    )
-
-
-def rewrite_part(
-    network: Any, part: ScoringPart, end_ids: Sequence[int], pad_id: int
-) -> list[Rewrite]:
-    """What becomes of a part's drafts, and their tokens' log-probs, from the same passes."""
-    if not part.drafts:
-        return []
-    return rewrite(
-        network,
-        [draft.prompt for draft in part.drafts],
-        [draft.ids for draft in part.drafts],
-        part.max_completion_length,
-        end_ids=end_ids,
-        pad_id=pad_id,
-    )
-
-
 def part_seed(seed: int, stage: str, index: int) -> int:
-    """The seed of one part: a function of the stage's seed, its name and the part's number."""
+    """The seed of one part: a hash of the stage's seed, the stage's name, and the part's number."""
     return zlib.crc32(f"{seed}/{stage}/{index}".encode())
 
 
 def cut(count: int, size: int) -> list[range]:
-    """0..count-1 in runs of `size`, the last one shorter."""
-    return [range(a, min(a + size, count)) for a in range(0, count, size)]
+    """The numbers 0..count-1 in runs of `size`; the last run may be shorter."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 class Sealed:
-    """Carries a part through Lightning untouched (it would copy every list of a plain batch)."""
+    """Carries a part through Lightning, which would copy every list of a plain batch."""
 
     def __init__(self, part: Any) -> None:
         self.part = part
 
 
 class PartList(Dataset):
-    """This rank's share of the missing parts, filled up so that every rank has as many."""
+    """One rank's share of the missing parts, filled up with None so that all ranks have as many:
+    Lightning fails on a rank that has nothing to predict."""
 
     def __init__(self, parts: Sequence[Any], missing: Sequence[int], rank: int, world: int) -> None:
-        mine = [parts[i] for i in missing[rank::world]]
-        self.items = mine + [None] * (-(-len(missing) // world) - len(mine))
+        own = [parts[i] for i in missing[rank::world]]
+        most = -(-len(missing) // world)  # rounded up
+        self.items = own + [None] * (most - len(own))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -102,7 +83,11 @@ class PartList(Dataset):
 
 
 def part_loader(parts: Sequence[Any], missing: Sequence[int], rank: int, world: int) -> DataLoader:
-    """A loader that hands out whole parts (no batching, no sampler of Lightning's)."""
+    """A loader that gives one rank its share of the missing parts, each part as one batch.
+
+    The trainer must not add a sampler of its own (`use_distributed_sampler=False`): it would divide
+    the share among the ranks a second time.
+    """
     return DataLoader(
         PartList(parts, missing, rank, world), batch_size=None, collate_fn=lambda part: part
     )

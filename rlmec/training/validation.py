@@ -1,4 +1,12 @@
-"""Validation by generation at optimizer steps."""
+"""Validation at optimizer steps: the loss over validation rows, and greedy completions, judged.
+
+In: a fit, prompts, and a judge of completions. Out: figures in the logs and in `history`, a score
+for `BestWeights`, and the end of the training where a target is reached.
+
+Validation runs in `on_train_batch_end`, which Lightning calls before the resume checkpoint is
+written: the checkpoint of a step always contains the validation of that step. Lightning's own
+validation loop counts micro-batches and epochs, and a fit here is a single epoch.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +28,18 @@ Judge = Callable[[list[int], list[Completion]], dict[str, float]]
 
 
 class Validation(Callback):
-    """At some steps and at the last: loss over validation rows, and greedy completions, judged.
+    """Validates before the first step, every `every_steps` optimizer steps, and at the last step.
 
-    It runs every `every_steps` optimizer steps. `judge` gets the numbers of the prompts that this
-    rank completed and the completions, and returns sums (as floats) over them, `count` among them;
-    the callback adds them over the ranks and logs each one's share as `{prefix}/{name}`. Of
-    `watched` training rows the mean entropy at their scored tokens is logged beside it. With
-    `drafts` of the completions they are found faster, and are the same. `best` is offered the share
-    named `monitor`; training stops at the first optimizer step at which it reaches `target`.
-    A signal that asks to stop ends it on all ranks without a figure; the fit is then saved and
-    stopped, and when it goes on, that validation comes first.
+    - `judge` gets the numbers of the prompts that this rank completed, and the completions. It
+      returns sums over them as floats, one of them named `count`. The callback adds the sums over
+      the ranks and logs each divided by the count as `{prefix}/{name}`.
+    - `drafts` of the completions make decoding faster and change nothing in the result.
+    - `watched` is a number of training rows: the mean entropy at their scored tokens is logged.
+    - `best` is offered the figure named `monitor`. Training ends at the first optimizer step at
+      which this figure reaches `target`.
+
+    A signal that asks the run to stop ends the validation on all ranks without a figure. The fit is
+    then saved and stopped, and a resume starts with that validation.
     """
 
     def __init__(
@@ -47,30 +57,42 @@ class Validation(Callback):
         drafts: Sequence[list[int]] | None = None,
         watched: int = 0,
     ) -> None:
-        self.prompts, self.judge = list(prompts), judge
-        self.drafts, self.watched = drafts, watched
+        self.prompts = list(prompts)
+        self.judge = judge
         self.every_steps = every_steps
         self.decoding = Decoding(max_completion_length)
-        self.batch_size, self.prefix, self.monitor = batch_size, prefix, monitor
-        self.best, self.target = best, target
+        self.batch_size = batch_size
+        self.prefix = prefix
+        self.monitor = monitor
+        self.best = best
+        self.target = target
+        self.drafts = drafts
+        self.watched = watched
+
         self.history: list[dict[str, float]] = []
         self.stopped = False
-        self._asked: int | None = None  # the signal that ended the last validation
+        self._signal: int | None = None  # the signal that ended the last validation
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history, self.stopped = state_dict["history"], state_dict["stopped"]
+        self.history = state_dict["history"]
+        self.stopped = state_dict["stopped"]
+
+    # --- when it runs ---
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if self.stopped:
+        if self.stopped:  # a checkpoint of a fit that had reached its target
             trainer.should_stop = True
-        elif not self.history or self._owed(trainer.global_step, pl_module.steps):
-            self._validate(trainer, pl_module)
-            if self._asked is not None:
-                where = f"in the validation of optimizer step {trainer.global_step}"
-                raise signals.RunStopped(self._asked, where)
+            return
+        if self.history and not self._was_interrupted(trainer.global_step, pl_module.steps):
+            return
+
+        self._validate(trainer, pl_module)
+        if self._signal is not None:
+            where = f"in the validation of optimizer step {trainer.global_step}"
+            raise signals.RunStopped(self._signal, where)
 
     def on_train_batch_end(
         self,
@@ -82,15 +104,17 @@ class Validation(Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        if self._due(trainer.global_step, pl_module.steps):
+        if self._is_due(trainer.global_step, pl_module.steps):
             self._validate(trainer, pl_module)
 
-    def _due(self, step: int, last: int) -> bool:
+    def _is_due(self, step: int, last: int) -> bool:
         return step % self.every_steps == 0 or step == last
 
-    def _owed(self, step: int, last: int) -> bool:
-        """Whether the fit was stopped in the validation of the step it now goes on from."""
-        return self._due(step, last) and self.history[-1]["step"] != step
+    def _was_interrupted(self, step: int, last: int) -> bool:
+        """Whether the fit was stopped in the validation of the step that it now resumes from."""
+        return self._is_due(step, last) and self.history[-1]["step"] != step
+
+    # --- what it does ---
 
     def _validate(self, trainer: L.Trainer, pl_module: CompletionModule) -> None:
         figures = self._figures(trainer, pl_module)
@@ -98,45 +122,45 @@ class Validation(Callback):
             return
         self.history.append({"step": float(trainer.global_step), **figures})
         publish(trainer, figures)
+
+        # The weights before the first step are neither the best nor a reason to stop.
         score = figures.get(f"{self.prefix}/{self.monitor}")
-        if score is None:
+        if score is None or not trainer.global_step:
             return
-        if self.best is not None and trainer.global_step:
+        if self.best is not None:
             self.best.offer(trainer, score)
-        if self.target is not None and score >= self.target and trainer.global_step:
+        if self.target is not None and score >= self.target:
             self.stopped = True
             trainer.should_stop = True
 
     def _figures(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float] | None:
-        """What was measured, over all ranks; None where any of them was asked to stop."""
+        """The figures over all ranks; None if any rank was asked to stop meanwhile."""
         means: dict[str, list[float]] = {}
         sums: dict[str, float] = {}
         try:
             for name, batches, step in self._measured(trainer, pl_module):
                 means[name] = self._summed(trainer, pl_module, batches, step)
-            sums = self._generate(trainer, pl_module)
+            sums = self._judged(trainer, pl_module)
         except signals.RunStopped:
             pl_module.train()
-        self._asked = agreed_signal(trainer)
-        if self._asked is not None:
-            return None
-        totals = {name: self._added(trainer, mine) for name, mine in means.items()}
-        shares = {name: total / count for name, (total, count) in totals.items() if count}
-        return shares | self._shares(trainer, sums)
 
-    def _shares(self, trainer: L.Trainer, sums: dict[str, float]) -> dict[str, float]:
-        """The sums of all ranks over the count of all."""
-        names = sorted(sums)
-        totals = dict(zip(names, self._added(trainer, [sums[name] for name in names]), strict=True))
-        count = max(totals.pop("count", 0.0), 1.0)
-        return {f"{self.prefix}/{name}": value / count for name, value in totals.items()}
+        # Ranks add up their sums only if all of them have measured everything.
+        self._signal = agreed_signal(trainer)
+        if self._signal is not None:
+            return None
+        totals = {name: self._over_ranks(trainer, own) for name, own in means.items()}
+        figures = {name: total / count for name, (total, count) in totals.items() if count}
+        return figures | self._judged_shares(trainer, sums)
 
     def _measured(
         self, trainer: Any, pl_module: CompletionModule
     ) -> Iterator[tuple[str, Any, Any]]:
-        """Name, batches and step of what is measured without completions; nothing where the ranks
-        have different numbers of batches."""
-        if pl_module.is_cut:
+        """Name, batches and step function of each figure that needs no completions.
+
+        None of them if the weights are sharded: ranks have different numbers of batches, and a
+        rank's forward pass would wait for the others for ever.
+        """
+        if pl_module.is_sharded:
             return
         data = trainer.datamodule
         yield "val/loss", data.val_dataloader(), pl_module.validation_step
@@ -147,7 +171,7 @@ class Validation(Callback):
     def _summed(
         self, trainer: Any, pl_module: CompletionModule, batches: Sequence[Any], step: Any
     ) -> list[float]:
-        """Over this rank's batches: the sum of what `step` adds up, and the tokens it is over."""
+        """The sum over this rank's batches of what `step` gives: a total and its token count."""
         sums = torch.zeros(2, dtype=torch.float64)
         pl_module.eval()
         with trainer.precision_plugin.forward_context():
@@ -158,26 +182,35 @@ class Validation(Callback):
         pl_module.train()
         return sums.tolist()
 
-    def _generate(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float]:
+    def _judged(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float]:
         """The judge's sums over the prompts of this rank."""
         if not self.prompts:
             return {}
-        mine = list(range(trainer.global_rank, len(self.prompts), trainer.world_size))
-        done: list[Completion] = []
-        for start in range(0, len(mine), self.batch_size):
-            done += self._completed(pl_module, mine[start : start + self.batch_size])
-        return self.judge(mine, done)
+        numbers = list(range(trainer.global_rank, len(self.prompts), trainer.world_size))
+        completions: list[Completion] = []
+        for start in range(0, len(numbers), self.batch_size):
+            completions += self._completed(pl_module, numbers[start : start + self.batch_size])
+        return self.judge(numbers, completions)
 
     def _completed(self, pl_module: CompletionModule, numbers: list[int]) -> list[Completion]:
         prompts = [self.prompts[i] for i in numbers]
         ids: dict[str, Any] = {"end_ids": pl_module.end_ids, "pad_id": pl_module.pad_id}
         if self.drafts is None:
             return generate(pl_module.network, prompts, self.decoding, **ids)
+
         drafts = [self.drafts[i] for i in numbers]
         limit = self.decoding.max_completion_length
         return [r.completion for r in rewrite(pl_module.network, prompts, drafts, limit, **ids)]
 
-    def _added(self, trainer: L.Trainer, values: list[float]) -> list[float]:
+    def _judged_shares(self, trainer: L.Trainer, sums: dict[str, float]) -> dict[str, float]:
+        """The judge's sums of all ranks, each divided by the count of all ranks."""
+        names = sorted(sums)
+        values = self._over_ranks(trainer, [sums[name] for name in names])
+        totals = dict(zip(names, values, strict=True))
+        count = max(totals.pop("count", 0.0), 1.0)
+        return {f"{self.prefix}/{name}": value / count for name, value in totals.items()}
+
+    def _over_ranks(self, trainer: L.Trainer, values: list[float]) -> list[float]:
         if trainer.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=trainer.strategy.root_device)

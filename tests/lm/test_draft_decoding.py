@@ -257,7 +257,7 @@ def test_the_table_is_levenshteins_and_the_pointer_its_least():
     said = [[*d[:3], *draw.integers(0, 4, 10).tolist()] for d in drafts]
     align = Realignment(drafts)
     copied = np.array([min(3, len(d)) for d in drafts])
-    align.copied(np.arange(5), copied)
+    align.start_with_copy(np.arange(5), copied)
     at = copied.copy()
     for pieces in ([2, 1, 3, 1, 2], [1, 4, 0, 2, 1], [3, 1, 1, 1, 1]):
         counts = np.array(pieces)
@@ -265,7 +265,7 @@ def test_the_table_is_levenshteins_and_the_pointer_its_least():
         tokens = np.full((len(rows), 4), 99)
         for i, row in enumerate(rows):
             tokens[i, : counts[row]] = said[row][at[row] : at[row] + counts[row]]
-        align.said(rows, tokens, counts[rows])
+        align.advance(rows, tokens, counts[rows])
         at += counts
         for row in rows:
             cells = table_row(said[row][: at[row]], drafts[row])
@@ -287,5 +287,5 @@ def test_a_pointer_worked_by_hand(said, pointer, run):
     """The draft is 1 2 3 4 5 6."""
     align = Realignment([[1, 2, 3, 4, 5, 6]])
     for token in said:
-        align.said(np.array([0]), np.array([[token]]), np.array([1]))
+        align.advance(np.array([0]), np.array([[token]]), np.array([1]))
     assert (align.pointer[0], align.run[0]) == (pointer, run)

@@ -105,7 +105,7 @@ def test_drafts_change_nothing_of_what_the_judge_sees():
     judges = [Scores([0.5]), Scores([0.5])]
     for judge, given in zip(judges, (None, drafts), strict=True):
         settings = {"every_steps": 1, "max_completion_length": 4, "batch_size": 2}
-        Validation(PROMPTS, judge, **settings, drafts=given)._generate(trainer, module)
+        Validation(PROMPTS, judge, **settings, drafts=given)._judged(trainer, module)
     assert judges[0].seen == judges[1].seen == [([0, 1, 2, 3, 4], wanted)]
 
 
@@ -165,7 +165,7 @@ def test_prompts_are_dealt_to_the_ranks_and_their_sums_added():
     strategy = SimpleNamespace(root_device="cpu", reduce=reduce)
     trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=strategy)
     module = SimpleNamespace(network=network(), end_ids=(1,), pad_id=0)
-    shares = validation._shares(trainer, validation._generate(trainer, module))
+    shares = validation._judged_shares(trainer, validation._judged(trainer, module))
     assert shares == {"dev/accuracy": (1 + 3) / (2 + 3)}
     assert judge.seen[0][0] == [1, 3]
 

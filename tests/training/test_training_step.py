@@ -279,7 +279,7 @@ def test_rounded_rewards_are_refused(rows):
     batch = next(iter(data.train_dataloader()))
     rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in batch.items()}
     with pytest.raises(TypeError, match=r"came as torch.bfloat16.*bf16-mixed"):
-        module_of(network(), data).tokens(rounded)
+        module_of(network(), data).token_batch(rounded)
 
 
 # --- what is logged ---
