@@ -1,9 +1,12 @@
-"""The head and its loss, a part of the vocabulary at a time: forward and backward without logits.
+"""The head of a language model and its loss, without the logits of all tokens at once.
 
-In: hidden states of the chosen tokens, and the head. Out: -log p of each target, float32. Of the
-logits only one part is held at any time: the forward pass keeps their sum of exponentials, the
-backward pass computes each part anew and turns it into gradients at once. Parts are cut along the
-vocabulary, so that each row of the head's gradient is written once, from all tokens.
+In: hidden states of chosen tokens [N, D], their targets [N], and the head. Out: -log p of each
+target, float32 [N], with gradients; or the entropy at each state.
+
+With a vocabulary of 50,000 and more, logits of a batch take far more memory than anything else. So
+only a part of them is held at a time. The forward pass keeps their sum of exponentials; the
+backward pass computes each part again and turns it into gradients immediately. Parts are cut along
+the vocabulary, so that each row of the head's gradient is written once, from all tokens.
 """
 
 from __future__ import annotations
@@ -20,46 +23,62 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 DENSE_LOGITS = 2**22
-"""Up to so many logits at once are computed plainly (16 MiB in float32); changes rounding only."""
-PARTS, LEAST_PART = 32, 2**20
-"""More are cut into about PARTS parts of at least LEAST_PART logits."""
-FEW_ROWS, LARGE_HEAD, BLOCK = 32, 2**22, 256
-"""Up to FEW_ROWS rows meet a head of LARGE_HEAD weights or more in blocks of BLOCK tokens."""
+"""Up to this many logits are computed at once (16 MiB in float32); changes rounding only."""
+PARTS = 32
+LEAST_PART = 2**20
+"""More logits are cut into about PARTS parts of at least LEAST_PART logits."""
+FEW_ROWS = 32
+LARGE_HEAD = 2**22
+BLOCK = 256
+"""On a CPU, up to FEW_ROWS states meet a head of LARGE_HEAD weights or more in blocks of BLOCK
+tokens of the vocabulary."""
+
+
+# --- from states to logits ---
 
 
 @dataclass(frozen=True)
 class HeadForm:
-    """What a network makes of its head's output: `scale` times it, then `cap` * tanh(. / cap)."""
+    """How a network turns the output of its head into logits.
+
+    The output is multiplied by `scale`; with a soft `cap` it becomes cap * tanh(output / cap).
+    """
 
     scale: float = 1.0
     cap: float | None = None
 
     def logits(self, output: torch.Tensor) -> torch.Tensor:
-        """Float32 logits of the head's output."""
+        """Float32 logits of the output of the head."""
         logits = output.float()
         if self.scale != 1.0:
             logits = logits * self.scale
-        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
-
-    def chain(self, gradient: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """The gradient of the output from that of the logits, in place."""
         if self.cap is not None:
-            gradient *= 1 - (logits / self.cap) ** 2
-        return gradient if self.scale == 1.0 else gradient.mul_(self.scale)
+            logits = self.cap * torch.tanh(logits / self.cap)
+        return logits
+
+    def backward(self, gradient: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Turns the gradient of the logits into that of the head's output, in place."""
+        if self.cap is not None:
+            gradient *= 1 - (logits / self.cap) ** 2  # the derivative of tanh is 1 - tanh^2
+        if self.scale != 1.0:
+            gradient *= self.scale
+        return gradient
 
 
 PLAIN = HeadForm()
 
 
 def head_output(head: Any, states: torch.Tensor) -> torch.Tensor:
-    """`head(states)` for states [N, D]; large matrices and few rows by blocks on a processor.
+    """`head(states)` for states [N, D], without gradients faster on a CPU: [N, V].
 
-    There BLAS takes two to four times as long for one tall matrix as for a batch of its blocks.
+    For a few states and one tall matrix, BLAS on a CPU takes two to four times as long as for a
+    batch of blocks of the matrix.
     """
     few = states.device.type == "cpu" and len(states) <= FEW_ROWS
     matrix = type(head) is nn.Linear and head.bias is None and head.weight.numel() >= LARGE_HEAD
     if not (few and matrix) or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return head(states)
+
     count = len(head.weight) // BLOCK
     blocks = head.weight[: count * BLOCK].view(count, BLOCK, -1)  # [C, BLOCK, D]
     parts = torch.matmul(states, blocks.transpose(1, 2)).transpose(0, 1)  # [N, C, BLOCK]
@@ -67,55 +86,70 @@ def head_output(head: Any, states: torch.Tensor) -> torch.Tensor:
     return torch.cat([parts.reshape(len(states), -1), rest], 1)
 
 
+# --- loss and entropy ---
+
+
 def head_nll(
     head: Any, hidden: torch.Tensor, targets: torch.Tensor, form: HeadForm = PLAIN
 ) -> torch.Tensor:
-    """-log p of each target under a head: [N, D], [N] -> float32 [N].
+    """-log p of each target: states [N, D] and targets [N] give float32 [N].
 
-    Few logits are computed plainly. Many are computed part by part, forward and backward: of the
-    vocabulary where the head is a plain matrix, else (adapters, quantised weights) of the tokens,
-    each part through the head itself. Matrices are multiplied in autocast's type, the rest is
-    float32.
+    Few logits are computed at once, many part by part, forward and backward. If the head is a plain
+    matrix, the parts are cut along the vocabulary. Otherwise (adapters, quantized weights) they are
+    cut along the tokens, and each part goes through the head itself. Matrices are multiplied in the
+    dtype of autocast; all else is float32.
     """
-    count, vocabulary = len(targets), head.weight.shape[0]
+    count = len(targets)
+    vocabulary = head.weight.shape[0]
     if count * vocabulary <= DENSE_LOGITS:
-        return _nll(head, hidden, targets, form)
+        return _dense_nll(head, hidden, targets, form)
+
     if type(head) is nn.Linear:
         device = hidden.device.type
         mixed = torch.is_autocast_enabled(device)
-        kind = torch.get_autocast_dtype(device) if mixed else hidden.dtype
-        return _VocabularyParts.apply(hidden, head.weight, head.bias, targets, form, kind)
+        dtype = torch.get_autocast_dtype(device) if mixed else hidden.dtype
+        return _VocabularyParts.apply(hidden, head.weight, head.bias, targets, form, dtype)
+
     part = max(1, count // PARTS, LEAST_PART // vocabulary)
     pieces = zip(hidden.split(part), targets.split(part), strict=True)
-    return torch.cat([_again(head, h, y, form) for h, y in pieces])
+    return torch.cat([_recomputed_nll(head, h, y, form) for h, y in pieces])
 
 
 @torch.no_grad()
 def head_entropy(head: Any, hidden: torch.Tensor, form: HeadForm = PLAIN) -> torch.Tensor:
-    """Entropy (nats) of the distribution at each state: [N, D] -> float32 [N], no more than
-    DENSE_LOGITS logits at once."""
+    """Entropy (nats) of the next-token distribution at each state [N, D]: float32 [N].
+
+    At most DENSE_LOGITS logits are held at once.
+    """
     part = max(1, DENSE_LOGITS // head.weight.shape[0])
     return torch.cat([entropy(form.logits(head(states))) for states in hidden.split(part)])
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
-    """H = -sum_v p_v log p_v, p = softmax(logits), 0 log 0 = 0: [N, V] -> float32 [N], nats."""
+    """Entropy (nats) of softmax(logits) for logits [N, V]: float32 [N], with 0 log 0 = 0."""
     return torch.special.entr(logits.float().softmax(-1)).sum(-1)
 
 
-def _again(head: Any, hidden: torch.Tensor, targets: torch.Tensor, form: HeadForm) -> torch.Tensor:
-    """A part of the tokens, recomputed in the backward pass (with the same dropout)."""
+def _recomputed_nll(
+    head: Any, hidden: torch.Tensor, targets: torch.Tensor, form: HeadForm
+) -> torch.Tensor:
+    """As `_dense_nll`, computed again in the backward pass with the same dropout."""
     if not torch.is_grad_enabled():
-        return _nll(head, hidden, targets, form)
-    return checkpoint(_nll, head, hidden, targets, form, use_reentrant=False)
+        return _dense_nll(head, hidden, targets, form)
+    return checkpoint(_dense_nll, head, hidden, targets, form, use_reentrant=False)
 
 
-def _nll(head: Any, hidden: torch.Tensor, targets: torch.Tensor, form: HeadForm) -> torch.Tensor:
+def _dense_nll(
+    head: Any, hidden: torch.Tensor, targets: torch.Tensor, form: HeadForm
+) -> torch.Tensor:
     return F.cross_entropy(form.logits(head(hidden)), targets, reduction="none")  # [N]
 
 
 class _VocabularyParts(torch.autograd.Function):
-    """-log softmax(form(hidden @ weight.T + bias)) at the targets."""
+    """-log softmax(form(hidden @ weight.T + bias)) at the targets, by parts of the vocabulary.
+
+    `dtype` is that in which matrices are multiplied.
+    """
 
     @staticmethod
     def forward(
@@ -125,46 +159,56 @@ class _VocabularyParts(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         form: HeadForm,
-        kind: torch.dtype,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        own = torch.zeros(len(targets), device=hidden.device)  # [N]
+        target_logits = torch.zeros(len(targets), device=hidden.device)  # [N]
         sums = []
-        states = hidden.to(kind)
+        states = hidden.to(dtype)
         for start, stop in _parts(len(states), len(weight)):
             logits = form.logits(_output(states, weight, bias, start, stop))  # [N, part]
             sums.append(logits.logsumexp(-1))
-            place, inside = _place(targets, start, stop)
-            own += logits.gather(1, place)[:, 0] * inside
+            column, inside = _target_columns(targets, start, stop)
+            target_logits += logits.gather(1, column)[:, 0] * inside
+
+        # All that the backward pass needs of the logits is their log-sum-exp.
         total = torch.stack(sums).logsumexp(0)  # [N]
         ctx.save_for_backward(hidden, weight, bias, targets, total)
-        ctx.form, ctx.kind = form, kind
-        return total - own
+        ctx.form = form
+        ctx.dtype = dtype
+        return total - target_logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         hidden, weight, bias, targets, total = ctx.saved_tensors
-        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+
+        # The gradient of the states is a sum over all parts, so it is added up in float32.
         of_hidden = torch.zeros_like(hidden, dtype=torch.float32)  # [N, D]
-        of_weight = torch.empty_like(weight) if to_weight else None  # [V, D]
-        of_bias = torch.empty_like(bias) if to_bias else None  # [V]
-        states = hidden.to(ctx.kind)
+        of_weight = torch.empty_like(weight) if needs_weight else None  # [V, D]
+        of_bias = torch.empty_like(bias) if needs_bias else None  # [V]
+
+        states = hidden.to(ctx.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for start, stop in _parts(len(states), len(weight)):
-                output = _output(states, weight, bias, start, stop)
-                part = _gradient(ctx.form, output, targets, total, gradient, start, stop)
+                output = _output(states, weight, bias, start, stop)  # [N, part]
+                of_output = _output_gradient(
+                    ctx.form, output, targets, total, gradient, start, stop
+                )  # [N, part]
                 if of_bias is not None:
-                    of_bias[start:stop] = part.sum(0)
-                part = part.to(ctx.kind)
-                if to_hidden:
-                    of_hidden += part @ weight[start:stop].to(ctx.kind)
+                    of_bias[start:stop] = of_output.sum(0)
+                of_output = of_output.to(ctx.dtype)
+                if needs_hidden:
+                    of_hidden += of_output @ weight[start:stop].to(ctx.dtype)
                 if of_weight is not None:
-                    of_weight[start:stop] = part.T @ states
-        return of_hidden.to(hidden.dtype) if to_hidden else None, of_weight, of_bias, *[None] * 3
+                    of_weight[start:stop] = of_output.T @ states
+
+        own = of_hidden.to(hidden.dtype) if needs_hidden else None
+        return own, of_weight, of_bias, None, None, None
 
 
 def _parts(count: int, vocabulary: int) -> Iterator[tuple[int, int]]:
-    """Bounds of the parts of the vocabulary."""
+    """Bounds of the parts of the vocabulary for `count` states."""
     part = max(1, -(-vocabulary // PARTS), LEAST_PART // max(count, 1))
     return ((start, min(start + part, vocabulary)) for start in range(0, vocabulary, part))
 
@@ -172,18 +216,23 @@ def _parts(count: int, vocabulary: int) -> Iterator[tuple[int, int]]:
 def _output(
     states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, start: int, stop: int
 ) -> torch.Tensor:
-    """The head's output [N, stop - start] of a part of the vocabulary."""
-    some = None if bias is None else bias[start:stop].to(states.dtype)
-    return F.linear(states, weight[start:stop].to(states.dtype), some)
+    """The head's output for one part of the vocabulary: [N, stop - start]."""
+    part_bias = None if bias is None else bias[start:stop].to(states.dtype)
+    return F.linear(states, weight[start:stop].to(states.dtype), part_bias)
 
 
-def _place(targets: torch.Tensor, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Columns [N, 1] of the targets in a part, and which of them [N] are in it."""
+def _target_columns(
+    targets: torch.Tensor, start: int, stop: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The targets' columns [N, 1] in one part, and whether each target lies in it, [N].
+
+    A target outside the part gets a column of the part; what is read or written there counts 0.
+    """
     inside = (targets >= start) & (targets < stop)
     return (targets - start).clamp(0, stop - start - 1)[:, None], inside
 
 
-def _gradient(
+def _output_gradient(
     form: HeadForm,
     output: torch.Tensor,
     targets: torch.Tensor,
@@ -192,58 +241,75 @@ def _gradient(
     start: int,
     stop: int,
 ) -> torch.Tensor:
-    """Gradient of the head's output, float32 [N, stop - start]: (p - 1 at the target) times the
-    token's own."""
+    """Gradient of the head's output of one part, float32 [N, stop - start].
+
+    It is p - 1 at the target and p elsewhere, times the gradient of the token's loss.
+    """
     logits = form.logits(output)
-    part = (logits - total[:, None]).exp_()
-    place, inside = _place(targets, start, stop)
-    part.scatter_add_(1, place, -inside[:, None].to(part.dtype))
+    part = (logits - total[:, None]).exp_()  # p
+    column, inside = _target_columns(targets, start, stop)
+    part.scatter_add_(1, column, -inside[:, None].to(part.dtype))
     part *= gradient[:, None]
-    return form.chain(part, logits)
+    return form.backward(part, logits)
+
+
+# --- what a network does with the output of its head ---
 
 
 @torch.no_grad()
 def head_form(network: Any) -> HeadForm | None:
-    """What the network makes of its head's output, None where that is no `HeadForm` or where the
-    head is not given the decoder's states as they are.
+    """How the network turns the output of its head into logits.
 
-    The head's output is replaced by large numbers on the way, so that the answer does not depend on
-    the weights: at small logits a soft cap is hardly seen.
+    None if that is no `HeadForm`, or if the head gets something else than the decoder's states.
+
+    The answer comes from one forward pass in which the output of the head is replaced by large
+    numbers. It therefore does not depend on the weights: at small logits a soft cap changes almost
+    nothing.
     """
-    decoder, head = network.get_decoder(), network.get_output_embeddings()
+    decoder = network.get_decoder()
+    head = network.get_output_embeddings()
     if decoder is None or head is None or decoder is network:
         return None
-    config, device = network.config.get_text_config(), next(network.parameters()).device
+    config = network.config.get_text_config()
+    device = next(network.parameters()).device
     ids = torch.arange(4, device=device)[None] % config.vocab_size
-    seen: list[torch.Tensor] = []
+    head_inputs: list[torch.Tensor] = []
+    head_outputs: list[torch.Tensor] = []
 
-    def replaced(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    def replace_output(
+        _: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+    ) -> torch.Tensor:
         large = torch.linspace(-100, 100, output.numel(), device=device).view_as(output)
-        seen.extend([inputs[0], large.to(output.dtype)])
-        return seen[1]
+        head_inputs.append(inputs[0])
+        head_outputs.append(large.to(output.dtype))
+        return head_outputs[0]
 
-    handle = head.register_forward_hook(replaced)
+    handle = head.register_forward_hook(replace_output)
     try:
         with evaluating(network):
             logits = network(input_ids=ids, use_cache=False).logits
             hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
     finally:
         handle.remove()
-    if not torch.allclose(seen[0], hidden, atol=1e-5):
+
+    if not torch.allclose(head_inputs[0], hidden, atol=1e-5):
         return None
-    if torch.equal(logits, seen[1]):
+    output = head_outputs[0]
+    if torch.equal(logits, output):
         return PLAIN
-    scale = float(logits.flatten()[-1]) / float(seen[1].flatten()[-1])
+
+    # Guess the form from one value or from the configuration, then compare all values with it.
+    scale = float(logits.flatten()[-1]) / float(output.flatten()[-1])
     cap = getattr(config, "final_logit_softcapping", None)
-    found = HeadForm(scale) if cap is None else HeadForm(cap=float(cap))
+    form = HeadForm(scale) if cap is None else HeadForm(cap=float(cap))
     rounding = 1e-5 if logits.dtype == torch.float32 else 1e-2
-    same = torch.allclose(found.logits(seen[1]), logits.float(), rtol=rounding, atol=rounding)
-    return found if same else None
+    same = torch.allclose(form.logits(output), logits.float(), rtol=rounding, atol=rounding)
+    return form if same else None
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and the mode that was, also after an error."""
+    """Puts a module in eval mode inside the block, and then back, also after an error."""
     was_training = module.training
     module.eval()
     try:

@@ -1,9 +1,12 @@
-"""Sampling and greedy decoding with a key/value cache; finished rows leave the batch.
+"""Sampling and greedy decoding with a key/value cache.
 
-In: prompts as ids. Out: completions as ids with the log-probability that the network itself
-(temperature 1, no truncation) gave to each token, and whether the length limit cut them. The prompt
-of several samples is computed once. Every sample has random numbers of its own, so that it does not
-matter which rows are computed together.
+In: a causal network and prompts as token ids. Out: completions as token ids, the log-probability
+that the network itself (temperature 1, no truncation) gave to each token, and whether the length
+limit cut the completion.
+
+A prompt with several samples is computed once, and finished rows leave the batch. Every sample has
+random numbers of its own, so a sample does not depend on the rows that are computed with it (up to
+rounding).
 """
 
 from __future__ import annotations
@@ -26,12 +29,13 @@ from rlmec.lm.kv_cache import (
 from rlmec.runtime import signals
 
 GATHERED = 4
-"""With the library's own cache, finished rows leave once they are this part (1 / 4) of all."""
+"""In the library's own cache, finished rows leave once they are 1 / GATHERED of all rows: leaving
+copies the whole cache there."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to decode; `temperature` 0 is greedy."""
+    """How to decode. A `temperature` of 0 is greedy decoding."""
 
     max_completion_length: int
     temperature: float = 0.0
@@ -41,7 +45,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Completion:
-    """Ids with their end token (unless `clipped`), and the network's own log-probs (nats)."""
+    """Token ids, the end token included unless `clipped`, and the network's log-probs (nats)."""
 
     ids: list[int]
     logprobs: list[float]
@@ -58,49 +62,58 @@ def generate(
     pad_id: int,
     seed: int = 0,
 ) -> list[Completion]:
-    """Completions of every prompt, `num_generations` in a row for each, in the prompts' order.
+    """`num_generations` completions for every prompt, one after another, in the prompts' order.
 
-    A completion ends with any of `end_ids`. It is a function of the network, its prompt, the
-    decoding and (seed, number of the prompt, number of the sample), up to rounding that differs
-    between batches; a longer limit goes on where a shorter one cut. The same call gives the same on
-    the same machine. The network is put in eval mode and back. RunStopped is raised between two
-    tokens where a signal asks the run to stop.
+    A completion ends with any of `end_ids`. It is a function of the network, the prompt, the
+    decoding, and (seed, number of the prompt, number of the sample), up to rounding that differs
+    between batches. With a larger length limit it goes on where a smaller one cut it. The same call
+    gives the same result on the same machine.
+
+    The network is in eval mode meanwhile and then returns to the mode it was in. Raises RunStopped
+    between two tokens when a signal asks the run to stop.
     """
-    n, limit = decoding.num_generations, decoding.max_completion_length
-    out: list[Completion | None] = [None] * (n * len(prompts))
+    if not prompts:
+        raise ValueError("0 sequences to complete")
+    n = decoding.num_generations
+    limit = decoding.max_completion_length
     kind = _SlotRows if slots_obstacle(network) is None else _LibraryRows
+
+    completions: list[Completion | None] = [None] * (n * len(prompts))
     with evaluating(network):
-        if not prompts:
-            raise ValueError("0 sequences to complete")
         for group in batches(network, [len(ids) + limit for ids in prompts], n):
             rows = kind(network, pad_id)
+            first_logits = rows.begin([prompts[i] for i in group], n)  # [R, V]
+            draws = _draws(seed, group, decoding)
+            done = _decode(rows, first_logits, decoding, end_ids, draws)
+
             numbers = [i * n + j for i in group for j in range(n)]
-            first = rows.begin([prompts[i] for i in group], n)
-            done = _decode(rows, first, decoding, end_ids, _draws(seed, group, decoding))
             for number, completion in zip(numbers, done, strict=True):
-                out[number] = completion
-    return [completion for completion in out if completion is not None]
+                completions[number] = completion
+    return [completion for completion in completions if completion is not None]
+
+
+# --- rows in a cache ---
 
 
 class _Rows(Protocol):
-    """Rows that are decoded together, one token a step."""
+    """Rows that are decoded together, one token of each per step."""
 
     def begin(self, prompts: Sequence[Sequence[int]], copies: int) -> torch.Tensor:
-        """Logits [R, V] after every prompt, `copies` rows for each side by side."""
+        """Logits [R, V] after the prompts, with `copies` adjacent rows for each prompt."""
         ...
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[R] -> [R, V]: the logits after one more token of every row."""
+        """Logits [R, V] after one more token [R] of every row."""
         ...
 
     def keep(self, going: torch.Tensor) -> torch.Tensor | None:
-        """Drops the rows that are not `going` (bool [R]), or not yet (None); else which row now
-        stands at each place."""
+        """Drops the rows that are not `going` (bool [R]). Returns which row is now at each place,
+        or None if all rows stay for now."""
         ...
 
 
 class _SlotRows:
-    """Rows in slots: the gaps of finished rows are filled from the end, the rest stays in place."""
+    """Rows in `Slots`: rows from the end fill the gaps of finished rows, the others do not move."""
 
     def __init__(self, network: Any, pad_id: int) -> None:
         self.slots = Slots(network)
@@ -112,6 +125,7 @@ class _SlotRows:
         logits = self.slots.logits(states)  # [P, V]
         if copies > 1:
             self.slots.repeat(copies)
+
         ends = self.slots.tensor(lengths)  # [P]
         self.position = ends.repeat_interleave(copies)  # [R], of the next token
         return logits.repeat_interleave(copies, 0)
@@ -129,7 +143,7 @@ class _SlotRows:
 
 
 class _LibraryRows:
-    """Rows in the library's own cache, for networks that `Slots` cannot be used with."""
+    """Rows in the library's own cache, padded on the left, where `Slots` cannot be used."""
 
     def __init__(self, network: Any, pad_id: int) -> None:
         from transformers import DynamicCache
@@ -140,7 +154,9 @@ class _LibraryRows:
 
     def begin(self, prompts: Sequence[Sequence[int]], copies: int) -> torch.Tensor:
         ids, self.attention = (x.to(self.device) for x in pad_left(prompts, self.pad_id))  # [P, T]
-        logits = self._run(ids, (self.attention.cumsum(1) - 1).clamp(min=0))  # [P, V]
+        positions = (self.attention.cumsum(1) - 1).clamp(min=0)  # [P, T], padding at 0
+        logits = self._run(ids, positions)  # [P, V]
+
         if copies > 1:
             self.cache.batch_repeat_interleave(copies)
             self.attention = self.attention.repeat_interleave(copies, 0)
@@ -172,6 +188,9 @@ class _LibraryRows:
         ).logits[:, -1]
 
 
+# --- decoding ---
+
+
 def _decode(
     cache: _Rows,
     logits: torch.Tensor,
@@ -179,36 +198,59 @@ def _decode(
     end_ids: Sequence[int],
     draws: torch.Tensor,
 ) -> list[Completion]:
-    """Completions of rows whose first logits [R, V] are given, by `draws` [R, limit, 2]."""
-    device, limit = logits.device, decoding.max_completion_length
+    """Completions of the R rows whose first logits [R, V] are given, by `draws` [R, limit, 2]."""
+    device = logits.device
+    limit = decoding.max_completion_length
+    draws = draws.to(device)
     is_end = torch.zeros(logits.shape[1], dtype=torch.bool, device=device)  # [V]
     is_end[[i for i in end_ids if 0 <= i < logits.shape[1]]] = True
-    rows = torch.arange(len(logits), device=device)  # the row at each place
+
+    rows = torch.arange(len(logits), device=device)  # [places], the row at each place of the cache
     tokens = torch.zeros(len(rows), limit, dtype=torch.int64, device=device)  # [R, limit]
     logprobs = torch.zeros(len(rows), limit, device=device)  # [R, limit]
     lengths = torch.full((len(rows),), limit, device=device)  # [R]
-    draws = draws.to(device)
+
     for step in range(limit):
         signals.check()
-        token, logprob = _choose(logits.float(), decoding, draws[rows, step])  # [open] twice
-        tokens[rows, step], logprobs[rows, step] = token, logprob
+        token, logprob = _choose(logits.float(), decoding, draws[rows, step])  # [places] each
+        tokens[rows, step] = token
+        logprobs[rows, step] = logprob
+
+        # A row that has ended may stay in the cache for some steps; its first end token counts.
         ended = is_end[token] & (lengths[rows] == limit)
         lengths[rows[ended]] = step + 1
         going = lengths[rows] == limit
         if step + 1 == limit or not going.any():
             break
-        if not going.all() and (order := cache.keep(going)) is not None:
-            rows, token = rows[order], token[order]
+
+        if not going.all():
+            order = cache.keep(going)
+            if order is not None:
+                rows = rows[order]
+                token = token[order]
         logits = cache.step(token)
+
     return _completions(tokens.cpu(), logprobs.cpu(), lengths.tolist(), end_ids)
+
+
+def _completions(
+    tokens: torch.Tensor, logprobs: torch.Tensor, lengths: list[int], end_ids: Sequence[int]
+) -> list[Completion]:
+    completions = []
+    for row, values, length in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True):
+        ids = row[:length]
+        completions.append(Completion(ids, values[:length], clipped=ids[-1] not in end_ids))
+    return completions
 
 
 def _draws(seed: int, numbers: Sequence[int], decoding: Decoding) -> torch.Tensor:
     """Two uniform numbers in [0, 1) for each token of each row: float32 [R, limit, 2].
 
-    A row's numbers are those of (seed, number of its prompt, number of its sample).
+    A row has its own generator, seeded by (seed, number of its prompt, number of its sample), so
+    its numbers do not depend on the rows next to it.
     """
-    n, shape = decoding.num_generations, (decoding.max_completion_length, 2)
+    n = decoding.num_generations
+    shape = (decoding.max_completion_length, 2)
     if decoding.temperature == 0:
         return torch.zeros(1, *shape).expand(len(numbers) * n, -1, -1)
     keys = [(seed, number, j) for number in numbers for j in range(n)]
@@ -220,35 +262,43 @@ def _draws(seed: int, numbers: Sequence[int], decoding: Decoding) -> torch.Tenso
 def _choose(
     logits: torch.Tensor, decoding: Decoding, draws: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next token of every row and its untruncated log-probability: [R, V], [R, 2] -> [R], [R].
+    """The next token of every row, and its log-prob under the network itself.
 
-    A draw from all tokens stands where its token is of the nucleus; elsewhere a second one is made
-    from the nucleus alone. That is a draw from the nucleus, with few rows to sort.
+    `logits` [R, V] and two `draws` per row [R, 2] give two [R].
     """
-    own = logits.log_softmax(-1)  # [R, V]
+    own_logprobs = logits.log_softmax(-1)  # [R, V]
     if decoding.temperature == 0:
-        token = own.argmax(-1)
+        token = own_logprobs.argmax(-1)
     else:
         probabilities = (logits / decoding.temperature).softmax(-1)
         token = _drawn(probabilities, draws[:, 0])
+
+        # A first draw is from all tokens. It stays if it lies in the nucleus; otherwise a second
+        # one is from the nucleus alone. Together that is a draw from the nucleus, but only the few
+        # rows with a second draw must be sorted.
         if decoding.top_p < 1:
-            out = _mass_before(probabilities, token) >= decoding.top_p
-            redrawn = out.nonzero()[:, 0]
+            outside = _mass_before(probabilities, token) >= decoding.top_p
+            redrawn = outside.nonzero()[:, 0]
             if len(redrawn):
-                kept = _nucleus(probabilities[redrawn], decoding.top_p)
-                token[redrawn] = _drawn(kept, draws[redrawn, 1])
-    return token, own.gather(-1, token[:, None])[:, 0]
+                nucleus = _nucleus(probabilities[redrawn], decoding.top_p)
+                token[redrawn] = _drawn(nucleus, draws[redrawn, 1])
+
+    return token, own_logprobs.gather(-1, token[:, None])[:, 0]
 
 
 def _drawn(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """The token in whose share of the weights [R, V] the draw in [0, 1) falls: [R]."""
+    """The token [R] in whose share of the weights [R, V] the draw [R] in [0, 1) falls."""
     sums = weights.cumsum(-1)
     token = torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)[:, 0]
-    return token.clamp(max=weights.shape[-1] - 1)
+    return token.clamp(max=weights.shape[-1] - 1)  # rounding can put a draw behind the last sum
 
 
 def _mass_before(probabilities: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-    """The mass of the tokens ahead of `token` [R] by falling probability, 0 for the best: [R]."""
+    """The mass [R] of the tokens that come before `token` [R] by falling probability.
+
+    Of equally likely tokens the one with the lower id comes first, as in the stable sort of
+    `_nucleus`.
+    """
     own = probabilities.gather(-1, token[:, None])  # [R, 1]
     ahead = torch.where(probabilities > own, probabilities, 0.0).sum(-1)
     tied = probabilities == own
@@ -257,18 +307,8 @@ def _mass_before(probabilities: torch.Tensor, token: torch.Tensor) -> torch.Tens
 
 
 def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Keeps the fewest most likely tokens whose mass reaches `top_p` (the best one always)."""
+    """Keeps the fewest most likely tokens whose mass reaches `top_p`, at least one: [R, V]."""
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    outside = ordered.cumsum(-1) - ordered >= top_p  # mass before the token already suffices
+    outside = ordered.cumsum(-1) - ordered >= top_p  # the mass before the token already suffices
     outside[..., 0] = False
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0.0))
-
-
-def _completions(
-    tokens: torch.Tensor, logprobs: torch.Tensor, lengths: list[int], end_ids: Sequence[int]
-) -> list[Completion]:
-    out = []
-    for row, values, length in zip(tokens.tolist(), logprobs.tolist(), lengths, strict=True):
-        ids = row[:length]
-        out.append(Completion(ids, values[:length], clipped=ids[-1] not in end_ids))
-    return out
