@@ -10,7 +10,7 @@ from small_models import network, tokenizer
 
 from rlmec.lm.loading import export_network, load_network
 from rlmec.lm.lora import with_lora
-from rlmec.training.module import _is_of
+from rlmec.training.module import _belongs_to
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 HAS_LIBRARY = importlib.util.find_spec("bitsandbytes") is not None
@@ -44,7 +44,7 @@ def test_an_adapter_learns_on_nf4_and_a_checkpoint_holds_it_alone(tmp_path):
 
 def test_what_quantizing_puts_beside_a_weight_belongs_to_it():
     frozen = {"net.q_proj.weight"}
-    assert _is_of("net.q_proj.weight", frozen)
-    assert _is_of("net.q_proj.weight.quant_state.bitsandbytes__nf4", frozen)
-    assert not _is_of("net.q_proj.bias", frozen)
-    assert not _is_of("net.q_proj.weight_norm", frozen)
+    assert _belongs_to("net.q_proj.weight", frozen)
+    assert _belongs_to("net.q_proj.weight.quant_state.bitsandbytes__nf4", frozen)
+    assert not _belongs_to("net.q_proj.bias", frozen)
+    assert not _belongs_to("net.q_proj.weight_norm", frozen)
