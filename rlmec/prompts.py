@@ -1,11 +1,14 @@
-"""Prompts as token ids: one source for sampling, training, scoring and judging.
+"""Prompts as token ids, for sampling, training, scoring and judging alike.
 
-A template is text with fields in braces. Text fields are encoded together with the text around
-them; id fields (an attempt) are put in as they are, so that what a model said is never decoded and
-encoded again. A special token counts as one where a template or the chat form names it; in a field
-its name is plain text. The chat form wraps the rendered template as one user turn. Examples before
-a problem (few-shot) are the same template with their reference solution as its completion, in the
-chat form turns of their own. In: templates, a tokenizer's functions. Out: ids.
+In: templates, and a tokenizer as functions. Out: token ids. Pure.
+
+A template is text with fields in braces. A field of text is encoded together with the text around
+it. A field of ids (an attempt) is inserted as it is, so that the output of a model is never decoded
+and encoded again. The text of a special token is that token in a template and in the chat form, and
+plain text in a field.
+
+The chat form wraps the rendered template as one user turn. Few-shot examples are the same template
+with their reference solutions as completions; in the chat form they are turns of their own.
 """
 
 from __future__ import annotations
@@ -19,16 +22,19 @@ from dataclasses import asdict, dataclass
 from rlmec.records import Problem
 
 _FIELD = re.compile(r"\{(question|solution|answer|attempt)\}")
-_HOLE = "\ue000"
+_HOLE = "\ue000"  # a private-use character, which is removed from fields of text
 _BETWEEN_EXAMPLES = "\n\n"
 
 
 @dataclass(frozen=True)
 class Templates:
-    """The texts: `policy` asks for a solution; `rewrite` and `rewrite_answer_only` ask the GRM for
-    a correction, with the reference solution or with the answer alone; `locate` asks for the first
-    wrong line and `located` (field {step}) is its answer. `chat` wraps them in the tokenizer's chat
-    template."""
+    """The texts of all prompts.
+
+    `policy` asks for a solution. `rewrite` asks the GRM for a correction and shows the reference
+    solution; `rewrite_answer_only` shows the answer instead, for problems without a solution.
+    `locate` asks for the first wrong line, and `located` (field {step}) is the answer to that.
+    `chat` wraps the prompts in the tokenizer's chat template, with the system message `system`.
+    """
 
     policy: str
     rewrite: str
@@ -40,18 +46,23 @@ class Templates:
 
     @property
     def digest(self) -> str:
+        """A hash of all texts and settings."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A tokenizer as functions and ids: `prefix_ids` is what every sequence starts with (a BOS
-    token, or nothing), `end_ids` are all at which the model ends a completion (`eos_id` first),
-    `digest` names the tokenizer, `chat` turns (system, user, earlier turns of user and assistant)
-    into text. `encode` takes special tokens' texts (`marks`) as plain text, `encode_marked` as the
-    tokens. Both, and `decode`, are for text that goes on after other text; `encode_start` is
-    `encode_marked` at the start of a text, where some tokenizers put a space of their own.
-    `encode_many` is `encode` for several texts."""
+    """A tokenizer as functions and ids.
+
+    - `encode` reads the texts of special tokens (`marks`) as plain text, `encode_marked` as the
+      tokens. Both, and `decode`, are for text that continues other text.
+    - `encode_start` is `encode_marked` for the start of a text, where some tokenizers add a space.
+    - `encode_many` is `encode` for several texts at once, if the tokenizer can do that.
+    - `chat` turns (system, user, earlier turns of user and assistant) into text.
+    - `prefix_ids` begin every sequence: a BOS token or nothing.
+    - `end_ids` are all ids that end a completion, `eos_id` first.
+    - `digest` identifies the tokenizer.
+    """
 
     encode: Callable[[str], list[int]]
     encode_marked: Callable[[str], list[int]]
@@ -68,73 +79,85 @@ class Codec:
     encode_many: Callable[[Sequence[str]], list[list[int]]] | None = None
 
     def completions(self, texts: Sequence[str]) -> list[list[int]]:
-        """`completion` of each text; quicker for many where the tokenizer takes several."""
-        several = self.encode_many or (lambda texts: [self.encode(text) for text in texts])
-        return [[*ids, self.eos_id] for ids in several(texts)]
+        """`completion` of each text, encoded together if the tokenizer can do that."""
+        if self.encode_many is None:
+            return [self.completion(text) for text in texts]
+        return [[*ids, self.eos_id] for ids in self.encode_many(texts)]
 
     def completion(self, text: str) -> list[int]:
-        """Ids of a whole completion: the text and the end-of-sequence token."""
+        """Ids of a whole completion: those of the text, then the end-of-sequence token."""
         return [*self.encode(text), self.eos_id]
 
     def text(self, completion_ids: Sequence[int]) -> str:
-        """Text of a completion without its end token."""
+        """The text of a completion, without its end token."""
         return self.decode(self.without_end(completion_ids))
 
     def without_end(self, completion_ids: Sequence[int]) -> list[int]:
-        """A completion's ids without the end token, if it has one."""
+        """The ids of a completion, without its end token if it has one."""
         ids = list(completion_ids)
         return ids[:-1] if ids and ids[-1] in self.end_ids else ids
 
     def cut_at_marks(self, text: str) -> list[str]:
-        """`text` in pieces, every second one the text of a special token."""
+        """`text` in pieces; every second piece is the text of a special token."""
         if not self.marks:
             return [text]
+        # The longest first, so that a mark that begins with another one is found whole.
         longest_first = sorted(self.marks, key=len, reverse=True)
         return re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
 
 
 def labelled(text: str) -> str:
-    """Lines of a solution, numbered [0], [1], ... as the locating task refers to them."""
+    """The lines of a solution, each with its number: [0], [1], ... (for the locating task)."""
     return "\n".join(f"[{i}] {line}" for i, line in enumerate(text.split("\n")))
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Templates bound to a tokenizer."""
+    """Templates with a tokenizer: the token ids of every prompt.
+
+    Raises ValueError if the templates want the chat form and the tokenizer has no chat template.
+    """
 
     templates: Templates
     codec: Codec
 
     def __post_init__(self) -> None:
         if self.templates.chat and self.codec.chat is None:
-            raise ValueError("prompt.chat is set, but the tokenizer has no chat template")
+            raise ValueError(
+                "prompt.chat is set, but the tokenizer has no chat template: use prompt=plain"
+            )
 
     def policy(self, problem: Problem, examples: Sequence[Problem] = ()) -> list[int]:
-        """Prompt under which the policy is sampled, trained, scored and judged.
+        """The prompt under which the policy is sampled, trained, scored and judged.
 
-        `examples` stand before it with their reference solutions (for judging alone); one without a
-        solution raises ValueError.
+        `examples` precede it with their reference solutions; they are for judging only. Raises
+        ValueError for an example without a solution.
         """
-        if bare := next((e for e in examples if e.solution is None), None):
-            raise ValueError(f"example {bare.id!r} has no reference solution to show")
-        shots = [({"question": e.question}, str(e.solution)) for e in examples]
+        shots = []
+        for example in examples:
+            if example.solution is None:
+                raise ValueError(f"example {example.id!r} has no reference solution to show")
+            shots.append(({"question": example.question}, example.solution))
         return self._ids(self.templates.policy, shots, question=problem.question)
 
     def rewrite(self, problem: Problem, attempt_ids: Sequence[int]) -> list[int]:
-        """Prompt of the GRM: corrects `attempt_ids` (its end token is left out here)."""
+        """The prompt that asks the GRM to correct an attempt, shown without its end token."""
         return self._rewrite(problem, self.codec.without_end(attempt_ids))
 
     def attempt_place(self, problem: Problem) -> int:
-        """Where in `rewrite`'s prompt the attempt begins."""
+        """The place in the prompt of `rewrite` at which the attempt begins."""
+        # An id that no tokenizer has stands for the attempt.
         return self._rewrite(problem, [-1]).index(-1)
 
     def _rewrite(self, problem: Problem, ids: list[int]) -> list[int]:
-        t = self.templates
-        template = t.rewrite if problem.solution is not None else t.rewrite_answer_only
+        if problem.solution is None:
+            template = self.templates.rewrite_answer_only
+        else:
+            template = self.templates.rewrite
         return self._ids(template, attempt=ids, **_known(problem))
 
     def locate(self, problem: Problem, attempt: str) -> list[int]:
-        """Prompt of the GRM that asks for the first wrong line of an attempt given as text."""
+        """The prompt that asks the GRM for the first wrong line of an attempt, given as text."""
         known = _known(problem)
         solution = known.get("solution") or known["answer"]
         return self._ids(
@@ -144,7 +167,7 @@ class Prompts:
         )
 
     def located(self, step: int) -> list[int]:
-        """The locating task's answer as a completion."""
+        """The answer of the locating task, as the ids of a completion."""
         return self.codec.completion(self.templates.located.replace("{step}", str(step)))
 
     def _ids(
@@ -154,7 +177,11 @@ class Prompts:
         /,
         **fields: str | list[int],
     ) -> list[int]:
-        """Ids of a template with its `fields`, after `shots`: fields and completion of each."""
+        """Ids of a template with its `fields`, after the `shots` (fields and completion of each).
+
+        The whole prompt is first made as text, in which a mark stands for each run of ids. Only
+        then is the text between the marks encoded, so that the chat template sees all of it.
+        """
         holes: list[list[int]] = []
         turns = [
             (self._filled(template, shown, holes), self._filled("{attempt}", {"attempt": s}, holes))
@@ -165,6 +192,7 @@ class Prompts:
             text = self.codec.chat(self.templates.system, text, turns)
         else:
             text = _BETWEEN_EXAMPLES.join([*("".join(turn) for turn in turns), text])
+
         first, *others = text.split(_HOLE)
         ids = [] if self.templates.chat else list(self.codec.prefix_ids)
         ids += self.codec.encode_start(first) if first else []
@@ -175,7 +203,7 @@ class Prompts:
     def _filled(
         self, template: str, fields: Mapping[str, str | list[int]], holes: list[list[int]]
     ) -> str:
-        """A template's text; what has to stay ids is a mark in it, and goes to `holes` in order."""
+        """The text of a template, with a mark for each run of ids, which is appended to `holes`."""
         text = ""
         for i, part in enumerate(_FIELD.split(template)):
             for piece in self._pieces(fields[part]) if i % 2 else [part]:
@@ -187,7 +215,11 @@ class Prompts:
         return text
 
     def _pieces(self, field: str | list[int]) -> list[str | list[int]]:
-        """A field as text and holes: ids are a hole, as is text that looks like a special token."""
+        """A field as pieces of text and of ids.
+
+        The text of a special token in a field becomes ids here, because the text of the prompt is
+        encoded with special tokens.
+        """
         if not isinstance(field, str):
             return [field]
         pieces = self.codec.cut_at_marks(field.replace(_HOLE, ""))
@@ -195,5 +227,8 @@ class Prompts:
 
 
 def _known(problem: Problem) -> dict[str, str]:
+    """The fields that a problem fills."""
     known = {"question": problem.question, "answer": problem.answer}
-    return known if problem.solution is None else known | {"solution": problem.solution}
+    if problem.solution is not None:
+        known["solution"] = problem.solution
+    return known

@@ -1,10 +1,8 @@
-"""What crosses from stage to stage: problems, attempts, corrections, scores; pairs built of them.
+"""The records that pass from stage to stage: problems, attempts, corrections and scores; and pairs.
 
-Every record is a frozen dataclass whose constructor checks that the per-token fields have equal
-lengths, so that a row that does not fit is refused where it is made, with its id and both numbers.
-Completions include their end-of-sequence token unless they were cut at the length limit. `schema`
-gives the Arrow types a table of a record is written with; nothing here touches a disk, a model or a
-configuration.
+Every record is a frozen dataclass. Its constructor checks that per-token fields have equal lengths,
+so a record that does not fit is refused where it is made, with its id and both numbers. A
+completion includes its end-of-sequence token unless it was cut at the length limit. Pure.
 """
 
 from __future__ import annotations
@@ -19,19 +17,22 @@ from typing import Any, Literal
 import numpy as np
 
 Verdict = Literal["right", "wrong", "no_answer", "unparsable", "timeout", "memory", "crash"]
-"""What came of comparing an attempt's final answer with the gold answer. "no_answer": there is
-none; "unparsable": the gold answer cannot be read; "timeout", "memory", "crash": the comparison was
-given up at a limit or broke off, so that the answer counts as not right but is not known to be
-wrong."""
+"""The result of comparing an attempt's final answer with the gold answer.
+
+"no_answer": the attempt has none. "unparsable": the gold answer cannot be read. "timeout",
+"memory", "crash": the comparison was stopped at a limit or failed, so the answer does not count as
+right and is not known to be wrong.
+"""
 VERDICTS: tuple[str, ...] = typing.get_args(Verdict)
 UNDECIDED = ("timeout", "memory", "crash")
+"""Verdicts after which it is not known whether the answer is right."""
 
 Ids = list[int]
 Floats = list[float]
 
 
 def is_wrong(verdict: str, clipped: bool) -> bool:
-    """`Attempt.is_wrong` from the two fields that it hangs on."""
+    """`Attempt.is_wrong`, computed from the two fields that decide it."""
     right = verdict == "right" and not clipped
     return not right and verdict not in ("unparsable", *UNDECIDED)
 
@@ -44,10 +45,11 @@ def _same_length(record: str, id_: str, **lengths: int) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with its gold answer and, where the data has one, a reference solution.
+    """A question with its gold answer and, if the data has one, its reference solution.
 
-    `options` are the texts to choose from, in the order of their letters; none where the
-    question is open.
+    `options` are the texts to choose from, in the order of their letters; an open question has
+    none. `kind` is the task's name for a group of problems. Raises ValueError without an id or a
+    question.
     """
 
     id: str
@@ -60,16 +62,18 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.id or not self.question.strip():
             raise ValueError(f"problem {self.id!r}: an id and a question are needed")
-        object.__setattr__(self, "options", tuple(self.options))  # a table gives a list
+        # Rows of a table have lists where the record has a tuple.
+        object.__setattr__(self, "options", tuple(self.options))
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A solution, sampled or imported: ids of the completion, judged by its final answer.
+    """A sampled or imported solution of a problem, judged by its final answer.
 
-    `logprobs` are the sampler's own log-probabilities (nats), empty for imported solutions.
-    `clipped` is True where the completion was cut at the length limit; such an attempt is never
-    right. `label` is a verdict that came with imported data (None without one).
+    `logprobs` are the sampler's own log-probabilities (nats), one per token; an imported solution
+    has none. `clipped` means that the completion was cut at the length limit; such an attempt is
+    never right. `label` is the verdict that came with imported data, if any. Raises ValueError for
+    an unknown verdict, a completion without a token, or log-probabilities of another number.
     """
 
     id: str
@@ -101,22 +105,26 @@ class Attempt:
 
     @property
     def is_right(self) -> bool:
+        """Whether its answer is right and it was not cut at the length limit."""
         return self.verdict == "right" and not self.clipped
 
     @property
     def is_wrong(self) -> bool:
-        """Whether it is known to be not right: neither with a gold answer that cannot be read nor
-        with an answer that could not be compared."""
+        """Whether it is known not to be right.
+
+        An attempt is neither right nor wrong if the gold answer cannot be read or the answers could
+        not be compared.
+        """
         return is_wrong(self.verdict, self.clipped)
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A rewrite of a wrong attempt, accepted or rejected with its reason.
+    """A rewrite of a wrong attempt, accepted or rejected with the reason why.
 
-    `edit_ratio` is the token edit distance divided by the longer of the two completions. `reason`
-    is "accepted" or why not: "no_proposal", "not_right", "clipped", "too_many_edits", "unchanged",
-    or why a teacher had no proposal: "over_budget", "refused", "failed".
+    `edit_ratio` is the token edit distance divided by the length of the longer completion. `reason`
+    is "accepted" or the reason of the rejection (`method.acceptance.REASONS` and `REFUSALS`).
+    `source` is the name of the teacher, or "grm".
     """
 
     attempt_id: str
@@ -131,12 +139,17 @@ class Correction:
 
     @property
     def accepted(self) -> bool:
+        """Whether it may be trained on."""
         return self.reason == "accepted"
 
 
 @dataclass(frozen=True)
 class Score:
-    """Raw log-probs (nats) of an attempt's tokens: under the GRM's view and the old policy."""
+    """Raw log-probabilities (nats) of an attempt's tokens, under two models.
+
+    `grm_logprobs` are those of the GRM under its rewriting prompt, `old_logprobs` those of the
+    policy before training. Raises ValueError if their numbers differ.
+    """
 
     attempt_id: str
     grm_logprobs: Floats
@@ -163,11 +176,12 @@ class SequenceLogprobs:
 
 @dataclass(frozen=True)
 class Pair:
-    """An attempt and what it should have been, with the credit of every token.
+    """An attempt and its target, with the credit of every token.
 
-    For a wrong attempt the target is its accepted correction; a right attempt is its own target.
-    Arrays: `old_logprobs`, `token_rewards` run over the attempt's tokens, `edit_weights` over the
-    target's.
+    The target of a wrong attempt is its accepted correction; a right attempt is its own target. A
+    wrong attempt without a correction has an empty target. `old_logprobs` and `token_rewards` have
+    one value per token of the attempt, `edit_weights` one per token of the target. `corrected_by`
+    is the source of the correction. Raises ValueError for arrays of another length.
     """
 
     attempt: Attempt
@@ -194,15 +208,19 @@ class Pair:
 
 
 def require_same_tokenizer(expected: str, found: str, what: str) -> None:
-    """Refuses records made with another tokenizer than the one in use (digests are compared)."""
+    """Raise ValueError if `what` was made with another tokenizer; the arguments are digests."""
     if expected != found:
         raise ValueError(
-            f"{what} was made with tokenizer {found[:12]}, but {expected[:12]} is in use"
+            f"{what} was made with tokenizer {found[:12]}, but {expected[:12]} is in use: make it "
+            "again with this model"
         )
 
 
 def columns(record: type) -> dict[str, str]:
-    """Field name to Arrow type name of a table of `record`, for records of plain fields only."""
+    """The Arrow type name of each field of a record, for writing tables of it.
+
+    Raises TypeError for a field that is not a plain value or a list of plain values.
+    """
     hints = typing.get_type_hints(record)
     return {f.name: _arrow_name(hints[f.name], f.name) for f in fields(record)}
 
@@ -220,20 +238,21 @@ def _arrow_name(hint: Any, name: str) -> str:
 
 
 def by_id(records: Sequence[Any], key: str = "id") -> dict[str, Any]:
-    """Records by their id; two records with one id are an error that names it."""
+    """Records by the value of their field `key`; raises ValueError if two have the same."""
     out: dict[str, Any] = {}
     for record in records:
-        if (k := getattr(record, key)) in out:
-            raise ValueError(f"two {type(record).__name__} records with {key} {k!r}")
-        out[k] = record
+        id_ = getattr(record, key)
+        if id_ in out:
+            raise ValueError(f"two {type(record).__name__} records with {key} {id_!r}")
+        out[id_] = record
     return out
 
 
 def hash_share(seed: int, what: str, id_: str) -> float:
-    """A number in [0, 1) for an id: a fixed, evenly spread function of (seed, what, id).
+    """A number in [0, 1) for an id, a fixed and evenly spread function of (seed, what, id).
 
-    Numbers of different seeds or purposes are independent (those of a CRC differ by a constant
-    only).
+    `what` names the purpose. Numbers of different seeds or purposes are independent.
     """
+    # A cryptographic hash, because CRCs of two prefixes differ by a constant only.
     found = hashlib.sha256(f"{seed}/{what}/{id_}".encode()).digest()
     return int.from_bytes(found[:6], "big") / 2**48
