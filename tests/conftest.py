@@ -7,9 +7,44 @@ from pathlib import Path
 
 import pytest
 
+TESTS = Path(__file__).parent
+BROAD = {
+    # seconds of work for one subject: make check leaves them out, make test runs them
+    "answers/test_math_verifier",
+    "benchmarks/test_benchmarks",
+    "engines/test_sampling_engine",
+    "export/test_export",
+    "export/test_library",
+    "lm/test_draft_decoding",
+    "lm/test_half_precision",
+    "lm/test_lora",
+    "lm/test_token_spans",
+    "pipeline/test_import_solutions",
+    "report/test_figures",
+    "runtime/test_ranks",
+    "runtime/test_signals",
+    "settings/test_conf",
+    "settings/test_methods",
+    "settings/test_security",
+    "stages/test_rounds",
+    "stages/test_teach",
+    "teachers/test_endpoint_teacher",
+    "teachers/test_local_teacher",
+    "training/test_callbacks",
+    "training/test_resume",
+    "training/test_strategies",
+    "walks/test_readme",
+}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first: one at the end would leave the other workers with nothing to do."""
+    """Mark the broad files, and put long tests first.
+
+    A long test at the end would leave the other workers with nothing to do.
+    """
+    for item in items:
+        if item.path.relative_to(TESTS).with_suffix("").as_posix() in BROAD:
+            item.add_marker(pytest.mark.broad)
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 

@@ -23,8 +23,7 @@ MARKDOWN = [name for name in TEXTS if name.endswith(".md")]
 
 COMMAND = re.compile(r"python (train|evaluate)\.py\b([^`\n]*)")
 MODULE = re.compile(r"python -m ((?:benchmarks|tests|rlmec)[\w.]*)")
-# `make X` in code, or at the beginning of a line of a code block; not the verb in a sentence
-TARGET = re.compile(r"(?:^|`|; )make ([a-z]+)\b", re.MULTILINE)
+BLOCK = re.compile(r"^```\w*\n.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 
 
@@ -68,7 +67,12 @@ def test_modules_that_the_pages_start_exist():
 
 
 def test_targets_that_the_pages_name_are_in_the_makefile():
-    named = {word for name in MARKDOWN for word in TARGET.findall(TEXTS[name])}
+    named = set()
+    for text in (TEXTS[name] for name in MARKDOWN):
+        named.update(re.findall(r"`make ([a-z]+)", text))
+        for block in BLOCK.findall(text):
+            named.update(re.findall(r"(?:^|; )make ([a-z]+)", block, re.MULTILINE))
+
     made = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "check", "test", "docs"} <= named
     assert named - made == set()
@@ -90,3 +94,11 @@ def test_python_on_the_pages_is_python(name):
 def test_readme_is_one_page_with_a_small_picture():
     assert len(TEXTS["README.md"].splitlines()) <= 160
     assert (ROOT / "docs" / "token_page.png").stat().st_size < 200_000
+
+
+def test_broad_files_of_the_tests_exist():
+    """tests/conftest.py names them; a renamed file would slip into make check."""
+    text = (ROOT / "tests" / "conftest.py").read_text().partition("BROAD = {")[2].partition("}")[0]
+    names = re.findall(r'"([^"]+)"', text)
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / "tests" / f"{name}.py").is_file()] == []
