@@ -14,6 +14,7 @@ from rlmec.records import (
     Score,
     by_id,
     columns,
+    hash_share,
     require_same_tokenizer,
 )
 
@@ -135,3 +136,27 @@ def test_records_by_their_id():
     assert by_id([CORRECTION], "attempt_id") == {"a1": CORRECTION}
     with pytest.raises(ValueError, match="two Attempt records with problem_id 'p1'"):
         by_id([ATTEMPT, other], "problem_id")
+
+
+# --- the hash ---
+
+
+def test_a_hash_is_fixed():
+    """The first six bytes of sha256(b"1/copy/a"), so the same on every machine."""
+    assert hash_share(1, "copy", "a") == 0x5D14966324B6 / 2**48
+
+
+def test_a_hash_is_even():
+    shares = np.array([hash_share(1, "teach", f"p{i}") for i in range(3000)])
+    assert 0 <= shares.min() < shares.max() < 1
+    counts = np.histogram(shares, bins=10, range=(0, 1))[0]
+    assert abs(counts - 300).max() < 4 * (3000 * 0.1 * 0.9) ** 0.5
+
+
+@pytest.mark.parametrize(("seed", "what"), [(2, "teach"), (1, "grm"), (3, "copy")])
+def test_one_choice_says_nothing_about_another(seed, what):
+    """Of the half chosen for one purpose a tenth is chosen for another, not all of it or none."""
+    ids = [f"train-{i:04d}" for i in range(3000)]
+    half = [i for i in ids if hash_share(1, "teach", i) < 0.5]
+    both = [i for i in half if hash_share(seed, what, i) < 0.1]
+    assert abs(len(both) - 150) < 4 * (3000 * 0.05 * 0.95) ** 0.5

@@ -29,13 +29,19 @@ class Joined(Protocol):
     problems: dict[str, Problem]
 
     @property
-    def pairs(self) -> list[Pair]: ...
+    def pairs(self) -> list[Pair]:
+        """Every attempt with a target, with the credit of its tokens."""
+        ...
 
     @property
-    def max_length(self) -> int: ...
+    def max_length(self) -> int:
+        """The largest number of tokens of a sequence."""
+        ...
 
     @property
-    def max_tokens(self) -> int | None: ...
+    def max_tokens(self) -> int | None:
+        """The largest number of tokens of a row, None for no limit."""
+        ...
 
 
 def reference_rows(data: Joined) -> list[Row]:
@@ -79,10 +85,13 @@ def problem_rows(data: Joined) -> list[Row]:
     group: list[Row] = []  # flat rows of the row that is being filled
     name = ""
     problem = None
+
     for pair in data.pairs:
         own = _rows_of(pair)
         if not own:
             continue
+
+        # Whether the pair fits is known only of the trimmed tree, so it is built to be measured.
         fits = problem == pair.attempt.problem_id and limit >= len(
             trim(merge(name, [*group, *own])).input_ids
         )
@@ -92,6 +101,7 @@ def problem_rows(data: Joined) -> list[Row]:
             name = pair.attempt.id
             problem = pair.attempt.problem_id
         group += own
+
     return rows + _packed(name, group, data.max_tokens)
 
 

@@ -221,6 +221,7 @@ def _run_on(segments: list[Segment]) -> tuple[Segment, ...]:
     for segment in segments:
         if segment.parent >= 0:
             children[segment.parent] += 1
+
     out: list[Segment] = []
     number: list[int] = []
     for start, stop, parent in segments:

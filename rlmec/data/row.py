@@ -153,6 +153,7 @@ class Row:
 
     @property
     def is_flat(self) -> bool:
+        """Whether it has a single segment."""
         return len(self.segments) == 1
 
     @cached_property

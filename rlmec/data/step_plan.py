@@ -33,6 +33,7 @@ def like_lengths(
     longest = 0  # row of the last run, in tokens
     padded = 0  # tokens of the last run with padding
     real = 0  # and without
+
     for i in order:
         more = padded + longest
         too_empty = real + lengths[i] < (1 - most_padding) * more and padded >= least
@@ -41,6 +42,7 @@ def like_lengths(
             longest = lengths[i]
             padded = 0
             real = 0
+
         groups[-1].append(i)
         padded += longest
         real += lengths[i]
@@ -147,6 +149,7 @@ class StepPlan:
                 f"{len(self._counts)} counts of {len(self._lengths)} rows: each row needs one, "
                 "and none may be below 1"
             )
+
         amounts = {
             "tokens_per_step": tokens_per_step,
             "steps": 1 if steps is None else steps,

@@ -124,6 +124,7 @@ def judge_proposal(
         )
     if attempt.is_right:
         raise ValueError(f"attempt {attempt.id!r} is right: only wrong attempts are corrected")
+
     if proposal_ids is None or proposal_text is None:
         ids = []
         ratio = 1.0
@@ -134,6 +135,7 @@ def judge_proposal(
         ratio = edit_ratio(attempt.completion_ids, ids)
         verdict = judge(proposal_text, problem)
         reason = _reason(ids == attempt.completion_ids, verdict, ratio, max_edit_ratio, clipped)
+
     return Correction(
         attempt_id=attempt.id,
         problem_id=problem.id,

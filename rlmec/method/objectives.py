@@ -271,6 +271,7 @@ def _ratio_metrics(rewarded: _RewardedTokens, low: float, high: float) -> dict[s
     log_ratio = rewarded.log_ratio.detach()  # like logprobs, 0 where no reward
     held = torch.where(chosen, ratio, torch.zeros_like(ratio))  # like logprobs, 0 where no reward
     deviation = (ratio - 1.0).abs()  # like logprobs, 0 where no reward
+
     return {
         "reward_count": chosen.sum(),
         "punished_count": (rewards < 0).sum(),

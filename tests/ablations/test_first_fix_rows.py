@@ -30,7 +30,7 @@ def coded(attempt, target):
         ("1\n2\n3", "1\n7\n3", "1\n7\n"),  # the second line, up to its end
         ("1\n2\n3", "1\n7\n8", "1\n7\n"),  # a later edit is left out
         ("1\n3", "1\n2\n3", "1\n2\n"),  # an added line
-        ("1\n2\n3", "1\n3", "1\n3"),  # a removed line: what then stands there
+        ("1\n2\n3", "1\n3", "1\n3"),  # a removed line: the line that takes its place
         ("1\n2", "1\n7", "1\n7"),  # the last line, with its end
     ],
 )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import PROBLEMS, prompts
 
-from rlmec.data.grm_rows import GrmRow, grm_rows, merge_by_problem
+from rlmec.data.grm_rows import GrmRow, first_changed_line, grm_rows, merge_by_problem
 from rlmec.data.prefix_tree import flat_rows
 from rlmec.data.row import Row
 from rlmec.records import Attempt, Correction
@@ -155,3 +155,22 @@ def test_rejected_corrections_teach_nothing():
         "copy": by_task(mixture(wrong=1))["copy"],
         "locate": ["w3"],
     }
+
+
+# --- the first changed line ---
+
+
+@pytest.mark.parametrize(
+    ("attempt", "correction", "line"),
+    [
+        ("a\nb\nc", "a\nx\nc", 1),
+        ("a\nb", "x\nb", 0),
+        ("a\nb", "a\nb\nc", 1),  # only more lines: the last one at most
+        ("a\nb\nc", "a", 1),
+        ("a", "a", 0),
+        ("\n".join("abcdefghijkl"), "\n".join("abcdefghijkx"), 11),
+        ("a\n\nb", "a\nb", 1),
+    ],
+)
+def test_the_first_line_a_correction_changes(attempt, correction, line):
+    assert first_changed_line(attempt, correction) == line

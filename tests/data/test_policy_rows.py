@@ -1,4 +1,4 @@
-"""Training rows: one for every pair; the hash that chooses."""
+"""Rows of the warm-up and the policy, worked by hand."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,14 +8,12 @@ import pytest
 from small_models import PROBLEMS, prompts
 from small_pairs import pair, values
 
-from rlmec.data.grm_rows import first_changed_line
 from rlmec.data.policy_rows import (
     pair_rows,
     problem_rows,
     reference_rows,
     separate_rows,
 )
-from rlmec.records import hash_share
 
 
 def made(*pairs, rows=pair_rows, max_length=100, max_tokens=None):
@@ -57,7 +55,7 @@ def test_a_wrong_attempt_and_its_correction_share_what_they_have_in_common():
     assert (row.id, row.input_ids) == ("a", [5, 6, 10, 20, 11])
     assert row.segments == ((0, 3, -1), (3, 4, 0), (4, 5, 0))
     assert row.position_ids.tolist() == [0, 1, 2, 3, 3]
-    assert row.tokens == 5  # the ids that are computed, not the 6 + 5 that it stands for
+    assert row.tokens == 5  # the ids that are computed, not the 6 + 5 of both sequences
     assert row.sources.tolist() == [1, 2, 3, 2, 4]
     assert row.targets.tolist() == [10, 20, 12, 11, 12]
     assert values(row)[0] == [0, 0, 0, -0.1, -0.05]
@@ -147,46 +145,3 @@ def test_problems_without_a_reference_are_left_out_and_all_of_them_refused():
     assert [r.id for r in reference_rows(mixed)] == ["p7"]
     with pytest.raises(ValueError, match="no problem has a reference solution"):
         reference_rows(SimpleNamespace(prompts=prompts(), problems={p.id: p for p in bare}))
-
-
-# --- the first changed line ---
-
-
-@pytest.mark.parametrize(
-    ("attempt", "correction", "line"),
-    [
-        ("a\nb\nc", "a\nx\nc", 1),
-        ("a\nb", "x\nb", 0),
-        ("a\nb", "a\nb\nc", 1),  # only more lines: the last one at most
-        ("a\nb\nc", "a", 1),
-        ("a", "a", 0),
-        ("\n".join("abcdefghijkl"), "\n".join("abcdefghijkx"), 11),
-        ("a\n\nb", "a\nb", 1),
-    ],
-)
-def test_the_first_line_a_correction_changes(attempt, correction, line):
-    assert first_changed_line(attempt, correction) == line
-
-
-# --- the hash ---
-
-
-def test_a_hash_is_fixed():
-    """The first six bytes of sha256(b"1/copy/a"), so the same on every machine."""
-    assert hash_share(1, "copy", "a") == 0x5D14966324B6 / 2**48
-
-
-def test_a_hash_is_even():
-    shares = np.array([hash_share(1, "teach", f"p{i}") for i in range(3000)])
-    assert 0 <= shares.min() < shares.max() < 1
-    counts = np.histogram(shares, bins=10, range=(0, 1))[0]
-    assert abs(counts - 300).max() < 4 * (3000 * 0.1 * 0.9) ** 0.5
-
-
-@pytest.mark.parametrize(("seed", "what"), [(2, "teach"), (1, "grm"), (3, "copy")])
-def test_one_choice_says_nothing_about_another(seed, what):
-    """Of the half chosen for one purpose a tenth is chosen for another, not all of it or none."""
-    ids = [f"train-{i:04d}" for i in range(3000)]
-    half = [i for i in ids if hash_share(1, "teach", i) < 0.5]
-    both = [i for i in half if hash_share(seed, what, i) < 0.1]
-    assert abs(len(both) - 150) < 4 * (3000 * 0.05 * 0.95) ** 0.5

@@ -1,4 +1,4 @@
-"""Trees of rows: every distinct prefix once, and the same credit as the rows they stand for."""
+"""Trees of rows: every distinct prefix once, and the same credit as the single rows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Rows: what is checked at construction, and where the tokens of a tree stand."""
+"""Rows: what is checked at construction, and the places of a tree's tokens."""
 
 import numpy as np
 import pytest

@@ -23,7 +23,7 @@ def encode(text: str) -> list[int]:
 
 
 def decode(ids: list[int]) -> str:
-    """Characters by code point; above 1000 stand the pairs of a character and a newline."""
+    """Characters by code point; codes above 1000 are a character and a newline."""
     return "".join("" if i == EOS else chr(i) if i < 1000 else chr(i - 1000) + "\n" for i in ids)
 
 
@@ -104,7 +104,7 @@ def test_shared_leading_lines_keep_the_attempts_own_ids():
     assert ids == [*encode("a\n"), 1000 + ord("b"), *encode("A: 2"), EOS]
 
 
-def test_a_line_that_ends_within_a_token_is_tokenised_anew():
+def test_a_line_that_ends_within_a_token_is_tokenised_again():
     # "c\n" is shared as text, but the attempt's token holds the line break after it as well
     wrong = attempt([*encode("a\nc"), 1000 + ord("\n"), *encode("A: 3"), EOS])
     assert wrong.text == "a\nc\n\nA: 3"
@@ -112,7 +112,7 @@ def test_a_line_that_ends_within_a_token_is_tokenised_anew():
     assert ids == [*encode("a\nc\nA: 2"), EOS]
 
 
-def test_an_encoder_that_adds_a_blank_does_not_get_through():
+def test_ids_that_do_not_decode_to_the_text_are_not_used():
     wrong = attempt([*encode("a\nA: 3"), EOS])
 
     def blank_first(text: str) -> list[int]:
@@ -137,7 +137,7 @@ def test_the_ids_of_any_proposal_decode_to_its_text(ids, tail, keep):
     assert decode(found) == text
 
 
-def test_of_several_proposals_the_accepted_one_with_the_fewest_edits_stays():
+def test_of_several_proposals_the_accepted_one_with_the_fewest_edits_is_taken():
     def judged(*texts, limit=0.5):
         ids = [proposal_ids(WRONG, text, encode, decode, EOS) for text in texts]
         some = [

@@ -48,7 +48,7 @@ def test_precision_recall_and_rivals_by_hand():
 
 
 def test_unlikely_tokens_are_chosen_over_all_attempts():
-    # two punished tokens, both in a; the two least likely ones stand in a (-3.0) and in c (-5.0)
+    # two punished tokens, both in a; the two least likely ones are in a (-3.0) and in c (-5.0)
     c = item("c", [7, 8], [7, 9], [0.0, 0.0], [-0.1, -5.0])
     found = credit_quality([A, c])
     assert found.unlikely.marked == 2

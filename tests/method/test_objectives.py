@@ -1,6 +1,6 @@
 """Objectives against numbers worked by hand, finite differences and laws.
 
-The last law needs `batching` too: the loss of a step does not depend on how the step was cut.
+The last law also needs rows and a plan: the loss of a step does not depend on how it was cut.
 """
 
 import math
