@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from rlmec.runtime.entry import Door, open_door
+from rlmec.runtime.entry import Program, run_program
 from rlmec.runtime.ranks import die_with_parent
 from rlmec.runtime.signals import listen
 from rlmec.settings.command_line import check_command_line, with_split_files
@@ -16,8 +16,8 @@ from rlmec.settings.command_line import check_command_line, with_split_files
 CONF = Path(__file__).resolve().parent / "conf"
 
 
-def door() -> Door:
-    """The heavy part, imported only when the configuration has been checked."""
+def program() -> Program:
+    """The heavy part, which is imported only after the configuration is checked."""
     from rlmec import stages
 
     return stages.evaluate
@@ -25,7 +25,7 @@ def door() -> Door:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(cfg: DictConfig) -> float | None:
-    return open_door(cfg, door)
+    return run_program(cfg, program)
 
 
 if __name__ == "__main__":

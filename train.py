@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from rlmec.runtime.entry import Door, open_door
+from rlmec.runtime.entry import Program, run_program
 from rlmec.runtime.ranks import die_with_parent
 from rlmec.runtime.signals import listen
 from rlmec.runtime.store_commands import Names
@@ -17,15 +17,15 @@ from rlmec.settings.command_line import check_command_line, with_split_files
 CONF = Path(__file__).resolve().parent / "conf"
 
 
-def door() -> Door:
-    """The heavy part, imported only when the configuration has been checked."""
+def program() -> Program:
+    """The heavy part, which is imported only after the configuration is checked."""
     from rlmec import stages
 
     return stages.train
 
 
 def names() -> Names:
-    """What tells the addresses that a configuration names; as heavy."""
+    """The function that lists the artifacts of a configuration; its import is as heavy."""
     from rlmec import stages
 
     return stages.addresses
@@ -33,7 +33,7 @@ def names() -> Names:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    return open_door(cfg, door, names)
+    return run_program(cfg, program, names)
 
 
 if __name__ == "__main__":

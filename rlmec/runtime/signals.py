@@ -1,9 +1,10 @@
-"""Signals that ask a run to stop, and how the work learns of it.
+"""Signals that ask a run to stop, and how the work learns about them.
 
-In: SIGTERM (a scheduler, `kill`), SIGUSR1 (a scheduler's warning) and Ctrl-C. Out: `RunStopped`,
-raised where the work asks by `check`: at optimizer steps, between parts and decoding steps. It ends
-the program with 128 + the number of the signal: 143, 138 or 130. Nothing is raised in the middle of
-anything else; before the work begins, and at the second Ctrl-C, the process ends at once.
+In: SIGTERM (from a scheduler or `kill`), SIGUSR1 (a scheduler's warning) and Ctrl-C. Out:
+`RunStopped`, which `check` raises where the work asks: at optimizer steps, between parts, and
+between decoding steps. It ends the program with 128 plus the number of the signal: 143, 138 or 130.
+Nothing is raised anywhere else. Before the work begins, and at the second Ctrl-C, the process ends
+at once.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ NAMES = {
 
 
 class RunStopped(SystemExit):
-    """The end of a run by a signal, whose number is `number`; `where` says what was stopped."""
+    """The end of a run by the signal `number`; `where` says what was stopped."""
 
     def __init__(self, number: int, where: str = "") -> None:
         super().__init__(128 + number)
-        self.number, self.where = number, where
+        self.number = number
+        self.where = where
 
     def __reduce__(self) -> Any:
         return RunStopped, (self.number, self.where)
@@ -37,21 +39,24 @@ class RunStopped(SystemExit):
         return f"stopped by {NAMES[self.number]}" + (f": {self.where}" if self.where else "")
 
 
-class _Asked:
-    """What this process was asked, and whether it is at work and will look."""
+class _State:
+    """Which signals this process has received, and what it does with them."""
 
-    number: int | None = None
-    interrupts = 0
-    working = False
-    children: tuple[int, ...] = ()
+    number: int | None = None  # the first signal
+    interrupts = 0  # how often Ctrl-C was pressed
+    working = False  # whether the work calls `check`
+    children: tuple[int, ...] = ()  # processes to which signals are passed on
 
 
-_asked = _Asked()
+_state = _State()
 
 
 def listen() -> None:
-    """Takes over the signals that nobody else handles: not those that a launcher such as submitit
-    has taken, nor those that are ignored (as Ctrl-C is in a shell's background)."""
+    """Handle the signals that nobody else handles.
+
+    Signals that a launcher such as submitit has taken, and signals that are ignored (as Ctrl-C is
+    for a shell's background job), are left alone.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
     for number in NAMES:
@@ -60,58 +65,70 @@ def listen() -> None:
 
 
 def requested() -> int | None:
-    """The number of the first signal that asked this process to stop."""
-    return _asked.number
+    """The number of the first signal that asked this process to stop, or None."""
+    return _state.number
 
 
 def check(where: str = "") -> None:
-    """Raises RunStopped where a signal has asked for it."""
-    if _asked.number is not None:
-        raise RunStopped(_asked.number, where)
+    """Raise RunStopped if a signal has asked this process to stop."""
+    if _state.number is not None:
+        raise RunStopped(_state.number, where)
 
 
 @contextlib.contextmanager
 def working() -> Iterator[None]:
-    """Around work that calls `check`: a signal is noted, and looked at there. Raises RunStopped
-    at once where one was noted before, as by the job of a sweep that was then just done."""
+    """Around work that calls `check`: a signal is only noted, and the next `check` raises it.
+
+    Raises RunStopped at once if a signal was noted before, as in the previous job of a sweep.
+    """
     check()
-    _asked.working = True
+    _state.working = True
     try:
         yield
     finally:
-        _asked.working = False
+        _state.working = False
 
 
 def pass_on(children: Sequence[int]) -> None:
-    """From now on every signal goes on to these processes too, as SIGTERM: a terminal's Ctrl-C
-    reaches them by itself, and must not count twice there."""
-    _asked.children = tuple(children)
+    """Pass every signal on to these processes from now on, as SIGTERM.
 
-
-def _received(number: int, frame: FrameType | None) -> None:
-    first = _asked.number is None
-    _asked.number = number if first else _asked.number
-    _asked.interrupts += number == signal.SIGINT
-    for child in _asked.children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGTERM)
-    if not _asked.working or _asked.interrupts > 1:
-        _write(f"{NAMES[number]}: ended at once\n")
-        os._exit(128 + number)
-    if first:
-        again = " (once more ends it at once)" if number == signal.SIGINT else ""
-        _write(f"{NAMES[number]}: stopping at the next step or part{again}\n")
-
-
-def _write(text: str) -> None:
-    """To the standard error, past Python's buffers, which a handler may have interrupted."""
-    if not is_first_rank():
-        return
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode())
+    A Ctrl-C on a terminal reaches them anyway, and must not count as two there.
+    """
+    _state.children = tuple(children)
 
 
 def is_first_rank() -> bool:
-    """Whether this process is rank 0 by what its launcher has put into the environment."""
-    found = [os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")]
-    return next((n for n in found if n is not None), "0") == "0"
+    """Whether this process is rank 0, by the environment that its launcher has set."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return os.environ[name] == "0"
+    return True
+
+
+def _received(number: int, frame: FrameType | None) -> None:
+    is_first = _state.number is None
+    if is_first:
+        _state.number = number
+    if number == signal.SIGINT:
+        _state.interrupts += 1
+
+    for child in _state.children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+
+    if not _state.working or _state.interrupts > 1:
+        _write(f"{NAMES[number]}: ended at once\n")
+        os._exit(128 + number)
+    if is_first:
+        hint = " (press it again to end at once)" if number == signal.SIGINT else ""
+        _write(f"{NAMES[number]}: stopping at the next step or part{hint}\n")
+
+
+def _write(text: str) -> None:
+    """Write to the standard error of rank 0.
+
+    Python's buffers are avoided, because the signal may have interrupted a write to them.
+    """
+    if is_first_rank():
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())

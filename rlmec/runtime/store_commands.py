@@ -1,8 +1,8 @@
-"""The doors `status` and `prune`: what lies in the store of artifacts, and what can go from it.
+"""The commands `stage=status` and `stage=prune`: show a store of artifacts, and remove from it.
 
-In: the settings, and what tells the addresses that they name (which needs the stages, and is asked
-only when the store has been read). Out: a table on a terminal, plain lines elsewhere; with
-`prune.dry_run=false` a smaller store.
+In: the settings, and a function that lists the addresses which the settings name. That function
+imports the stages, so it is called only after the store has been read. Out: a table on a terminal,
+plain lines elsewhere; with `prune.dry_run=false` a smaller store.
 """
 
 from __future__ import annotations
@@ -19,18 +19,8 @@ from rlmec.runtime.display import say
 from rlmec.runtime.ranks import launched_outside
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
-from rlmec.store.inventory import (
-    Entry,
-    dependents,
-    fingerprints_in,
-    list_entries,
-)
-from rlmec.store.prune import (
-    DAY,
-    reasons_to_keep,
-    removal_order,
-    remove,
-)
+from rlmec.store.inventory import Entry, dependents, fingerprints_in, list_entries
+from rlmec.store.prune import DAY, reasons_to_keep, removal_order, remove
 
 STATUS, PRUNE = "status", "prune"
 COLUMNS = ("stage", "fingerprint", "state", "size", "made", "used", "made from", "needed by")
@@ -46,37 +36,45 @@ class Named:
 
 
 Names = Callable[[RunSettings], list[Named]]
+"""Lists the artifacts that a configuration describes; OSError or ValueError if it cannot."""
 
 
-def keep(settings: RunSettings, names: Callable[[], Names]) -> None:
-    """Opens the door `settings.stage`; `names` gives what tells the configuration's addresses, and
-    is called late, as it imports the stages.
+def run_store_command(settings: RunSettings, names: Callable[[], Names]) -> None:
+    """Run `settings.stage`, which is `status` or `prune`.
 
-    Raises ConfigurationError where several processes were launched, and where prune cannot learn
-    what the configuration names.
+    Raises ConfigurationError if several processes were launched, or if prune cannot list what the
+    configuration names.
     """
     if launched_outside():
-        raise ConfigurationError(f"stage={settings.stage} is for one process alone")
-    (status if settings.stage == STATUS else prune)(settings, names)
+        raise ConfigurationError(
+            f"stage={settings.stage} runs in one process: start it without torchrun or SLURM"
+        )
+    if settings.stage == STATUS:
+        status(settings, names)
+    else:
+        prune(settings, names)
 
 
 def status(settings: RunSettings, names: Callable[[], Names]) -> None:
-    """Shows the store, then the chain of this configuration with what is made of it."""
+    """Show the store, then the chain of this configuration and the state of each artifact."""
     root = Path(settings.paths.artifacts)
-    entries, now = list_entries(root), time.time()
+    entries = list_entries(root)
     if entries:
-        show(entries, now)
+        show(entries, time.time())
     say(f"{root}: {summed(entries)}")
+
     try:
         chain = names()(settings)
     except (OSError, ValueError) as error:
-        say(f"what this configuration names cannot be told: {error}")
+        say(f"cannot list what this configuration names: {error}")
         return
+
+    # An address may have a work folder and a folder put aside; the artifact itself counts first.
     states: dict[tuple[str, str], str] = {}
     for entry in entries:
-        states.setdefault((entry.stage, entry.fingerprint), entry.state)
-        if entry.state in ("whole", "damaged"):
-            states[entry.stage, entry.fingerprint] = entry.state
+        address = (entry.stage, entry.fingerprint)
+        if address not in states or entry.state in ("whole", "damaged"):
+            states[address] = entry.state
     say("this configuration names:")
     width = max(len(named.title) for named in chain)
     for named in chain:
@@ -85,36 +83,45 @@ def status(settings: RunSettings, names: Callable[[], Names]) -> None:
 
 
 def prune(settings: RunSettings, names: Callable[[], Names]) -> None:
-    """Removes what nothing needs, or says what would go."""
-    root, dry = Path(settings.paths.artifacts), settings.prune.dry_run
+    """Remove what nothing needs; with `prune.dry_run` only say what would be removed."""
+    root = Path(settings.paths.artifacts)
+    dry_run = settings.prune.dry_run
     try:
         chain = names()(settings)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"stage=prune has to know what this configuration names: {error}"
+            f"stage=prune must know what this configuration names, and cannot list it: {error}"
         ) from error
-    # looked up after the addresses, so that what was made meanwhile is seen
-    entries, now = list_entries(root), time.time()
+
+    # The store is read after the addresses are known, which may take a while.
+    entries = list_entries(root)
+    now = time.time()
     named = {(n.stage, n.fingerprint) for n in chain}
-    texts = [json.dumps(as_plain(settings), default=str)]
-    kept = reasons_to_keep(entries, named, fingerprints_in(texts), settings.prune, now)
-    going = removal_order([e for e in entries if e.path not in kept])
+    mentioned = fingerprints_in([json.dumps(as_plain(settings), default=str)])
+    kept = reasons_to_keep(entries, named, mentioned, settings.prune, now)
+
     gone: list[Entry] = []
-    for entry in going:
-        left = "" if dry else remove(root, entry)
-        what = f"stays after all: {left}" if left else "would go" if dry else "removed"
-        say(f"{what}: {_line(entry, now)}")
-        gone += [] if left else [entry]
+    for entry in removal_order([e for e in entries if e.path not in kept]):
+        stays = "" if dry_run else remove(root, entry)
+        if stays:
+            say(f"kept after all, {stays}: {_line(entry, now)}")
+            continue
+        say(f"{'would remove' if dry_run else 'removed'}: {_line(entry, now)}")
+        gone.append(entry)
+
     for why, count in Counter(map(_kind_of_reason, kept.values())).most_common():
-        say(f"kept, as {why}: {count}")
-    if dry:
-        say(f"{summed(gone)} of {summed(entries)} would go; prune.dry_run=false removes them")
+        say(f"kept because {why}: {count}")
+    if dry_run:
+        say(f"would remove {summed(gone)} of {summed(entries)}: set prune.dry_run=false to do it")
     else:
-        say(f"{summed(gone)} of {summed(entries)} removed from {root}")
+        say(f"removed {summed(gone)} of {summed(entries)} from {root}")
 
 
 def _kind_of_reason(reason: str) -> str:
-    return "a kept one was made from it" if reason.endswith("was made from it") else reason
+    """The reason without what is particular to one entry, in words that follow "because"."""
+    if reason.endswith("was made from it"):
+        return "something that is kept was made from it"
+    return f"it was {reason}" if reason.startswith("used") else reason
 
 
 def _line(entry: Entry, now: float) -> str:
@@ -122,18 +129,24 @@ def _line(entry: Entry, now: float) -> str:
     return f"{shown} ({entry.note})" if entry.note else shown
 
 
+# --- the table of a store ---
+
+
 def summed(entries: Sequence[Entry]) -> str:
+    """The number of entries and their size."""
     count = f"{len(entries)} folder{'' if len(entries) == 1 else 's'}"
     return f"{count} ({size_of(sum(e.size for e in entries))})"
 
 
 def show(entries: Sequence[Entry], now: float) -> None:
-    """The entries as a table on a terminal, as aligned lines elsewhere."""
-    below, stages = dependents(entries), {e.fingerprint: e.stage for e in entries}
+    """Print the entries as a table on a terminal, and as aligned lines elsewhere."""
+    below = dependents(entries)
+    stages = {e.fingerprint: e.stage for e in entries}
     rows = [_cells(e, below.get(e.fingerprint, []), stages, now) for e in entries]
     if sys.stdout.isatty():
         _table(rows)
         return
+
     widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
     for row in [COLUMNS, *rows]:
         say("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
@@ -148,7 +161,7 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
     for name in COLUMNS:
         table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # Text: what a manifest says is no markup
+        table.add_row(*map(Text, row))  # Text: rich must not read markup in a text of a manifest
     Console().print(table)
 
 
@@ -156,8 +169,11 @@ def _cells(
     entry: Entry, below: Sequence[Entry], stages: dict[str, str], now: float
 ) -> tuple[str, ...]:
     state = f"{entry.state}, in use" if entry.held and entry.state == "whole" else entry.state
-    above = sorted((stages[link], link[:8]) for link in entry.links)
-    few = ", ".join("/".join(link) for link in above) if len(above) <= 3 else ""
+    parents = sorted((stages[link], link[:8]) for link in entry.links)
+    if 0 < len(parents) <= 3:
+        made_from = ", ".join("/".join(parent) for parent in parents)
+    else:
+        made_from = _counted(Counter(stage for stage, _ in parents))
     return (
         entry.stage,
         entry.fingerprint,
@@ -165,7 +181,7 @@ def _cells(
         size_of(entry.size),
         age_of(now - entry.made),
         age_of(now - entry.used),
-        few or _counted(Counter(stage for stage, _ in above)),
+        made_from,
         _counted(Counter(e.stage for e in below)),
     )
 
@@ -175,16 +191,18 @@ def _counted(stages: Counter[str]) -> str:
 
 
 def size_of(count: float) -> str:
-    """Bytes in the largest unit in which there is at least one."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while count >= 1024 and len(units) > 1:
+    """A number of bytes in the largest unit of which there is at least one."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
         count /= 1024
-        del units[0]
-    return f"{count:.0f} B" if units[0] == "B" else f"{count:.1f} {units[0]}"
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"
 
 
 def age_of(seconds: float) -> str:
-    """A duration in its largest unit, as "3 d ago"."""
+    """An age in its largest unit, such as "3 d ago"."""
     for unit, length in (("d", DAY), ("h", 3600.0), ("min", 60.0)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"

@@ -38,11 +38,11 @@ TERM, INT, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
 @pytest.fixture(autouse=True)
 def unasked(monkeypatch):
     """No signal of another test, nor of this one for the next."""
-    monkeypatch.setattr(signals, "_asked", signals._Asked())
+    monkeypatch.setattr(signals, "_state", signals._State())
 
 
 def ask(number=TERM):
-    signals._asked.number = int(number)
+    signals._state.number = int(number)
 
 
 def code_of(work):
@@ -138,7 +138,7 @@ class Asking(Objective):
 def listening():
     before = {number: signal.getsignal(number) for number in (TERM, INT, USR1)}
     signals.listen()
-    signals._asked.working = True
+    signals._state.working = True
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -158,7 +158,7 @@ def test_sigterm_stops_at_the_end_of_the_step_and_loses_nothing(
             case.once(tmp_path / "cut", objective_at=at)
     assert stop.value.code == 143
     assert signal.getsignal(TERM) is signals._received, "lightning has put its own in our place"
-    signals._asked.number = None
+    signals._state.number = None
     end = case.once(tmp_path / "cut", said=said)
     assert resumed_steps(said) == [step]
     same(end, whole)
@@ -191,7 +191,7 @@ def test_a_stop_in_a_validation_leaves_it_to_be_done(at, monkeypatch, tmp_path):
         m.setattr(Judge, "__call__", judged)
         with pytest.raises(RunStopped):
             Case().once(tmp_path / "cut")
-    signals._asked.number = None
+    signals._state.number = None
     same(Case().once(tmp_path / "cut", said=said), whole)
     assert resumed_steps(said) == ([] if at == 1 else [2 * (at - 1)])
 

@@ -339,7 +339,9 @@ class Settings:
 
 def opened(root, capsys, stage, chain=(), model=None, **prune):
     names = lambda: lambda settings: list(chain)  # noqa: E731
-    store_commands.keep(Settings(Paths(str(root)), PruneSettings(**prune), stage, model), names)
+    store_commands.run_store_command(
+        Settings(Paths(str(root)), PruneSettings(**prune), stage, model), names
+    )
     return capsys.readouterr().out
 
 
@@ -348,14 +350,14 @@ def test_prune_says_what_would_go_and_removes_it_when_told_to(tmp_path, capsys):
     made(tmp_path, "grm", "d" * 20, days=2)
     named = [Named("sample", "sample", SAMPLE)]
     said = opened(tmp_path, capsys, "prune", named)
-    assert f"would go: policy/{POLICY}, whole" in said
+    assert f"would remove: policy/{POLICY}, whole" in said
     assert "2 folders" in said
     assert "prune.dry_run=false" in said
     assert len(list_entries(tmp_path)) == 4
     said = opened(tmp_path, capsys, "prune", named, dry_run=False)
     assert said.index(f"removed: policy/{POLICY}") < said.index(f"removed: teach/{TEACH}")
     assert [e.stage for e in list_entries(tmp_path)] == ["sample", "grm"]
-    assert "kept, as this configuration names it: 1" in said
+    assert "kept because this configuration names it: 1" in said
     said = opened(tmp_path, capsys, "prune", keep_days=0, dry_run=False, model=f"x/grm/{'d' * 20}")
     assert [e.stage for e in list_entries(tmp_path)] == ["grm"]
 
@@ -370,11 +372,14 @@ def test_prune_does_not_guess_what_the_configuration_names(tmp_path, capsys):
         return fail
 
     settings = Settings(Paths(str(tmp_path)), PruneSettings(0.0, 0.0, dry_run=False))
-    with pytest.raises(ValueError, match=r"what this configuration names.*solutions\.jsonl"):
-        store_commands.keep(settings, names)
+    with pytest.raises(ValueError, match=r"solutions\.jsonl"):
+        store_commands.run_store_command(settings, names)
     assert len(list_entries(tmp_path)) == 3
-    store_commands.keep(dataclasses.replace(settings, stage="status"), names)
-    assert "cannot be told: no file 'solutions.jsonl'" in capsys.readouterr().out
+    store_commands.run_store_command(dataclasses.replace(settings, stage="status"), names)
+    assert (
+        "cannot list what this configuration names: no file 'solutions.jsonl'"
+        in capsys.readouterr().out
+    )
 
 
 def test_status_shows_the_store_and_the_configuration_s_chain(tmp_path, capsys):
