@@ -39,7 +39,7 @@ def test_an_own_task_is_sampled_judged_and_corrected(shared, tmp_path, user):
 
 
 def test_an_own_reward_rule_remakes_the_policy_only(copied, user):
-    chosen = ["policy/reward=no_reward", "policy.reward._target_=own_reward.doubted_edits"]
+    chosen = ["policy/reward=own", "policy.reward._target_=own_reward.doubted_edits"]
     chosen += ["security.allow=[own_reward.]", "stage=policy", "policy.steps=3"]
     done = done_well(run(copied("warmup", "sample", "teach", "grm", "score"), *chosen))
     assert done.made() == ["policy"]
