@@ -63,11 +63,6 @@ class EditScript:
         """
         return self.edits[0].src_pos if len(self.edits) else None
 
-    @property
-    def insertion_only(self) -> bool:
-        """Whether the target differs from the source without a source token being removed."""
-        return self.distance > 0 and not self.removed.any()
-
 
 def edit_script(source: Sequence[int], target: Sequence[int]) -> EditScript:
     """The minimal script that turns `source` into `target`.

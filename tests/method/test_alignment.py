@@ -75,14 +75,14 @@ def test_insertion_at_the_very_start_is_marked():
     script = edit_script([1, 2], [9, 1, 2])
     assert script.edited.tolist() == [True, False, False]
     assert script.removed.tolist() == [False, False]
-    assert (script.distance, script.first_edit, script.insertion_only) == (1, 0, True)
+    assert (script.distance, script.first_edit, script.removed.any()) == (1, 0, False)
 
 
 def test_deletion_is_marked_on_its_own_token_only():
     script = edit_script([1, 2, 3], [1, 3])
     assert script.edited.tolist() == [False, False]
     assert script.removed.tolist() == [False, True, False]
-    assert (script.distance, script.first_edit, script.insertion_only) == (1, 1, False)
+    assert (script.distance, script.first_edit, script.removed.any()) == (1, 1, True)
 
 
 def test_substitution_is_marked_on_both_sides():
@@ -97,12 +97,12 @@ def test_substitution_is_marked_on_both_sides():
 def test_appended_tokens_have_their_first_edit_after_the_source():
     script = edit_script([1, 2], [1, 2, 3])
     assert script.first_edit == 2
-    assert script.insertion_only
+    assert not script.removed.any()
 
 
 def test_nothing_to_edit():
     script = edit_script([1, 2], [1, 2])
-    assert (script.distance, script.first_edit, script.insertion_only) == (0, None, False)
+    assert (script.distance, script.first_edit, script.removed.any()) == (0, None, False)
     empty = edit_script([], [])
     assert (empty.opcodes, empty.distance, edit_ratio([], [])) == ((), 0, 0.0)
     assert edit_ratio([], [1]) == 1.0
