@@ -1,4 +1,8 @@
-"""What a run needs of a device's memory: said before weights load, and named where it ran out."""
+"""The memory that a run needs on each device.
+
+In: the settings, the sizes of the model. Out: a table that is printed before weights are loaded,
+and an error that names the settings to lower, either from the estimate or when memory has run out.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +57,7 @@ def named_memory(title: str, remedies: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A line of the plan: what a stage needs, and of a fit its tokens a step and steps."""
+    """One line of the plan: what a stage needs; for a fit also tokens per step and steps."""
 
     name: str
     need: Need
@@ -63,20 +67,23 @@ class PlannedStage:
 
 
 def plan_memory(settings: RunSettings, world: int) -> None:
-    """Prints what each stage will need of one device's memory, before weights load.
+    """Prints how much memory each stage will need on one device.
 
-    Raises ConfigurationError with the mildest settings that would fit where a fit needs more than
-    the device has (or than `trainer.memory_gib`); without a known limit nothing is refused.
+    Raises ConfigurationError if a stage needs more than the device has (or than
+    `trainer.memory_gib`), with the mildest settings that would fit. Without a known limit nothing
+    is refused.
     """
     memory = device_memory(settings.trainer)
     try:
         stages = needed(planned_stages(settings, world, memory), settings.stage)
     except UnknownSizesError as error:
-        say(f"what the model needs of memory is not known: {error}")
+        say(f"how much memory the model needs is not known: {error}")
         return
+
     say(plan_table(stages, memory))
     if memory is None:
         return
+
     for stage in stages:
         if stage.need.total > memory:
             advice = ", then ".join(stage.remedies) or "a larger device or a smaller model"
@@ -87,14 +94,14 @@ def plan_memory(settings: RunSettings, world: int) -> None:
 
 
 def needed(stages: list[PlannedStage], until: str) -> list[PlannedStage]:
-    """Those of the planned stages that making `until` takes; all for what is made last."""
+    """The planned stages up to `until`; all of them for a stage after the last planned one."""
     names = [stage.name for stage in stages]
-    until = "sample" if until == "teach" else until
+    until = "sample" if until == "teach" else until  # teaching itself needs no device
     return stages[: names.index(until) + 1] if until in names else stages
 
 
 def device_memory(trainer: TrainerSettings) -> float | None:
-    """Bytes of one device: as set, else of the GPU that is used, None where that is not known."""
+    """Bytes of one device: as set, else those of the GPU in use; None if neither is known."""
     if trainer.memory_gib is not None:
         return trainer.memory_gib * GIB
     if trainer.accelerator == "cpu" or not torch.cuda.is_available():
@@ -105,39 +112,43 @@ def device_memory(trainer: TrainerSettings) -> float | None:
 def planned_stages(
     settings: RunSettings, world: int, memory: float | None = None
 ) -> list[PlannedStage]:
-    """What sampling, both fits and scoring need, in the order in which they are made."""
+    """What the warm-up, sampling, both trainings and scoring need, in the order of the chain."""
     model = settings.model
     if model.path is None:
         shape = scratch_shape(model.shape, model.vocabulary_size)
     else:
         shape = model_shape(model.path, model.revision)
-    start, grm, policy = (
-        _held(settings, lora) for lora in (model.lora, settings.grm.lora, model.lora)
-    )
-    out = [] if model.path else [_fit(settings, "warmup", shape, Weights(), world, memory)]
-    return [
-        *out,
-        _generation("sample", settings, shape, start, settings.sample.num_generations),
+
+    policy = _held(settings, model.lora)
+    grm = _held(settings, settings.grm.lora)
+    chain = [
+        _generation("sample", settings, shape, policy, settings.sample.num_generations),
         _fit(settings, "grm", shape, grm, world, memory),
         _generation("score", settings, shape, grm, 1),
         _fit(settings, "policy", shape, policy, world, memory),
     ]
+    if model.path is None:
+        chain.insert(0, _fit(settings, "warmup", shape, Weights(), world, memory))
+    return chain
 
 
 def plan_table(stages: list[PlannedStage], memory: float | None) -> str:
-    """The plan as text: GiB of one device by kind, a line a stage."""
+    """The plan as text: GiB of one device by kind of use, one line per stage."""
     kinds = [f.name for f in fields(Need)]
-    head = ["GiB a device", *kinds, "total", "tokens a step", "steps"]
+    head = ["GiB per device", *kinds, "total", "tokens per step", "steps"]
     lines = [head]
     for stage in stages:
         parts = [f"{getattr(stage.need, kind) / GIB:.2f}" for kind in kinds]
         tokens = "" if stage.tokens is None else str(stage.tokens)
         lines.append([stage.name, *parts, f"{stage.need.total / GIB:.2f}", tokens, stage.steps])
+
+    # Names are aligned to the left, figures to the right.
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = [
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(pairs))
         for pairs in (list(zip(line, widths, strict=True)) for line in lines)
     ]
+
     limit = "" if memory is None else f", of {memory / GIB:.1f}"
     return "\n".join(
         [*text, f"(an estimate; total with {RESERVE / GIB:.0f} GiB in reserve{limit})"]
@@ -145,6 +156,7 @@ def plan_table(stages: list[PlannedStage], memory: float | None) -> str:
 
 
 def _held(settings: RunSettings, lora: LoraSettings | None) -> Weights:
+    """How the weights are held in memory: whole, or frozen under an adapter."""
     model = settings.model
     if lora is None:
         return Weights(model.dtype, 0, quantization=model.quantization)
@@ -159,8 +171,11 @@ def _fit(
     world: int,
     memory: float | None,
 ) -> PlannedStage:
+    """The plan's line of a fit."""
     node: FitSettings = getattr(settings, name)
     target = strategy_target(settings.trainer)
+
+    # A micro-batch never holds more than a whole step.
     micro = min(settings.trainer.max_tokens_per_micro_batch, node.tokens_per_step)
     use = FitUse(
         micro_batch=micro,
@@ -172,6 +187,7 @@ def _fit(
         sharded=target.endswith(".FullyShardedStrategy") and world > 1,
         sharded_optimizer=target.endswith(".DeepSpeedStrategy") and world > 1,
     )
+
     need = fit_need(shape, held, use)
     steps = f"{node.steps}" if node.steps is not None else f"{node.epochs:g} epochs"
     advice = () if memory is None else tuple(remedies(shape, held, use, memory))
@@ -187,11 +203,14 @@ def strategy_target(trainer: TrainerSettings) -> str:
 def _generation(
     name: str, settings: RunSettings, shape: ModelShape, held: Weights, copies: int
 ) -> PlannedStage:
+    """The plan's line of a stage that generates or scores, for the batches that it will form."""
     node = getattr(settings, name)
     longest = settings.grm.max_length if name == "score" else settings.policy.max_length
-    a_column = 8 * shape.layers * shape.kv_width  # as `language.slots` counts
+
+    # The cache bounds the rows that are decoded together, counted as in lm.kv_cache: the bytes of
+    # one position over all layers, in float32.
+    a_column = 8 * shape.layers * shape.kv_width
     columns = min(TOKENS_AT_ONCE, max(BYTES_AT_ONCE // a_column, longest))
     rows = min(node.part_size * copies, max(columns // longest, 1))
-    half = node.precision.endswith("mixed")
-    use = GenerateUse(rows, rows * longest, half)
+    use = GenerateUse(rows, rows * longest, node.precision.endswith("mixed"))
     return PlannedStage(name, generate_need(shape, held, use))

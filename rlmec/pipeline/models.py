@@ -1,4 +1,8 @@
-"""Which model a stage starts from, and what it needs to be used: tokenizer, prompts, network."""
+"""Models as stages use them: a directory or hub name with its tokenizer, prompts and network.
+
+In: the settings of the model, an artifact or a path. Out: networks to sample with or to train, and
+saved model directories.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +38,10 @@ from rlmec.store.artifacts import Artifact
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model directory (an adapter's too) or hub name with its tokenizer; networks are loaded anew
-    for every use."""
+    """A model directory (or that of an adapter) or a hub name, with its tokenizer.
+
+    A network is loaded from it at every use.
+    """
 
     path: str
     settings: RunSettings
@@ -46,7 +52,7 @@ class LanguageModel:
 
     @cached_property
     def codec(self) -> Codec:
-        tokenizer = self.tokenizer  # first, so that a directory without one is named
+        tokenizer = self.tokenizer  # before the end ids, so that a missing tokenizer is named
         return codec(tokenizer, end_ids(self.path, self._revision))
 
     @cached_property
@@ -55,22 +61,23 @@ class LanguageModel:
 
     @cached_property
     def context(self) -> int | None:
-        """Positions the model was made for, None where its configuration does not say."""
+        """Most positions of the model; None if its configuration does not say."""
         return context_of(self.path, self._revision)
 
     def limited(self, length: int) -> int:
-        """`length`, or the model's context where that is shorter."""
+        """`length`, or the model's context if that is shorter."""
         return length if self.context is None else min(length, self.context)
 
     def network(self) -> Any:
-        """The network as it is used: weights below in `model.dtype` or quantized, not merged."""
+        """The network for sampling and scoring: frozen weights in `model.dtype` or quantized."""
         return self._load(self.settings.model.dtype)
 
     def trainable(self, lora: LoraSettings | None, seed: int) -> Any:
-        """The network as it is trained: with `lora` an adapter on frozen weights (an adapter's own
-        directory goes on with that adapter), without it all weights in float32.
+        """The network for training.
 
-        Raises ValueError where the directory's adapter has other settings than `lora`.
+        With `lora` it is an adapter on frozen weights; an adapter's own directory continues that
+        adapter. Without it all weights are trained, in float32. Raises ValueError if the
+        directory's adapter has other settings than `lora`.
         """
         model = self.settings.model
         if lora is None:
@@ -113,18 +120,19 @@ class LanguageModel:
 
 
 def templates(settings: RunSettings) -> Templates:
+    """The prompt templates of the settings."""
     return Templates(**as_plain(settings.prompt))
 
 
 def start_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
-    """The tokenizer of the policy's start: a finished model's own, or a fresh one."""
+    """The tokenizer of the policy's start: that of a finished model, or a new one."""
     if settings.model.path is not None:
         return tokenizer_of(settings.model.path, settings.model.revision)
     return fresh_tokenizer(settings, problems)
 
 
 def fresh_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
-    """The tokenizer of a model from scratch: `model.tokenizer`, or trained on train problems."""
+    """The tokenizer of a model from scratch: `model.tokenizer`, or one trained on `problems`."""
     model = settings.model
     if model.tokenizer is not None:
         return load_tokenizer(model.tokenizer)
@@ -135,7 +143,7 @@ def fresh_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
 
 
 def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
-    """A network at random weights of `model.shape`, seeded by the warm-up's seed."""
+    """A network of `model.shape` with random weights, from the warm-up's seed."""
     model = settings.model
     network = new_network(model.shape, tokenizer, model.attention, settings.warmup.seed)
     if model.gradient_checkpointing:
@@ -144,12 +152,12 @@ def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
 
 
 def save(module: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes a fitted module's network: a plain directory, or its adapter's alone."""
+    """Writes the network of a trained module: a plain directory, or that of its adapter."""
     export_network(module.network, tokenizer, folder, module.whole_weights)
 
 
 def check_weights(settings: RunSettings) -> None:
-    """Raises ConfigurationError where weights that are trained would be rounded or quantized."""
+    """Raises ConfigurationError if weights that are trained would be rounded or quantized."""
     model = settings.model
     for node, lora in (("model", model.lora), ("grm", settings.grm.lora)):
         if lora is not None:
@@ -167,26 +175,26 @@ def check_weights(settings: RunSettings) -> None:
 
 
 def save_asked(module: Any, model: LanguageModel, kind: str, folder: Path) -> None:
-    """Saves a fitted module's network with what it must be asked with, so that it can be used
-    outside the chain (`library`)."""
+    """Saves the network of a trained module with its prompts, for use outside the chain."""
     save(module, model.tokenizer, folder)
     write_origin(folder, origin_of(model, kind))
 
 
 def origin_of(model: LanguageModel, kind: str) -> Origin:
-    """What a model of the stage `kind` (policy or grm) was trained as."""
+    """How a model of the stage `kind` (policy or grm) was trained, for its directory."""
     longest = getattr(model.settings, kind).max_completion_length
     return Origin(kind, templates(model.settings), model.codec.digest, longest)
 
 
 def of_artifact(artifact: Artifact, settings: RunSettings) -> LanguageModel:
+    """The model that an artifact holds."""
     return LanguageModel(str(artifact.file("model")), settings)
 
 
 def fitting_prompts(
     network: Any, prompts: list[list[int]], completion_length: int, what: str
 ) -> None:
-    """Raises ValueError where a prompt and its completion do not fit the network's context."""
+    """Raises ValueError if a prompt and its completion do not fit the network's context."""
     limit = context_length(network)
     longest = max(map(len, prompts), default=0)
     if limit is not None and longest + completion_length > limit:

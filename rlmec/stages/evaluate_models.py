@@ -1,8 +1,9 @@
-"""What evaluate.py does: models and stored outputs on one or several tasks, side by side.
+"""`evaluate.py`: models and stored outputs on one or several tasks, side by side.
 
-Each model on each task is an artifact of its own, so that another task or another model remakes
-nothing. The tables over all of them lie in the run folder: `table.md`, `table.json`,
-`accuracy.png`, and for each model `results.json` in the layout of lm-evaluation-harness.
+In: `evaluate.model` or `evaluate.attempts`, `evaluate.against`, `evaluate.tasks`. Out: one artifact
+per model and task, so that another task or model makes nothing again; and in the run folder
+`table.md`, `table.json`, `accuracy.png`, and per model `results.json` in the layout of
+lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from rlmec.store.tables import read_table
 def judge_all(run: Run) -> list[Judgement]:
     """Judges `evaluate.model` or `evaluate.attempts`, and `evaluate.against`, on every task.
 
-    Raises ConfigurationError where nothing is named, and where stored outputs meet several tasks.
+    Raises ConfigurationError if nothing is named, and for stored outputs with several tasks.
     """
     s = run.settings.evaluate
     first = _listed(s.model or s.attempts)
@@ -69,7 +70,7 @@ def judge_all(run: Run) -> list[Judgement]:
 
 
 def judgement_of(artifact: Artifact, model: str, task: str) -> Judgement:
-    """What an evaluation artifact says of a model."""
+    """The judgement of a model on a task, from the artifact of its evaluation."""
     prefix = f"eval/{task}/"
     own = {k.removeprefix(prefix): v for k, v in artifact.metrics.items() if k.startswith(prefix)}
     return Judgement(model, task, own, read_table(artifact.file("attempts.parquet"), Attempt))
@@ -103,21 +104,26 @@ def _judge_stored(run: Run, path: str, name: str, task_name: str | None) -> Judg
 def closing_tables(run: Run, judged: Sequence[Judgement]) -> None:
     """Prints the tables and writes them, with the picture and the results files, to the run folder.
 
-    Judgements of other problems than the first one's of their task raise ValueError.
+    Raises ValueError if two models were judged on other problems of the same task.
     """
     run.ranks.share(lambda: _write(run, judged))
 
 
 def _write(run: Run, judged: Sequence[Judgement]) -> None:
-    found, folder = comparisons(judged), run.run_dir
+    """Writes and prints everything; for rank 0."""
+    found = comparisons(judged)
+    folder = run.run_dir
+
     text = accuracy_table(judged)
     if found:
         text += "\n" + comparison_table(found)
     run.say("\n" + text)
+
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "table.md", text)
     atomic_write_json(folder / "table.json", plain(judged, found))
     accuracy_figure(panels_of(judged), folder / "accuracy.png")
+
     config = as_plain(run.settings.evaluate)
     for at, model in enumerate(dict.fromkeys(j.model for j in judged)):
         results = harness_results(
@@ -125,6 +131,7 @@ def _write(run: Run, judged: Sequence[Judgement]) -> None:
         )
         name = f"results_{model.replace('/', '_')}.json" if at else "results.json"
         atomic_write_json(folder / name, results)
+
     if len(judged) == 1:
         for name, value in judged[0].figures.items():
             run.say(f"  {name:36} {value:.4g}")
@@ -135,7 +142,7 @@ def _write(run: Run, judged: Sequence[Judgement]) -> None:
 
 
 def panels_of(judged: Sequence[Judgement]) -> dict[str, list[Bar]]:
-    """The bars of the picture, a panel a task."""
+    """The bars of the accuracy picture, one panel per task."""
     out: dict[str, list[Bar]] = {}
     for j in judged:
         ends = (j.figures["accuracy_low"], j.figures["accuracy_high"])
@@ -151,9 +158,11 @@ def _listed(value: str | list[str] | None) -> list[str]:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """A short name for each path, one that no other has: its last part that says something (an
-    artifact's `model` folder is named by its stage, FILE:FIELD by the field), numbered where it
-    comes again."""
+    """A short name for each path, different from all others.
+
+    It is the last part of the path that tells something: an artifact's `model` folder is named by
+    its stage, FILE:FIELD by the field. A name that occurs again is numbered.
+    """
     out: list[str] = []
     for path in paths:
         parts = [part for part in Path(path).parts if part not in ("/", ".")]

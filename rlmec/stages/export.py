@@ -38,16 +38,18 @@ from rlmec.store.artifacts import Artifact
 Writer = Callable[[Run, Path], Mapping[str, Any]]
 LAST = {"policy": "policy", "grm": "grm", "pairs": "score", "scores": "score"}
 """The last stage that each kind of export needs."""
+
 NODES = ("task", "model", "sample", "teacher", "teach", "grm", "score", "policy")
+"""The nodes of the configuration that a model card shows."""
 
 
 def last_stage(settings: RunSettings) -> str:
-    """The last stage of the chain that a run makes, for `check_inputs`."""
+    """The last stage of the chain that a run makes; for an export the last one that it needs."""
     return LAST[settings.export.what] if settings.stage == "export" else settings.stage
 
 
 def check_export(settings: RunSettings) -> None:
-    """Refuses what cannot be written, before anything is made for it."""
+    """Raises an error for what cannot be written, before anything is made for it."""
     s = settings.export
     for key, value, known in (
         ("what", s.what, LAST),
@@ -63,10 +65,12 @@ def check_export(settings: RunSettings) -> None:
 
 def export(run: Run) -> None:
     """Makes what is exported, writes it to `export.path` and says what was written."""
-    s, began = run.settings.export, time.monotonic()
+    s = run.settings.export
+    began = time.monotonic()
     target = Path(str(s.path))
     write = {"policy": _policy, "grm": _grm, "pairs": _pairs, "scores": _scores}[s.what]
     record = write(run, target)
+
     counts = {k: v for k, v in record.items() if isinstance(v, int) and k != "format"}
     run.stages.append(
         {
@@ -92,7 +96,9 @@ def _grm(run: Run, target: Path) -> Mapping[str, Any]:
 
 
 def _model(run: Run, stage: Stage, target: Path) -> Mapping[str, Any]:
-    s, kind, artifact = run.settings.export, stage.name, make(stage)
+    s = run.settings.export
+    kind = stage.name
+    artifact = make(stage)
 
     def write() -> Mapping[str, Any]:
         model = models.of_artifact(artifact, run.settings)
@@ -110,30 +116,36 @@ def _model(run: Run, stage: Stage, target: Path) -> Mapping[str, Any]:
 
 
 def _card(run: Run, kind: str, artifact: Artifact, title: str) -> str:
-    settings, found = as_plain(run.settings), artifact.manifest.get("environment", {})
-    nodes = NODES if kind == "policy" else NODES[: NODES.index("score")]
-    figures = {
-        entry["name"]: entry["metrics"] for entry in run.stages if not entry["variant"]
-    } | _evaluation(run, kind, artifact)
-    t, start = run.settings.prompt, run.settings.model.path
+    """The model card of a policy or a GRM, with the figures of the stages that it was made from."""
+    s = run.settings
+    plain = as_plain(s)
+    figures = {entry["name"]: entry["metrics"] for entry in run.stages if not entry["variant"]}
+    base_model = s.model.path
+    prompt = s.prompt.policy
+    nodes = NODES
+    if kind == "policy":
+        figures |= _evaluation(run, artifact)
+    else:  # the GRM: its training ends before the scores
+        base_model = s.grm.model or base_model
+        prompt = s.prompt.rewrite
+        nodes = NODES[: NODES.index("score")]
+
     return model_card(
         title,
         kind=kind,
-        base_model=(run.settings.grm.model or start) if kind == "grm" else start,
-        prompt=t.policy if kind == "policy" else t.rewrite,
-        settings={name: settings[name] for name in nodes},
+        base_model=base_model,
+        prompt=prompt,
+        settings={name: plain[name] for name in nodes},
         figures=figures,
         overrides=run.overrides,
-        versions=found.get("libraries"),
+        versions=artifact.manifest.get("environment", {}).get("libraries"),
     )
 
 
-def _evaluation(run: Run, kind: str, artifact: Artifact) -> dict[str, Any]:
-    """Figures of the policy's evaluation, where it was made already."""
-    if kind != "policy":
-        return {}
+def _evaluation(run: Run, policy: Artifact) -> dict[str, Any]:
+    """The figures of the policy's evaluation, if it was made already."""
     stage = flow.evaluation(run)
-    found = run.store.find(stage.name, stage.fingerprint({"policy": artifact}))
+    found = run.store.find(stage.name, stage.fingerprint({"policy": policy}))
     return {} if found is None else {"evaluate": found.metrics}
 
 

@@ -43,11 +43,12 @@ class Scored:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """In the order of the records."""
+        """Every scored attempt with its correction, the accepted one if there are several."""
         made: dict[str, Correction] = {}
         for correction in self.corrections:
             if correction.attempt_id not in made or correction.accepted:
                 made[correction.attempt_id] = correction
+
         return [
             Case(
                 pair,
@@ -66,10 +67,11 @@ class Scored:
 
     @cached_property
     def items(self) -> list[CreditItem]:
-        """The unseen ones with a trusted correction: the oracle's, or the accepted one."""
+        """The unseen attempts that have a trusted correction: the oracle's or the accepted one."""
         items = []
         for case in self.unseen:
-            pair, target = case.pair, self._truth(case.pair, case.problem)
+            pair = case.pair
+            target = self._truth(pair, case.problem)
             if target is not None:
                 script = edit_script(pair.attempt.completion_ids, target)
                 items.append(
@@ -85,10 +87,11 @@ class Scored:
 
     @property
     def truth(self) -> str:
+        """Whose corrections the credit is compared with."""
         return "oracle" if self._oracle else "accepted_correction"
 
     def metrics(self) -> Settings:
-        """Credit quality, and where the most punished tokens stand."""
+        """Credit quality, and how often the most punished token is in the first wrong line."""
         if not self.items:
             return {}
         found = credit_quality(self.items).metrics()
@@ -96,20 +99,25 @@ class Scored:
         return named | {"grm/credit_truth": self.truth} | self._first_errors()
 
     def _first_errors(self) -> Settings:
-        """The share of unseen wrong attempts whose most punished token (of several the first)
-        begins in the first line that the task finds wrong; one without a penalty counts against."""
+        """The share of unseen wrong attempts whose most punished token begins in the first line
+        that the task finds wrong. Of equal tokens the first counts; an attempt without a penalty
+        counts as a miss."""
         first_wrong_line = getattr(self.run.task, "first_wrong_line", None)
         if first_wrong_line is None:
             return {}
-        hits, total = 0, 0
+
+        hits = 0
+        total = 0
         for case in self.unseen:
-            attempt, rewards = case.pair.attempt, case.pair.token_rewards
+            attempt = case.pair.attempt
             line = first_wrong_line(case.problem, attempt.text)
-            if line is not None:
-                worst = int(rewards.argmin())
-                lines = lines_of(self.texts(attempt.completion_ids))
-                hits += bool(rewards[worst] < 0 and lines[worst] == line)
-                total += 1
+            if line is None:
+                continue
+            rewards = case.pair.token_rewards
+            worst = int(rewards.argmin())
+            lines = lines_of(self.texts(attempt.completion_ids))
+            hits += bool(rewards[worst] < 0 and lines[worst] == line)
+            total += 1
         return {"grm/most_punished_in_first_error": hits / total} if total else {}
 
     @property
@@ -117,6 +125,7 @@ class Scored:
         return getattr(self.run.task, "oracle", None)
 
     def _truth(self, pair: Pair, problem: Problem) -> list[int] | None:
+        """The token ids of the trusted correction of an attempt; None without one."""
         if self._oracle is None:
             return pair.target_ids or None
         text = self._oracle(problem, pair.attempt.text)

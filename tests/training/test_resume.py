@@ -242,12 +242,12 @@ def test_a_named_checkpoint_is_taken_for_its_own_stage(uninterrupted, tmp_path):
     three = tmp_path / "first/checkpoints/step-00000003.ckpt"
     said = []
     found = A1.once(tmp_path / "second", said=said, ckpt_path=str(three))
-    assert said[0].startswith(f"policy: goes on from {three} (ckpt_path), step 3 of 8, after ")
+    assert said[0].startswith(f"policy: continues from {three} (ckpt_path), step 3 of 8, after ")
     assert found["history"] == uninterrupted(A1)["history"]
     assert equal(found["checkpoint"]["state_dict"], uninterrupted(A1)["checkpoint"]["state_dict"])
     elsewhere = []
     A1.once(tmp_path / "third", said=elsewhere, ckpt_path=str(three), stage="grm")
-    assert not any("goes on from" in text for text in elsewhere)
+    assert not any("continues from" in text for text in elsewhere)
 
 
 def test_an_older_checkpoint_of_the_same_folder_drops_the_newer_ones(uninterrupted, tmp_path):

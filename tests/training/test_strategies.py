@@ -131,7 +131,7 @@ class Deep(DeepSpeedStrategy):
 def test_deepspeed_takes_one_micro_batch_a_step_and_no_stage_3():
     rows = credited_rows(network(), count=6)
     check_strategy("policy", Deep(2), data_of(rows, steps=1), None)
-    with pytest.raises(ValueError, match="2 micro-batches a step under DeepSpeed"):
+    with pytest.raises(ValueError, match="2 micro-batches per step under DeepSpeed"):
         check_strategy("policy", Deep(2), data_of(rows, steps=1, accumulate=2), None)
     with pytest.raises(ValueError, match="DeepSpeed stage 3 is not supported"):
         check_strategy("policy", Deep(3), data_of(rows, steps=1), None)

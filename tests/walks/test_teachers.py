@@ -53,7 +53,7 @@ def test_a_teacher_behind_a_server_is_killed_and_repeats_no_answered_call(tmp_pa
         done = done_well(run(tmp_path, *settings))
         assert {prompt: server.asked[prompt] for prompt in known} == asked
     assert done.made() == ["teach"]
-    assert "teach: goes on" in done.output
+    assert "teach: continues" in done.output
     metrics = done.metrics("teach")
     assert metrics["teach/accepted"] > 0.9 * done.stages[-1]["rows"] > 20
     assert metrics["teach/cached_calls"] > 0
