@@ -1,25 +1,26 @@
 """Options to choose from: how a question shows them, which one an answer names, the verdict.
 
-In: a text, the options and the gold answer; out: a verdict. An answer names an option by its text
-(case, quotes and closing full stop aside), by its letter (`B`, `(B)`, `B.`, `option B`) or by
-both; a text beats a letter, so where "B" itself is an option the answer "B" means that text. A
-leading article is set aside, so that "a bloody mess" is neither choice A nor another answer. A
-sentence may follow that names no other option. Whatever names two options names none.
+In: a text, the options and the gold answer. Out: a verdict. An answer names an option by its text
+(looks, case and closing full stop aside), by its letter (`B`, `(B)`, `B.`, `option B`), or by both
+in either order. A text beats a letter: where "B" itself is an option, the answer "B" means that
+text. Options may carry labels of their own (`A. stone` or `1) stone`), and are then named with or
+without them. A leading article is set aside, so that "a bloody mess" is neither choice A nor
+another answer.
+
+A sentence may follow that names no other option. After an answer in emphasis, quotes or the
+delimiters of a formula any sentence may follow. What names two options names none.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
-from rlmec.answers.numbers import (
-    MARKERS,
-    final_answer,
-    parse_number,
-    plain_text,
-    trimmed,
-)
+from rlmec.answers.final_answer import MARKERS, final_answer
+from rlmec.answers.mathematics import latex_text
+from rlmec.answers.normal_form import clean, heads, plain_text, trimmed, without_fonts
+from rlmec.answers.numbers import parse_number
 from rlmec.records import Verdict
 
 HEADING = "\nOptions:\n"
@@ -32,9 +33,29 @@ _LETTER = re.compile(
     r"(?:[).:,]| -)?(?: (?P<text>.+))?",
     re.IGNORECASE | re.ASCII,  # else the Turkish dotted I and the Kelvin sign were letters
 )
+_NUMBERED = re.compile(
+    r"(?:(?:option|choice|answer|number) )?"
+    r"(?:\((?P<round>\d\d?)\)|\[(?P<square>\d\d?)\]|(?P<bare>\d\d?))"
+    r"(?:[).:,]| -)?(?: (?P<text>.+))?",
+    re.IGNORECASE | re.ASCII,
+)
+_TEXT_FIRST = re.compile(
+    r"(?P<text>.+?),? (?:(?:option |choice )?[(\[](?P<name>[A-Za-z]|\d\d?)[)\]]"
+    r"|(?:option|choice) (?P<word>[A-Za-z]|\d\d?))",
+    re.ASCII,
+)
+_LABEL = re.compile(r"\s*(?:\((?P<round>[A-Za-z]|\d\d?)\)|(?P<bare>[A-Za-z]|\d\d?)[.)])\s+(?=\S)")
+_LETTER_LABEL = re.compile(r"\s*(?P<bare>[A-Za-z]):\s+(?=\S)")
 _ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)
-_WRAPPED = re.compile(r"\$(?P<dollars>.+)\$|\\(?:text|textbf|mathrm|mathbf)\{(?P<braces>.*)\}")
-_SENTENCE = re.compile(r"\. |,? (?=(?:because|since|as) )", re.IGNORECASE)
+_LATEX_BLANK = re.compile(r"\\[ ,;:]|~")
+_FORMULA_SIGN = re.compile(r"[\\^_=+*/<>(){}\[\]|]|\d[a-zA-Z]")
+_DELIMITERS = re.compile(r"\\[()\[\]]|\*\*|`|\$")
+_DELIMITED = re.compile(
+    r"(?:\*\*(?P<a>[^*]+)\*\*|\*(?P<b>[^*]+)\*|`(?P<c>[^`]+)`|\$(?P<d>[^$]+)\$"
+    r"|\\\((?P<e>.+?)\\\)|\"(?P<f>[^\"]+)\"|\u201c(?P<g>[^\u201d]+)\u201d)"
+    r"(?=[.!]\s|,?\s\(?(?:because|since|as)\s)",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[^\W_]+")
 _OTHER = re.compile(r"\(([A-Za-z])\)|\b(?:option|choice) ([A-Za-z])\b|\b([A-Z])\b(?! [a-z])")
 
@@ -55,10 +76,14 @@ def read_option(answer: str, options: Sequence[str]) -> int | None:
 
     Of options with the same words the first is named.
     """
-    texts = [plain_text(option) for option in options]
-    answer = plain_text(_unwrapped(answer))
-    for head, rest in _heads(answer):
-        index = _named(head, texts)
+    texts, numbered = _texts(tuple(options))
+    answer = trimmed(clean(answer))
+    match = _DELIMITED.match(answer)
+    if match is not None:
+        answer = next(filter(None, match.groups()))
+
+    for head, rest in heads(answer):
+        index = _named(option_text(head), texts, numbered)
         if index is not None:
             return None if _names_another(rest, index, texts) else index
     return None
@@ -77,37 +102,57 @@ def judge_option(
     index = read_option(found, options)
     if index is None:
         return "wrong"
-    return "right" if plain_text(options[index]) == plain_text(options[expected]) else "wrong"
+    texts, _ = _texts(tuple(options))
+    return "right" if texts[index] == texts[expected] else "wrong"
 
 
-def _unwrapped(answer: str) -> str:
-    while (match := _WRAPPED.fullmatch(answer.strip())) is not None:
-        inner = match["dollars"] or match["braces"] or ""
-        if min(accumulate((c == "{") - (c == "}") for c in inner), default=0) < 0:
-            break  # two commands, not one around the whole
-        answer = trimmed(inner)
-    return answer
+def unlabelled(options: Sequence[str]) -> list[str]:
+    """The options without the labels that they carry: A, B, C or 1, 2, 3, all of them in order."""
+    for pattern in (_LABEL, _LETTER_LABEL):
+        matches = [pattern.match(option) for option in options]
+        labels = [next(filter(None, m.groups()), "").upper() for m in matches if m is not None]
+        wanted = LETTERS if labels and labels[0].isalpha() else [str(i + 1) for i in range(99)]
+        if len(options) > 1 and labels == list(wanted[: len(options)]):
+            return [option[m.end() :] for option, m in zip(options, matches, strict=True) if m]
+    return list(options)
 
 
-def _heads(answer: str) -> Iterator[tuple[str, str]]:
-    """The answer cut in two where a sentence or a reason may begin, the whole of it first."""
-    yield answer, ""
-    for cut in reversed(list(_SENTENCE.finditer(answer))):
-        yield plain_text(answer[: cut.start()]), answer[cut.end() :]
+@lru_cache(1024)
+def _texts(options: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """The texts of the options for comparison, and whether they are numbered."""
+    bare = unlabelled(options)
+    numbered = bare != list(options) and options[0].lstrip(" (").startswith("1")
+    return tuple(option_text(option) for option in bare), numbered
 
 
-def _named(answer: str, texts: Sequence[str]) -> int | None:
+def option_text(text: str) -> str:
+    """An option, or what names one, without its looks."""
+    text = without_fonts(trimmed(clean(text)))
+    if "\\" in text:
+        text = _LATEX_BLANK.sub(" ", text)
+    return plain_text(_DELIMITERS.sub("", text))
+
+
+def _named(answer: str, texts: Sequence[str], numbered: bool) -> int | None:
     """The option that is all that `answer` says."""
     if (index := _by_text(answer, texts)) is not None:
         return index
-    if (match := _LETTER.fullmatch(answer)) is None:
+
+    match = _LETTER.fullmatch(answer) or (_NUMBERED.fullmatch(answer) if numbered else None)
+    if match is not None:
+        name, text = match["round"] or match["square"] or match["bare"], match["text"]
+    else:
+        match = _TEXT_FIRST.fullmatch(answer)
+        if match is None:
+            return None
+        name, text = match["name"] or match["word"], match["text"]
+
+    index = int(name) - 1 if name.isdigit() else LETTERS.index(name.upper())
+    if not 0 <= index < len(texts) or (name.isdigit() and not numbered):
         return None
-    index = LETTERS.index((match["round"] or match["square"] or match["bare"]).upper())
-    if index >= len(texts):
-        return None
-    if match["text"] is None:
+    if text is None:
         return index
-    named = _by_text(plain_text(match["text"]), texts)
+    named = _by_text(plain_text(text), texts)
     same = named is not None and texts[named] == texts[index]
     return index if same else None
 
@@ -119,9 +164,24 @@ def _by_text(answer: str, texts: Sequence[str]) -> int | None:
     without = answer[match.end() :] if (match := _ARTICLE.match(answer)) else answer
     if (index := _equal(without, bare)) is not None:
         return index
+    if (index := _only(i for i, t in enumerate(texts) if _same_latex(t, answer))) is not None:
+        return index
     number = parse_number(answer, bare=True)
+    if number is None:
+        return None
     same = [i for i, text in enumerate(texts) if parse_number(text, bare=True) == number]
-    return same[0] if number is not None and len({texts[i] for i in same}) == 1 else None
+    return same[0] if len({texts[i] for i in same}) == 1 else None
+
+
+def _same_latex(option: str, answer: str) -> bool:
+    """Whether two formulas are written alike; words alone are none."""
+    formula = _FORMULA_SIGN.search(option) is not None
+    return formula and latex_text(option) == latex_text(answer) != ""
+
+
+def _only(indices: Iterable[int]) -> int | None:
+    found = list(indices)
+    return found[0] if len(found) == 1 else None
 
 
 def _equal(answer: str, texts: Sequence[str]) -> int | None:

@@ -21,8 +21,10 @@ import re
 from collections.abc import Sequence
 from statistics import fmean
 
-from rlmec.answers import numbers
-from rlmec.evaluation.lenient_reading import LETTERS
+from rlmec.answers.final_answer import LONGEST_TEXT, final_answer
+from rlmec.answers.normal_form import normal_text
+from rlmec.answers.numbers import parse_number
+from rlmec.answers.options import LETTERS
 from rlmec.records import Problem, Verdict
 
 TOLERANCES = {"math": 0.04}
@@ -34,7 +36,7 @@ _LETTERED = re.compile(r"^[ \t]*\(?A[).:]", re.MULTILINE)
 
 def judge_as_authors(text: str, problem: Problem, tolerance: float = 0.0) -> Verdict:
     """The verdict of the released scripts; `tolerance` is relative, for numbers alone."""
-    if not numbers.normal_text(problem.answer):
+    if not normal_text(problem.answer):
         return "unparsable"
     if problem.options:
         said = _after_marker(text.lower())
@@ -48,10 +50,10 @@ def judge_as_authors(text: str, problem: Problem, tolerance: float = 0.0) -> Ver
         last = LETTERS[: len(problem.options)][-1].lower()
         choice = re.search(rf"(?<!\w)[a-{last}](?!\w)", said)
         return "right" if choice is not None and choice.group() == letter.lower() else "wrong"
-    found = numbers.final_answer(text)
+    found = final_answer(text)
     if found is None:
         return "no_answer"
-    gold, value = numbers.parse_number(problem.answer, bare=True), numbers.parse_number(found)
+    gold, value = parse_number(problem.answer, bare=True), parse_number(found)
     if gold is None or value is None:
         return "right" if _bare(found) == _bare(problem.answer) else "wrong"
     return "right" if abs(value - gold) <= tolerance * float(abs(gold)) else "wrong"
@@ -70,10 +72,10 @@ def ceiling(problems: Sequence[Problem], tolerance: float = 0.0) -> float:
 
 
 def _after_marker(lowered: str) -> str | None:
-    ends = [match.end() for match in _SAID.finditer(lowered[-numbers.LONGEST_TEXT :])]
+    ends = [match.end() for match in _SAID.finditer(lowered[-LONGEST_TEXT:])]
     if not ends:
         return None
-    line = lowered[-numbers.LONGEST_TEXT :][ends[-1] :].split("\n", 1)[0]
+    line = lowered[-LONGEST_TEXT:][ends[-1] :].split("\n", 1)[0]
     return line.strip().rstrip(".") or None
 
 

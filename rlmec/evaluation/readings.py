@@ -29,8 +29,10 @@ def _flexibly(task: Task, attempt: Judged, problem: Problem) -> bool:
     """Clipped attempts are never right, as in the strict mode."""
     if attempt.clipped:
         return False
+    if attempt.verdict == "right":
+        return True
     if flexible_answer(attempt.text, problem) == task.final_answer(attempt.text):
-        return attempt.verdict == "right"
+        return False
     return judge_flexible(task, attempt.text, problem) == "right"
 
 

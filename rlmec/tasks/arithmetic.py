@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from rlmec.answers import numbers
+from rlmec.answers.final_answer import final_answer, judge_number
 from rlmec.records import Problem, Verdict
 from rlmec.tasks import arithmetic_oracle
 from rlmec.tasks.arithmetic_text import (
@@ -162,11 +162,11 @@ class ArithmeticTask:
 
     def final_answer(self, text: str) -> str | None:
         """The text after the last "The answer is", or None without one."""
-        return numbers.final_answer(text, MARKERS)
+        return final_answer(text, MARKERS)
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer as numbers."""
-        return numbers.judge_number(text, problem.answer, MARKERS)
+        return judge_number(text, problem.answer, MARKERS)
 
     def oracle(self, problem: Problem, text: str) -> str | None:
         """The right solution nearest to `text`; see `arithmetic_oracle.mend`."""

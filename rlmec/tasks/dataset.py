@@ -15,8 +15,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from rlmec.answers import numbers
+from rlmec.answers.final_answer import (
+    final_answer,
+    judge_answer,
+    judge_number,
+    judge_text,
+    marker_of,
+)
 from rlmec.answers.math_verifier import Verifier
+from rlmec.answers.normal_form import normal_text
+from rlmec.answers.numbers import parse_number
 from rlmec.answers.options import judge_option, options_of, read_option, with_options
 from rlmec.records import Problem, Verdict
 from rlmec.tasks.math import judge_mathematics
@@ -157,7 +165,7 @@ class DatasetTask(TableTask):
             return self.answers
         if problem.options:
             return "options"
-        if numbers.parse_number(problem.answer, bare=True) is not None:
+        if parse_number(problem.answer, bare=True) is not None:
             return "number or text"
         return "mathematics" if _FORMULA.search(problem.answer) else "number or text"
 
@@ -181,7 +189,7 @@ class DatasetTask(TableTask):
         gold, steps = found
         if options and self.answers in ("auto", "options") and read_option(gold, options) is None:
             return f"the answer {shortened(gold)!r} is none of the options, or more than one"
-        if self.answers == "number" and numbers.parse_number(gold) is None:
+        if self.answers == "number" and parse_number(gold) is None:
             return f"the answer {shortened(gold)!r} is no number"
 
         id = row.text(self.id_field) if self.id_field else f"{self.name}-{digest_of(question)[:16]}"
@@ -273,9 +281,9 @@ class DatasetTask(TableTask):
         text = row.text_or_none(field)
         if text is None:
             return _stated(solution)
-        stated = numbers.final_answer(text)
+        stated = final_answer(text)
         if stated is None:
-            return (text, None) if numbers.normal_text(text) else _stated(solution)
+            return (text, None) if normal_text(text) else _stated(solution)
         return stated, text if _has_steps(text) else None
 
     def _labelled(self, row: Row, value: Any, options: tuple[str, ...]) -> str | None:
@@ -310,11 +318,11 @@ class _Asked(NamedTuple):
 
 
 def _number_or_text(text: str, problem: Problem) -> Verdict:
-    return numbers.judge_answer(text, problem.answer)
+    return judge_answer(text, problem.answer)
 
 
 def _number(text: str, problem: Problem) -> Verdict:
-    return numbers.judge_number(text, problem.answer)
+    return judge_number(text, problem.answer)
 
 
 def _option(text: str, problem: Problem) -> Verdict:
@@ -322,12 +330,7 @@ def _option(text: str, problem: Problem) -> Verdict:
 
 
 def _text(text: str, problem: Problem) -> Verdict:
-    gold, found = numbers.normal_text(problem.answer), numbers.final_answer(text)
-    if not gold:
-        return "unparsable"
-    if found is None:
-        return "no_answer"
-    return "right" if numbers.normal_text(found) == gold else "wrong"
+    return judge_text(text, problem.answer)
 
 
 _JUDGES: dict[str, Callable[[str, Problem], Verdict]] = {
@@ -365,11 +368,11 @@ def _message(row: Row, field: str, message: Any) -> tuple[str, str]:
 
 
 def _stated(solution: str | None) -> tuple[str, None] | None:
-    answer = numbers.final_answer(solution or "")
-    return None if answer is None or not numbers.normal_text(answer) else (answer, None)
+    answer = final_answer(solution or "")
+    return None if answer is None or not normal_text(answer) else (answer, None)
 
 
 def _has_steps(text: str) -> bool:
     """Whether a text with an answer marker has anything before the marker."""
     text = text.strip()
-    return numbers.marker_of(text) is None and not text.lstrip("$ ").startswith("\\boxed")
+    return marker_of(text) is None and not text.lstrip("$ ").startswith("\\boxed")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from rlmec.answers import numbers
+from rlmec.answers.final_answer import final_answer, judge_number
+from rlmec.answers.numbers import parse_number
 from rlmec.records import Problem, Verdict
 from rlmec.tasks.problem_tables import (
     ProblemTables,
@@ -56,7 +57,7 @@ class Gsm8kTask(TableTask):
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer as exact numbers."""
-        return numbers.judge_number(text, problem.answer)
+        return judge_number(text, problem.answer)
 
     def clean(self, text: str) -> str:
         """A solution as the task writes it: without calculator marks unless they are to be kept."""
@@ -71,7 +72,7 @@ class Gsm8kTask(TableTask):
                 f"found {row.names}"
             )
         solution = self.clean(row.text(field))
-        gold = numbers.final_answer(solution)
-        if gold is None or numbers.parse_number(gold) is None:
+        gold = final_answer(solution)
+        if gold is None or parse_number(gold) is None:
             return f"no number behind a marker such as '####' in {field!r} (found {gold!r})"
         return make_problem(row, f"gsm8k-{digest_of(question)[:16]}", question, gold, solution)

@@ -9,12 +9,12 @@ takes what is equal for right (`\\frac{2}{4}` for `\\frac{1}{2}`, six decimals f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from rlmec.answers import numbers
+from rlmec.answers.final_answer import final_answer
 from rlmec.answers.math_verifier import Verifier
+from rlmec.answers.mathematics import at_a_glance, mathematics
 from rlmec.records import Problem, Verdict
 from rlmec.tasks.problem_tables import (
     ProblemTables,
@@ -35,10 +35,6 @@ SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
-_SPACE = re.compile(r"\\[,;:! ]|\\q?quad\b|~|\s+")
-_SIZE = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])")
-_FRACTION = re.compile(r"\\[dt]frac(?![a-zA-Z])")
-_TEXT = re.compile(r"\\(?:text|textbf|mbox|mathrm)\{([^{}]*)\}")
 
 
 class MathTask(TableTask):
@@ -84,7 +80,7 @@ class MathTask(TableTask):
     def _build(self, row: Row) -> Problem | str:
         question, solution = row.text("problem"), row.text("solution")
         given = row.text("answer") if "answer" in row.values else None
-        gold = given if given is not None else numbers.final_answer(solution, ("\\boxed{",))
+        gold = given if given is not None else final_answer(solution, ("\\boxed{",))
         if gold is None or not gold.strip():
             return "the solution has no box with an answer"
         id = f"{self.name}-{digest_of(question)[:16]}"
@@ -104,7 +100,7 @@ def judge_mathematics(
 
     Those that are not clear at a glance go to the verifier together.
     """
-    found = [numbers.final_answer(text) for text in texts]
+    found = [final_answer(text) for text in texts]
     pairs = list(zip(golds, found, strict=True))
     verdicts: list[Verdict | None] = [
         at_a_glance(gold, answer) if answer is not None else "no_answer" for gold, answer in pairs
@@ -117,35 +113,3 @@ def judge_mathematics(
     ]
     checked = iter(verifier.check_many(rest))
     return [verdict or next(checked) for verdict in verdicts]
-
-
-def at_a_glance(gold: str, answer: str) -> Verdict | None:
-    """The verdict where both are plain numbers or are written alike; None otherwise.
-
-    Brackets and separators other than those of thousands make an answer more than a number.
-    """
-    if latex_text(gold) == latex_text(answer):
-        return "right" if latex_text(gold) else "unparsable"
-    numbers = [_number(text) for text in (gold, answer)]
-    if None in numbers:
-        return None
-    return "right" if numbers[0] == numbers[1] else "wrong"
-
-
-def _number(text: str):
-    return None if set("()[]") & set(text) else numbers.parse_number(text, bare=True)
-
-
-def mathematics(latex: str) -> str:
-    """LaTeX as the verifier reads it: without signs of currency, and without dollars unless they
-    set off several formulas."""
-    text = latex.replace("\\$", "").strip()
-    several = text.count("$") % 2 == 0 and "$" in text.strip("$")
-    return text if several else text.replace("$", "").strip()
-
-
-def latex_text(latex: str) -> str:
-    """LaTeX without what changes only its looks: blanks, sizes, text mode, dollars, full stop."""
-    text = _SIZE.sub("", latex.replace("\\$", "").replace("$", ""))
-    text = _TEXT.sub(r"\1", _FRACTION.sub(r"\\frac", text))
-    return numbers.trimmed(_SPACE.sub("", text))

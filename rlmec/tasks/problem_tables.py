@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlmec.answers import numbers
+from rlmec.answers.final_answer import final_answer
 from rlmec.answers.options import HEADING
 from rlmec.records import Problem
 from rlmec.tasks.base import SPLITS
@@ -286,7 +286,7 @@ class TableTask:
 
     def final_answer(self, text: str) -> str | None:
         """What follows the last answer marker, or None."""
-        return numbers.final_answer(text)
+        return final_answer(text)
 
 
 def make_problem(

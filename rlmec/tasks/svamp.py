@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from rlmec.answers import numbers
+from rlmec.answers.final_answer import judge_number
+from rlmec.answers.numbers import parse_number
 from rlmec.records import Problem, Verdict
 from rlmec.tasks.problem_tables import (
     ProblemTables,
@@ -49,12 +50,12 @@ class SvampTask(TableTask):
 
     def judge(self, text: str, problem: Problem) -> Verdict:
         """Compares the final answer with the gold answer as exact numbers."""
-        return numbers.judge_number(text, problem.answer)
+        return judge_number(text, problem.answer)
 
     def _build(self, row: Row) -> Problem | str:
         body, asked = row.text("Body").strip(), row.text("Question").strip()
         question = f"{body} {asked}"
-        number = numbers.parse_number(row.text("Answer"), bare=True)
+        number = parse_number(row.text("Answer"), bare=True)
         if number is None:
             return f"the answer is no number: {shortened(row.text('Answer'))!r}"
         gold = _written(number, row.text("Answer"))

@@ -22,7 +22,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from rlmec.answers import numbers
+from rlmec.answers.final_answer import marker_of
 from rlmec.records import Problem
 from rlmec.tasks.arithmetic_text import tokens
 from rlmec.teachers.equations import (
@@ -66,8 +66,8 @@ class ReferenceTeacher:
 
 def _in_marker_style(reference: list[str], attempt: str) -> list[str]:
     """The reference with its answer after the marker of the attempt's last answer line."""
-    own = numbers.marker_of(reference[-1])
-    found = [numbers.marker_of(line) for line in attempt.split("\n")]
+    own = marker_of(reference[-1])
+    found = [marker_of(line) for line in attempt.split("\n")]
     markers = [marker for marker in found if marker is not None]
     if own is None or not markers or markers[-1][0] == own[0]:
         return reference
@@ -100,7 +100,7 @@ class _Splice:
         self.attempt_tokens = [tokens(line) for line in self.attempt]
         self.results = [result_of(line) for line in self.attempt]
         self.is_false = [states_falsehood(line) for line in self.attempt]
-        self.has_marker = [numbers.marker_of(line) is not None for line in self.attempt]
+        self.has_marker = [marker_of(line) is not None for line in self.attempt]
 
         self.reference = reference
         self.reference_tokens = [tokens(line) for line in reference]

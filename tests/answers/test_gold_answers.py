@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from rlmec.answers.numbers import normal_text, parse_number
+from rlmec.answers.mathematics import latex_text, mathematics
+from rlmec.answers.normal_form import normal_text
+from rlmec.answers.numbers import parse_number
 from rlmec.answers.options import LETTERS
 from rlmec.records import Problem
 from rlmec.tasks.base import Task
 from rlmec.tasks.gsm8k import Gsm8kTask
-from rlmec.tasks.math import MathTask, latex_text, mathematics
+from rlmec.tasks.math import MathTask
 from rlmec.tasks.mmlu import MmluTask
 from rlmec.tasks.multiple_choice import OptionTask
 from rlmec.tasks.svamp import SvampTask

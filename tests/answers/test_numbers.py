@@ -1,37 +1,14 @@
-"""Final answers and their comparison: hand-picked forms, hostile input, and the released labels."""
+"""The number grammar: forms that people and models write, and what makes a number unreadable."""
 
-import json
-import time
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rlmec.answers import numbers
+from rlmec.answers.numbers import SCALES, parse_number
 
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("2 + 2 = 4\n#### 4", "4"),
-        ("so four\nA: 1,000.", "1,000"),
-        ("The answer is 18.", "18"),
-        ("the answer is: $18", "$18"),
-        (r"thus \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
-        (r"\boxed{3", "3"),
-        ("#### 4\nThe answer is 5", "5"),
-        ("The answer is 5\n#### 4", "4"),
-        (r"The answer is $\boxed{7}$.", "7"),
-        ("#### 4\n####", None),
-        ("Plan A: 12 apples", None),
-        ("no marker 12", None),
-        ("", None),
-    ],
-)
-def test_the_last_marker_wins(text, answer):
-    assert numbers.final_answer(text) == answer
+FIXED = settings(derandomize=True, deadline=None, max_examples=150)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +43,7 @@ def test_the_last_marker_wins(text, answer):
         ("10,80", None),
         ("1/0", None),
         ("2 or 3", None),
-        ("x=5", None),
+        ("x=5", 5),
         ("3:30", None),
         ("12 + 5", None),
         ("6*3", None),
@@ -76,116 +53,282 @@ def test_the_last_marker_wins(text, answer):
     ],
 )
 def test_numbers(text, number):
-    assert numbers.parse_number(text) == number
+    assert parse_number(text) == number
 
 
 def test_bare_numbers_have_no_words_beside_them():
-    assert numbers.parse_number("$1,200", bare=True) == 1200
-    assert numbers.parse_number("12 apples", bare=True) is None
-    assert numbers.parse_number("12kg", bare=True) is None
+    assert parse_number("$1,200", bare=True) == 1200
+    assert parse_number("12 apples", bare=True) is None
+    assert parse_number("12kg", bare=True) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "gold", "verdict"),
+    ("text", "number"),
     [
-        ("#### 18", "18", "right"),
-        ("#### 18.0", "18", "right"),
-        ("#### 5600", "5,600", "right"),
-        ("#### 0.3333333333", "1/3", "wrong"),
-        ("#### 18", "19", "wrong"),
-        ("#### many", "19", "wrong"),
-        ("18", "18", "no_answer"),
-        ("#### 18", "eighteen", "unparsable"),
-        ("18", "", "unparsable"),
+        ("3\xbd", Fraction(7, 2)),
+        ("3 \xbd", Fraction(7, 2)),
+        ("\xbd", Fraction(1, 2)),
+        ("-3\xbd", Fraction(-7, 2)),
+        ("3\\frac12", Fraction(7, 2)),
+        ("3 \\dfrac{1}{2}", Fraction(7, 2)),
+        ("\\frac{1}{2}3", None),
+        ("3\\frac{3}{2}", None),
+        ("-\\frac{1}{2}", Fraction(-1, 2)),
+        ("\\frac{-1}{2}", Fraction(-1, 2)),
+        ("3 and 1/2", Fraction(7, 2)),
+        ("3 and a half", Fraction(7, 2)),
+        ("3-1/2", None),
+        ("negative five", None),
+        ("negative 5", -5),
+        ("minus $5", -5),
+        ("minus -5", None),
+        ("positive 5", 5),
+        ("\u22125", -5),
+        ("\u20145", -5),
+        ("\uff0d5", -5),
+        ("2.5 million", 2500000),
+        ("$2.5M", 2500000),
+        ("2.5M", 2500000),
+        ("$3B", 3000000000),
+        ("3 B", 3),
+        ("5 m", 5),
+        ("10 k", 10000),
+        ("10K", 10000),
+        ("5 kg", 5),
+        ("5 hundred", 500),
+        ("5 hundred thousand", 500000),
+        ("3 zillion", None),
+        ("5 billion dollars", 5000000000),
+        ("2 dozen eggs", 24),
+        ("2.5 dozen", 30),
+        ("$3 per dozen", 3),
+        ("1 1/2 million", 1500000),
+        ("$1.5 million", 1500000),
+        ("3 lakh", 300000),
+        ("5 dollars (in millions)", None),
+        ("5 (million)", None),
+        ("4!", None),
+        ("12 apples!", 12),
+        ("not 4", None),
+        ("isn't 4", None),
+        ("never 4", None),
+        ("5, not 4", 5),
+        ("4 is wrong", None),
+        ("less than 5", None),
+        ("twice 5", None),
+        ("half of 6", None),
+        ("5 squared", None),
+        ("5\xb2", None),
+        ("5^2", None),
+        ("2^{10}", None),
+        ("10^3", 1000),
+        ("10\xb3", 1000),
+        ("5 m\xb2", 5),
+        ("5 cm^2", 5),
+        ("5\\,\\text{cm}^2", 5),
+        ("5\\text{ cm}^{2}", 5),
+        ("5 cm^3", 5),
+        ("5 m2", 5),
+        ("1.5e2", 150),
+        ("3e-3", Fraction(3, 1000)),
+        ("1.5 x 10^3", 1500),
+        ("1.5\\times10^{3}", 1500),
+        ("1.5\xd710\u207b\xb3", Fraction(3, 2000)),
+        ("3 * 4", None),
+        ("3\\cdot 4", None),
+        ("12-5", None),
+        ("5\u201310", None),
+        ("5 - 10", None),
+        ("- 5", -5),
+        ("x - 5", None),
+        ("x-5", None),
+        ("1 000", 1000),
+        ("1 000 000", 1000000),
+        ("1\u202f000", 1000),
+        ("1'000", 1000),
+        ("1\\,000", 1000),
+        ("1,00", None),
+        ("10,80", None),
+        ("1 00", None),
+        ("14 {, }916", 14916),
+        ("11,\\! 111,\\! 100", 11111100),
+        ("5\u20ac", 5),
+        ("\u20ac5", 5),
+        ("5 \u20ac", 5),
+        ("USD 5", 5),
+        ("5 USD", 5),
+        ("\xa35", 5),
+        ("\\$5", 5),
+        ("$5.00", 5),
+        ("US$5", 5),
+        ("5 percent", 5),
+        ("50\\%", 50),
+        ("90\xb0", 90),
+        ("90^\\circ", 90),
+        ("90^{\\circ}", 90),
+        ("5 \xb0C", 5),
+        ("x = 5", 5),
+        ("x=5", 5),
+        ("3*4=12", 12),
+        ("5 = x", 5),
+        ("x = 5 and y = 3", None),
+        ("x \u2260 5", None),
+        ("x<5", None),
+        ("\u22655", None),
+        ("\u22483.5", Fraction(7, 2)),
+        ("about 3.5", Fraction(7, 2)),
+        ("x \\approx 3.5", Fraction(7, 2)),
+        ("1/3 \u2248 0.33", Fraction(1, 3)),
+        ("\xb15", None),
+        ("\\pm 5", None),
+        ("\\sqrt{5}", None),
+        ("5\\sqrt{2}", None),
+        ("5\\pi", None),
+        ("5\u03c0", None),
+        ("5x", None),
+        ("5i", None),
+        ("12, because 3*4=12", 12),
+        ("12 since 3*4=12", 12),
+        ("12 (3*4)", 12),
+        ("12 (twelve)", 12),
+        ("18 (9*2)", 18),
+        ("5(3)", None),
+        ("5 (6)", None),
+        ("5 (or 6)", None),
+        ("5 or 6", None),
+        ("5 or six", None),
+        ("5 and 6", None),
+        ("5, 6", None),
+        ("3:30", None),
+        ("2:1", None),
+        ("2019-05-03", None),
+        ("5-year-old", 5),
+        ("3 hours. Then 5 more", 3),
+        ("Easy. It is 5", 5),
+        ("No. 5", 5),
+        ("\u201c5\u201d", 5),
+        ("`5`", 5),
+        ("**5** apples", 5),
+        ("*5*", 5),
+        ("__5__", 5),
+        ("_5_", 5),
+        ("\\(5\\)", 5),
+        ("\\(18\\) dollars", 18),
+        ("$18$ dollars", 18),
+        ("\\text{5}", 5),
+        ("5\\text{ apples}", 5),
+        ("\\mathbf{5}", 5),
+        ("\\boxed{5}", 5),
+        ("{5}", 5),
+        ("2{3}", None),
+        ("(5)", 5),
+        ("[5]", 5),
+        ("1112112_3", None),
+        ("5th", 5),
+        ("60 km/h", 60),
+        ("5/hour", 5),
+        ("5/x", None),
+        ("1/2/3", None),
+        ("1/0", None),
+        ("1/2 cup", Fraction(1, 2)),
+        ("1/2 of the pie", Fraction(1, 2)),
+        ("\u2154", Fraction(2, 3)),
+        ("1\u20442", Fraction(1, 2)),
+        ("\\frac{1{,}000}{2}", 500),
+        ("there are 5 apples", 5),
+        ("the largest of the 3 is 34", 34),
+        ("5 - it is yellow", 5),
+        ("5 \u2013 that is it", 5),
+        ("100 - 5", None),
+        ("5 apples - as asked", 5),
+        ("+5", 5),
+        ("5+", None),
+        ("--5", None),
+        ("5 < 6", None),
+        ("5 times", 5),
+        ("2 halves", None),
+        ("3 tenths", None),
+        ("5 below zero", None),
+        ("20$", 20),
+        ("1.2.3", None),
+        ("1.000.000", None),
+        ("5..", 5),
+        ("5.", 5),
+        (".5", Fraction(1, 2)),
+        ("0x10", None),
+        ("1_000", None),
+        ("5\u200b", 5),
+        ("5%.", 5),
+        ("$1,234.50.", Fraction(2469, 2)),
+        ("\xbd million", 500000),
+        ("5 mod 3", None),
+        ("100 thousand-dollar bills", None),
+        ("five 3s", None),
+        ("5 hundredths", None),
+        ("zero", None),
+        ("5 mph", 5),
+        ("5 lbs.", 5),
+        ("5 sq. ft.", 5),
+        ("5'", 5),
+        ('5"', 5),
+        ("5 ft 3 in", None),
+        ("1/2 dozen", 6),
+        ("no 4", None),
+        ("18 dollars for 2 boxes", None),
+        ("18 dollars, for 2 boxes", 18),
+        ("1e400", None),
+        ("$-90", -90),
+        ("-$90", -90),
+        ("$ -90", -90),
+        ("- $90", -90),
+        ("5\\ \\text{apples}", 5),
+        ("5~\\text{cm}", 5),
+        ("-1,000", -1000),
+        ("12,345,6", None),
     ],
 )
-def test_verdicts_on_numbers(text, gold, verdict):
-    assert numbers.judge_number(text, gold) == verdict
+def test_forms_and_what_is_left_over(text, number):
+    assert parse_number(text) == number
 
 
-@pytest.mark.parametrize(
-    ("text", "gold", "verdict"),
-    [
-        ("The answer is Bloody  mess.", "bloody mess", "right"),
-        ("The answer is dimly lit room", "bloody mess", "wrong"),
-        ("The answer is 2 days", "2 hours", "wrong"),
-        ("The answer is 2 days", "2", "right"),
-        ("The answer is St. Louis", "St. Louis", "right"),
-        ("bloody mess", "bloody mess", "no_answer"),
-        ("The answer is x", " . ", "unparsable"),
-    ],
+WRITTEN = (
+    *("{}", "{}.", "**{}**", "`{}`", "$ {}$", r"\({}\)", r"\text{{{}}}"),
+    *("{} apples", "it is {}"),
 )
-def test_verdicts_on_numbers_or_text(text, gold, verdict):
-    assert numbers.judge_answer(text, gold) == verdict
+VALUES = st.fractions(-(10**6), 10**6, max_denominator=999)
 
 
-@given(st.fractions(max_denominator=1000), st.sampled_from(["#### {}", "A: {}.", r"\boxed{{{}}}"]))
-@settings(max_examples=200, derandomize=True)
-def test_every_fraction_is_itself_and_not_its_neighbour(fraction, form):
-    text = "by the way 7\n" + form.format(fraction)
-    assert numbers.judge_number(text, str(fraction)) == "right"
-    assert numbers.judge_number(text, str(fraction + Fraction(1, 1000))) == "wrong"
+@FIXED
+@given(VALUES, st.sampled_from(WRITTEN), st.sampled_from(["frac", "slash", "mixed"]))
+def test_every_fraction_is_read_exactly_in_every_form(value, written, form):
+    whole, part = divmod(abs(value), 1)
+    if form == "frac":
+        text = rf"\frac{{{abs(value).numerator}}}{{{value.denominator}}}"
+    elif form == "slash":
+        text = str(abs(value))
+    else:
+        assume(whole and part)
+        text = rf"{whole}\frac{{{part.numerator}}}{{{part.denominator}}}"
+    text = ("-" if value < 0 else "") + text
+    assert parse_number(written.format(text)) == value
 
 
-@given(st.integers(-(10**15), 10**15))
-@settings(max_examples=100, derandomize=True)
-def test_thousands_separators_change_nothing(number):
-    assert numbers.judge_number(f"#### {number:,}", str(number)) == "right"
-    assert numbers.judge_number(f"#### {number}", f"{number:,}") == "right"
+@FIXED
+@given(st.integers(1, 999), st.sampled_from([w for w in SCALES if not w.endswith("s")]))
+def test_scale_words_multiply(number, word):
+    assert parse_number(f"{number} {word}") == number * SCALES[word]
+    assert parse_number(f"{number}.5 {word}s") == Fraction(2 * number + 1, 2) * SCALES[word]
+    assert parse_number(f"minus {number} {word} dollars") == -number * SCALES[word]
 
 
-HOSTILE = [
-    "#### " + "9" * 100_000,
-    "#### 9**9**9**9",
-    "#### 9^9^9^9",
-    "#### 1e99999999",
-    "#### " + "1," * 50_000,
-    "#### " + "1/" * 50_000,
-    "A: " * 100_000,
-    "\nA:" * 100_000,
-    "the answer is " * 50_000,
-    "\\boxed{" * 50_000,
-    "\\boxed{" + "{" * 100_000,
-    "\\frac{1}{" * 20_000 + "#### \\frac{" + "1" * 1000,
-    "#### __import__('os').getcwd()",
-    "\u0130" * 1000 + "The answer is 5",
-    "#### \u00b2\u0663",
-]
+@FIXED
+@given(VALUES, st.sampled_from(["not {}", "{}!", "{} squared", "twice {}", "{} zillion", "{}^2"]))
+def test_what_may_change_the_value_is_never_dropped(value, written):
+    assert parse_number(written.format(value)) is None
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_text_gets_a_verdict_at_once(text):
-    start = time.perf_counter()
-    assert numbers.judge_number(text, "1") in ("wrong", "no_answer")
-    assert numbers.judge_answer(text, "one") in ("wrong", "no_answer")
-    assert time.perf_counter() - start < 1
-
-
-@given(st.text(max_size=60), st.text(max_size=20))
-@settings(max_examples=300, derandomize=True)
-def test_any_text_gets_a_verdict(text, gold):
-    for form in ("{}", "#### {}", "\\boxed{{{}"):
-        assert numbers.judge_number(form.format(text), gold)
-        assert numbers.judge_answer(form.format(text), gold)
-
-
-def test_markers_are_told_apart():
-    assert numbers.marker_of("#### 18") == ("####", "18")
-    assert numbers.marker_of("A: 18") == ("A:", "18")
-    assert numbers.marker_of("The answer is 18.") == ("The answer is", "18")
-    assert numbers.marker_of("so the answer is 18.") is None
-
-
-def test_verdicts_agree_with_the_released_labels(data: Path):
-    path = data / "gsm8k" / "model_solutions_part.jsonl"
-    judged = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        gold = numbers.final_answer(row["ground_truth"])
-        for value in row.values():
-            if isinstance(value, dict):
-                verdict = numbers.judge_number(value["solution"], gold)
-                judged.append((verdict, value["is_correct"]))
-    assert len(judged) == 2640
-    assert all((verdict == "right") == label for verdict, label in judged)
-    assert {verdict for verdict, _ in judged} == {"right", "wrong", "no_answer"}
+@FIXED
+@given(st.text(max_size=60))
+def test_any_text_is_a_number_or_none(text):
+    number = parse_number(text)
+    assert number is None or parse_number(str(number)) == number

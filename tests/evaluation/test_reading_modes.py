@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlmec.answers import numbers
+from rlmec.answers import final_answer as numbers
 from rlmec.evaluation.lenient_reading import (
     flexible_answer,
     judge_flexible,
@@ -105,7 +105,7 @@ def test_the_verdict_is_the_tasks_own():
     task = ArithmeticTask()
     assert task.judge("3 and 18.0", NUMBER) == "no_answer"
     assert judge_flexible(task, "3 and 18.0", NUMBER) == "right"
-    assert judge_flexible(task, "The answer is 18. There are 2 left", NUMBER) == "wrong"
+    assert judge_flexible(task, "The answer is 18. There are 2 left", NUMBER) == "right"
     assert judge_flexible(task, "no idea", NUMBER) == "no_answer"
     assert judge_flexible(task, "The answer is 18", Problem("u", "?", "many")) == "unparsable"
     assert judge_flexible(Choosing(), "surely the deep sea animals then", CHOICE) == "right"

@@ -7,7 +7,9 @@ from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 
-from rlmec.answers import numbers as reading
+from rlmec.answers import final_answer as reading
+from rlmec.answers.mathematics import at_a_glance, latex_text, mathematics
+from rlmec.answers.numbers import parse_number
 from rlmec.answers.options import judge_option, read_option
 from rlmec.evaluation.lenient_reading import (
     flexible_answer,
@@ -20,7 +22,6 @@ from rlmec.records import VERDICTS, Problem
 from rlmec.report.first_page import index_html
 from rlmec.tasks.arithmetic_oracle import kind_of_error, mend, mended
 from rlmec.tasks.dataset import DatasetTask
-from rlmec.tasks.math import at_a_glance, latex_text, mathematics
 from rlmec.teachers.equations import (
     corrected_line,
     numbers_in,
@@ -79,7 +80,7 @@ def answers(rng: random.Random, folder: Path) -> None:
         assert isinstance(mathematics(found) + latex_text(found), str)
         index = read_option(found, options)
         assert index is None or 0 <= index < len(options)
-    number = reading.parse_number(text)
+    number = parse_number(text)
     assert number is None or isinstance(number, Fraction)
     last_number(text), last_line(text)
     problem = Problem("p", "q?", gold, options=options)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from rlmec.answers import numbers
+from rlmec.answers import final_answer as numbers
 from rlmec.answers.math_verifier import Verifier
 from rlmec.answers.options import judge_option
 from rlmec.evaluation.lenient_reading import judge_flexible

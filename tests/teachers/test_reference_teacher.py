@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from rlmec.answers import numbers
+from rlmec.answers import final_answer as numbers
 from rlmec.records import Problem
 from rlmec.tasks.arithmetic import ArithmeticTask
 from rlmec.tasks.gsm8k import Gsm8kTask
