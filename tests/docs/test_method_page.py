@@ -33,7 +33,8 @@ COMMANDS = [
 
 # What stands in backquotes in the text and the tables, code blocks left out.
 MARKED = set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)))
-NAMES = sorted(m for m in MARKED if re.fullmatch(r"rlmec(\.\w+)+", m))
+LINKED = re.findall(r"\[`(\w+)`\]\(\.\./(rlmec/[\w/]+)\.py\)", PAGE)
+NAMES = sorted({f"{path.replace('/', '.')}.{name}" for name, path in LINKED})
 GROUPS = "sample teach grm score policy evaluate"
 KEYS = sorted(m for m in MARKED if re.fullmatch(rf"({'|'.join(GROUPS.split())})(\.\w+)+", m))
 OVERRIDES = sorted(
