@@ -38,7 +38,8 @@ from rlmec.store.artifacts import (
 from rlmec.store.atomic import remove_below
 from rlmec.store.fingerprint import directory_digest, file_digest, fingerprint
 from rlmec.store.locks import Uses
-from rlmec.tasks.base import Task
+from rlmec.tasks.base import Task, left_out_summary
+from rlmec.tasks.rows import content_files
 
 Settings = dict[str, Any]
 RESUMING = ("parts", "checkpoints", "agreement")
@@ -77,6 +78,7 @@ class Run:
     def __post_init__(self) -> None:
         self.store = ArtifactStore(Path(self.settings.paths.artifacts))
         self.uses = Uses(self.store.root)
+        self._said: set[str] = set()
 
     @cached_property
     def task(self) -> Task:
@@ -87,6 +89,13 @@ class Run:
         """One line to the terminal, from rank 0 alone."""
         if self.ranks.rank == 0:
             say(text)
+
+    def say_left_out(self, task: Task) -> None:
+        """Says which rows of a task were left out, once."""
+        for line in left_out_summary(task):
+            if line not in self._said:
+                self._said.add(line)
+                self.say(line)
 
     def metric(self, name: str) -> Any:
         """The value of a metric in the last stage of this job that has it; None without one."""
@@ -191,11 +200,13 @@ def task_files(task: Any) -> dict[str, str]:
     """Digests of the local files that a task node names under `path`."""
     path = (task or {}).get("path")
     named = path if isinstance(path, dict) else {"path": path}
-    return {
-        f"task.{key}": file_digest(value)
-        for key, value in named.items()
-        if value is not None and Path(value).is_file()
-    }
+    found = {}
+    for key, value in named.items():
+        files = content_files(value)
+        for number, file in enumerate(files):
+            place = f"task.{key}" if len(files) == 1 else f"task.{key}.{number}"
+            found[place] = file_digest(file)
+    return found
 
 
 def model_digest(path: str, revision: str | None) -> str:

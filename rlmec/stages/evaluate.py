@@ -49,7 +49,10 @@ def judged_problems(run: Run, name: str | None, trained: bool) -> tuple[list[Pro
     `evaluate.overlap` refuses what is found.
     """
     s = run.settings.evaluate
-    problems = judged_task(run, name).problems(s.split)[: s.num_problems]
+    task = judged_task(run, name)
+    problems = task.problems(s.split)[: s.num_problems]
+    run.say_left_out(task)
+
     overlap = Overlap([], [])
     if trained:
         overlap = find_overlap(run.task.problems("train"), problems)

@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlmec.evaluation.readings import figures
-from rlmec.evaluation.stored_outputs import is_stored, path_and_field, read_stored
+from rlmec.evaluation.stored_outputs import (
+    is_stored,
+    path_and_field,
+    read_stored,
+    write_per_problem,
+)
 from rlmec.pipeline.chain import Run, make
 from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt
@@ -79,7 +84,14 @@ def judgement_of(artifact: Artifact, model: str, task: str) -> Judgement:
 def _judge_stored(run: Run, path: str, name: str, task_name: str | None) -> Judgement:
     s, task = run.settings.evaluate, judged_task(run, task_name)
     problems = task.problems(s.split)[: s.num_problems]
-    outputs = read_stored(path, task, problems, s.text_field, s.question_field)
+    run.say_left_out(task)
+    passed_over: list[str] = []
+    outputs = read_stored(path, task, problems, s.text_field, s.question_field, passed_over)
+    if passed_over:
+        run.say(
+            f"  {name}: {len(passed_over)} rows of other problems are left out, the first: "
+            f"{passed_over[0]}"
+        )
     tried = len({output.problem_id for output in outputs})
     if tried < len(problems):
         run.say(
@@ -87,6 +99,11 @@ def _judge_stored(run: Run, path: str, name: str, task_name: str | None) -> Judg
         )
     found = figures(outputs, problems, task, s.modes)
     label = task_name or task.name
+
+    shown = run.run_dir / f"outputs_{name.replace('/', '_')}.jsonl"
+    run.ranks.share(lambda: write_per_problem(shown, outputs, problems, task))
+    run.say(f"  {name}: per problem: {shown}")
+
     run.stages.append(
         {
             "name": "evaluate",

@@ -32,6 +32,7 @@ from rlmec.stages.export import check_export, export, last_stage
 from rlmec.stages.teach import check_teacher
 from rlmec.stages.warmup import warmup_task
 from rlmec.store.artifacts import Artifact
+from rlmec.tasks.base import check_references
 
 EXPORT = "export"
 """`stage=export` makes no artifact of its own: it writes what was made to another place."""
@@ -133,8 +134,11 @@ def check_inputs(run: Run) -> None:
 
     for split in _splits(s, until):
         run.task.problems(split)  # raises if it is empty
-    if left_out := getattr(run.task, "left_out", None):
-        run.say(f"{run.task.name}: {len(left_out)} rows left out, the first: {left_out[0]}")
+    run.say_left_out(run.task)
+
+    # A reference that contradicts its gold answer teaches the GRM and the policy what is wrong.
+    for line in check_references(run.task, run.task.problems("train")).lines():
+        run.say(line)
 
     if "teach" in until:
         check_teacher(run, [each.teach for each in flow.rounds(run)])

@@ -48,6 +48,20 @@ def share_of(question: str) -> float:
     return int(digest_of(question)[:13], 16) / 16**13
 
 
+def ids_by_question(problems: Sequence[Problem]) -> dict[str, str]:
+    """The ids of problems by their question.
+
+    A question that shows its options is found without them too, unless two problems differ in
+    their options alone.
+    """
+    bare: dict[str, str | None] = {}
+    for problem in problems:
+        words = problem.question.split(HEADING)[0].strip()
+        bare[words] = None if words in bare else problem.id
+    found = {words: id for words, id in bare.items() if id is not None}
+    return found | {problem.question.strip(): problem.id for problem in problems}
+
+
 # ---- tables -----------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlmec.records import Problem
+from rlmec.tasks.problem_tables import ids_by_question
 from rlmec.tasks.rows import Row, iter_rows, shortened, whole_text
 
 _MISSING = object()
@@ -68,8 +69,8 @@ class SolutionFile:
         self.path, self._count = path, len(problems)
         self._fields = text_field, label_field, question_field, problem_id_field
         self._clean = clean
-        self._by_question = {problem.question.strip(): problem.id for problem in problems}
-        self._ids = set(self._by_question.values())
+        self._by_question = ids_by_question(problems)
+        self._ids = {problem.id for problem in problems}
 
     def __iter__(self) -> Iterator[ImportedSolution]:
         return self.read(Counter())

@@ -20,7 +20,7 @@ QUICK = 12.0
 def problems(folder, count=30, leave_out=None):
     rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(count)]
     if leave_out is not None:
-        del rows[leave_out - 1]["answer"]
+        del rows[leave_out - 1]["question"]
     path = folder / "problems.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -66,7 +66,7 @@ def missing_file(tmp):
 
 def row_without_a_field(tmp):
     path = problems(tmp, leave_out=7)
-    return Case(own_file(path), [f"{path}, row 7", "no field 'answer'"], None)
+    return Case(own_file(path), [f"{path}, row 7", "question_field"], None)
 
 
 def imported_row_without_a_field(tmp):

@@ -85,3 +85,47 @@ def test_what_was_trained_on_is_refused_or_left_out(shared):
     assert "120 problems to be judged were trained on" in refused.output
     none = run(store, "stage=evaluate", "evaluate.split=train", "evaluate.overlap=drop")
     assert "none is left" in none.output
+
+
+def test_each_stored_output_is_shown_and_rows_left_out_are_said(tmp_path):
+    rows = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(4)] + [{"question": "Why?"}]
+    outputs = [{"question": row["question"], "output": "The answer is 2"} for row in rows]
+    for name, lines in (("problems", rows), ("outputs", outputs)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    done = done_well(
+        run(
+            tmp_path,
+            "task=dataset",
+            f"task.path.test={tmp_path}/problems.jsonl",
+            f"evaluate.attempts={tmp_path}/outputs.jsonl",
+            "evaluate.text_field=output",
+            program=EVALUATE,
+            experiment=None,
+        )
+    )
+    assert "1 row left out, the first: " in done.output
+    assert "problems.jsonl, row 5: no gold answer" in done.output
+    assert "1 rows of other problems are left out, the first: " in done.output
+    (path,) = folder_of(tmp_path).glob("outputs_*.jsonl")
+    shown = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["verdict"] for line in shown] == ["wrong", "right", "wrong", "wrong"]
+    assert [line["question"] for line in shown] == [row["question"] for row in rows[:4]]
+
+
+def test_references_that_contradict_are_said_before_training(tmp_path):
+    rows = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(40)]
+    for n, row in enumerate(rows):
+        row["solution"] = f"{n} + 1 = {n + 1}\nThe answer is {n + 1 + (n % 5 == 0)}"
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = done_well(
+        run(
+            tmp_path,
+            *("stage=warmup", "task=dataset", f"task.path.train={path}", "teacher=reference"),
+            *("task.dev_share=0.0", "warmup.val_problems=0", "warmup.steps=1"),
+            "model.shape.hidden_size=32",
+            experiment=None,
+        )
+    )
+    assert "8 of 40 (20.0 %) reference solutions contradict the gold answer" in done.output
