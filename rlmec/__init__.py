@@ -1,7 +1,8 @@
 """RLMEC: token-level reinforcement learning with minimum-edit corrections (arXiv 2401.06081).
 
-As a library: `rlmec.score` and `rlmec.rewrite` on texts of one's own (see `library`). They are
-imported when they are first asked for, so that importing this package costs nothing.
+As a library: `rlmec.score` and `rlmec.rewrite` apply a reward model to texts of your own (see
+`rlmec.export.library`). They are imported when they are first used, so that `import rlmec` does not
+load torch.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlmec.export.library import RewardModel, rewrite, score
+    from rlmec.export.library import RewardModel, Rewritten, Scored, rewrite, score
     from rlmec.prompts import Templates
 
 __version__ = "0.1.0"
-__all__ = ["RewardModel", "Templates", "rewrite", "score"]
+__all__ = ["RewardModel", "Rewritten", "Scored", "Templates", "rewrite", "score"]
 
 _HOMES = {
     "RewardModel": "rlmec.export.library",
+    "Rewritten": "rlmec.export.library",
+    "Scored": "rlmec.export.library",
     "Templates": "rlmec.prompts",
     "rewrite": "rlmec.export.library",
     "score": "rlmec.export.library",

@@ -1,11 +1,21 @@
-"""A reward model on a user's own text: which tokens of a solution it doubts, what it would say.
+"""A reward model on texts of your own: which tokens of a solution it doubts, and its rewrite.
 
-In: a GRM's directory (of `stage=grm` or exported) and texts. Out: per-token log-probs, rewards and
-places in the text; a rewrite with its edits. No configuration, no task, no disk but the model's.
+In: the directory of a reward model (GRM), from `stage=grm` or exported, and texts. Out: for each
+token its log-prob, its reward and its place in the text; a rewrite with its edits. No configuration
+and no task are needed, and the only files that are read are those of the model.
+
+Example:
 
     import rlmec
-    found = rlmec.score("DIR", question, attempt, solution=reference)
-    better = rlmec.rewrite("DIR", question, attempt, solution=reference)
+
+    question, attempt = "Ann has 2 pens and buys 4.", "2 + 4 = 7. The answer is 7."
+    scored = rlmec.score("exports/grm", question, attempt, answer="6")
+    for token, reward in zip(scored.tokens, scored.token_rewards):
+        print(repr(token), reward)  # the tokens of the wrong sum get negative rewards
+
+    rewritten = rlmec.rewrite("exports/grm", question, attempt, answer="6")
+    print(rewritten.text)  # the model's correction
+    print([edit for edit in rewritten.edits if edit.kind != "kept"])
 """
 
 from __future__ import annotations
@@ -14,44 +24,43 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
+from torch import nn
 
 from rlmec.data.grm_rows import rewriting_row
 from rlmec.export.model_folder import FILE, read_origin
 from rlmec.lm.draft_decoding import rewrite as rewrite_drafts
-from rlmec.lm.loading import (
-    context_length,
-    end_ids,
-    load_network,
-    tokenizer_of,
-)
+from rlmec.lm.loading import context_length, end_ids, load_network, tokenizer_of
 from rlmec.lm.logprobs import TokenScorer, score_rows
-from rlmec.lm.text_edits import (
-    Edit,
-    Span,
-    text_edits,
-    token_spans,
-)
+from rlmec.lm.text_edits import Edit, Span, text_edits, token_spans
 from rlmec.lm.tokenizers import codec
 from rlmec.method.alignment import edit_ratio, edit_script
 from rlmec.method.rewards import clipped_probability, no_reward
 from rlmec.prompts import Prompts, Templates
 from rlmec.records import Problem, require_same_tokenizer
 
+T = TypeVar("T")
+Many = list[T] | tuple[T, ...]
+"""One value per attempt."""
 RewardRule = Callable[[np.ndarray, bool, np.ndarray], np.ndarray]
+"""A reward rule of `rlmec.method.rewards`: log-probs [n], verdict, removed [n] -> rewards [n]."""
 BLIND_TO_EDITS = (clipped_probability, no_reward)
-"""Rules that do not look at what a correction removes: they need no rewrite."""
+"""Rules that do not use what a correction removes, so that they need no rewrite."""
+DEFAULT_LENGTH = 512
+"""The longest rewrite in tokens if the model's directory does not name its own."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An attempt's tokens, the end token last: n of each.
+    """The n tokens of an attempt, the end token last.
 
-    `text` is the attempt as the tokenizer gives it back, `spans` are ranges of it, `tokens` the
-    text in them; `logprobs` are natural, under the model's rewriting view.
+    - `text`: the attempt as the tokenizer decodes it.
+    - `token_ids`, `tokens`, `spans`: per token its id, its text, and its range in `text`.
+    - `logprobs`: per token the log-prob (nats) under the model's rewriting prompt.
+    - `token_rewards`: per token the reward.
     """
 
     text: str
@@ -63,13 +72,20 @@ class Scored:
 
     @property
     def probabilities(self) -> list[float]:
+        """Per token the probability under the model's rewriting prompt."""
         return np.exp(self.logprobs).tolist()
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What the model says instead. `edit_ratio`: token edits / the longer token count, end tokens
-    included. `clipped`: cut at the length limit. `scored` is the attempt."""
+    """The model's rewrite of an attempt.
+
+    - `text`, `token_ids`: the rewrite.
+    - `edits`: what is kept, deleted and inserted, in order.
+    - `edit_ratio`: token edits over the larger number of tokens, end tokens included.
+    - `clipped`: whether the rewrite was cut off at the length limit.
+    - `scored`: the attempt's scores.
+    """
 
     text: str
     edits: list[Edit]
@@ -79,8 +95,25 @@ class Rewritten:
     scored: Scored
 
 
+class ScoreOptions(TypedDict, total=False):
+    """The keyword arguments of `score`; see `RewardModel.score`."""
+
+    solution: str | Many[str] | Many[str | None] | None
+    answer: str | Many[str] | Many[str | None] | None
+    is_right: bool | Many[bool]
+    reward: RewardRule
+
+
+class RewriteOptions(ScoreOptions, total=False):
+    """The keyword arguments of `rewrite`; see `RewardModel.rewrite`."""
+
+    max_completion_length: int | None
+
+
 @dataclass(frozen=True)
 class _Example:
+    """One attempt with all that belongs to it; `ids` end with the end token."""
+
     problem: Problem
     is_right: bool
     prompt: list[int]
@@ -88,12 +121,22 @@ class _Example:
 
 
 class RewardModel:
-    """A loaded GRM. Its methods take one attempt, or lists of the same length (a single question,
-    solution or answer stands for all) and then give a list."""
+    """A loaded reward model.
 
-    def __init__(self, network: Any, prompts: Prompts, max_completion_length: int = 512) -> None:
+    The methods take one attempt and return one result, or take a list of attempts and return a list
+    of results. With a list of attempts, each other argument is a list of the same length, or one
+    value for all attempts. ValueError is raised if the lengths differ.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        prompts: Prompts,
+        max_completion_length: int = DEFAULT_LENGTH,
+    ) -> None:
         self.net = TokenScorer(network).eval()
-        self.prompts, self.max_completion_length = prompts, max_completion_length
+        self.prompts = prompts
+        self.max_completion_length = max_completion_length
 
     @classmethod
     def load(
@@ -104,25 +147,36 @@ class RewardModel:
         device: str | None = None,
         revision: str | None = None,
     ) -> RewardModel:
-        """From a directory or hub name, in float32; `device` is a GPU where there is one.
+        """A model from a directory or a hub name, in float32.
 
-        The prompts are those it was trained with, as its `rlmec.json` says. Raises ValueError where
-        there is none and no `templates` are given, or where the tokenizer is another one.
+        `device` is a GPU by default if there is one. The prompts are those that the model was
+        trained with, from its `rlmec.json`, or `templates`. Raises ValueError if there are neither,
+        or if the tokenizer is not the one that the model was trained with.
         """
-        place, origin = str(model), read_origin(Path(model))
+        place = str(model)
+        origin = read_origin(Path(model))
         own = codec(tokenizer_of(place, revision), end_ids(place, revision))
         if origin is not None:
             require_same_tokenizer(own.digest, origin.tokenizer, f"{Path(model) / FILE}")
         found = templates or (origin.templates if origin else None)
         if found is None:
             raise ValueError(
-                f"{model}: there is no {FILE}, which says what prompts it was trained with; "
-                "give templates=rlmec.Templates(...)"
+                f"{model}: there is no {FILE}, which names the prompts that the model was trained "
+                "with; give templates=rlmec.Templates(...)"
             )
+
         network = load_network(place, revision=revision)
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        longest = origin.max_completion_length if origin else 512
+        longest = origin.max_completion_length if origin else DEFAULT_LENGTH
         return cls(network, Prompts(found, own), longest)
+
+    @overload
+    def score(self, question: str, attempt: str, **options: Unpack[ScoreOptions]) -> Scored: ...
+
+    @overload
+    def score(
+        self, question: str | Many[str], attempt: Many[str], **options: Unpack[ScoreOptions]
+    ) -> list[Scored]: ...
 
     @torch.no_grad()
     def score(
@@ -135,26 +189,38 @@ class RewardModel:
         is_right: Any = False,
         reward: RewardRule = clipped_probability,
     ) -> Any:
-        """A `Scored`: the probability of every token under the rewriting prompt, and its reward.
+        """The log-prob of every token of an attempt under the rewriting prompt, and its reward.
 
-        The prompt needs a reference `solution`, or an `answer` alone. `is_right` is your verdict,
-        which a rule may depend on: the method punishes in wrong attempts and rewards in right ones.
-        A rule that looks at edits costs a rewrite of every wrong attempt.
+        The prompt needs a reference `solution`, or the `answer` alone. `is_right` is your verdict
+        on the attempt: the method punishes tokens of wrong attempts and rewards tokens of right
+        ones. A rule that uses edits (`rlmec.method.rewards.edit_labels`) costs a rewrite of every
+        wrong attempt. Raises ValueError if the model's context is too short.
         """
         examples = self._examples(question, attempt, solution, answer, is_right)
-        rule = getattr(reward, "func", reward)
+        rule = getattr(reward, "func", reward)  # the function of a functools.partial
         if rule not in BLIND_TO_EDITS and any(not e.is_right for e in examples):
-            out = [r.scored for r in self._rewritten(examples, reward, self.max_completion_length)]
+            rewritten = self._rewritten(examples, reward, self.max_completion_length)
+            out = [r.scored for r in rewritten]
         else:
             rows = [
                 rewriting_row(self.prompts, e.problem, e.ids, e.ids, e.problem.id) for e in examples
             ]
             values = score_rows(self.net, rows, self.prompts.codec.pad_id) if rows else []
             out = [
-                self._scored(e, v, reward, np.zeros(len(v), dtype=bool))
-                for e, v in zip(examples, values, strict=True)
+                self._scored(example, logprobs, reward, np.zeros(len(logprobs), dtype=bool))
+                for example, logprobs in zip(examples, values, strict=True)
             ]
         return out[0] if isinstance(attempt, str) else out
+
+    @overload
+    def rewrite(
+        self, question: str, attempt: str, **options: Unpack[RewriteOptions]
+    ) -> Rewritten: ...
+
+    @overload
+    def rewrite(
+        self, question: str | Many[str], attempt: Many[str], **options: Unpack[RewriteOptions]
+    ) -> list[Rewritten]: ...
 
     def rewrite(
         self,
@@ -167,12 +233,11 @@ class RewardModel:
         reward: RewardRule = clipped_probability,
         max_completion_length: int | None = None,
     ) -> Any:
-        """A `Rewritten`: the greedy rewrite with its edits, and the attempt's scores from the same
-        passes.
+        """The greedy rewrite of an attempt with its edits, and the attempt's scores.
 
         The rewrite is the model's opinion: whether it is right is for you to judge. It has at most
-        `max_completion_length` tokens (default: what the model was trained for), and what the
-        model's context leaves.
+        `max_completion_length` tokens (by default what the model was trained for), and not more
+        than the model's context allows. The other arguments are those of `score`.
         """
         examples = self._examples(question, attempt, solution, answer, is_right)
         limit = max_completion_length or self.max_completion_length
@@ -182,11 +247,14 @@ class RewardModel:
     def _rewritten(
         self, examples: list[_Example], reward: RewardRule, limit: int
     ) -> list[Rewritten]:
-        own, context = self.prompts.codec, context_length(self.net.network)
         if not examples:
             return []
+        own = self.prompts.codec
+        context = context_length(self.net.network)
         if context is not None:
             limit = min(limit, context - max(len(e.prompt) for e in examples))
+
+        # The attempt is the draft, so its log-probs come from the same forward passes.
         made = rewrite_drafts(
             self.net.network,
             [e.prompt for e in examples],
@@ -195,10 +263,12 @@ class RewardModel:
             end_ids=own.end_ids,
             pad_id=own.pad_id,
         )
+
         out = []
         for example, done in zip(examples, made, strict=True):
             ids = done.completion.ids
             script = edit_script(example.ids, ids)
+            # A right attempt has nothing that a correction should remove.
             removed = np.zeros_like(script.removed) if example.is_right else script.removed
             scored = self._scored(example, done.draft_logprobs, reward, removed)
             text, spans = self._spans(ids)
@@ -217,7 +287,7 @@ class RewardModel:
         return Scored(text, example.ids, tokens, spans, list(logprobs), rewards.tolist())
 
     def _spans(self, ids: list[int]) -> tuple[str, list[Span]]:
-        """As `token_spans`, an end token being an empty range at the end."""
+        """The text of ids and the range of each; an end token is an empty range at the end."""
         own = self.prompts.codec
         inner = own.without_end(ids)
         text, spans = token_spans(inner, own.decode)
@@ -227,48 +297,52 @@ class RewardModel:
         self, question: Any, attempt: Any, solution: Any, answer: Any, is_right: Any
     ) -> list[_Example]:
         attempts = [attempt] if isinstance(attempt, str) else list(attempt)
-        given = {"question": question, "solution": solution, "answer": answer, "is_right": is_right}
-        columns = {name: _spread(name, value, len(attempts)) for name, value in given.items()}
+        questions = _per_attempt("question", question, len(attempts))
+        solutions = _per_attempt("solution", solution, len(attempts))
+        answers = _per_attempt("answer", answer, len(attempts))
+        verdicts = _per_attempt("is_right", is_right, len(attempts))
+
         out = []
         for i, text in enumerate(attempts):
-            fields = {name: column[i] for name, column in columns.items()}
-            problem = self._problem(i, fields["question"], fields["solution"], fields["answer"])
+            problem = self._problem(i, questions[i], solutions[i], answers[i])
             ids = self.prompts.codec.completion(text)
             prompt = self.prompts.rewrite(problem, ids)
-            out.append(_Example(problem, bool(fields["is_right"]), prompt, ids))
+            out.append(_Example(problem, bool(verdicts[i]), prompt, ids))
         self._check_lengths(out)
         return out
 
     def _problem(
         self, number: int, question: str, solution: str | None, answer: str | None
     ) -> Problem:
-        t = self.prompts.templates
-        template = t.rewrite if solution is not None else t.rewrite_answer_only
-        if answer is None and (solution is None or "{answer}" in template):
+        if solution is None and answer is None:
             raise ValueError(
                 f"attempt {number}: the prompt needs a reference solution or an answer"
-                if solution is None
-                else f"attempt {number}: the model's prompt names the answer, and none is given"
             )
+        if answer is None and "{answer}" in self.prompts.templates.rewrite:
+            raise ValueError(f"attempt {number}: the model's prompt names the answer; give answer=")
         return Problem(f"attempt {number}", question, answer or "", solution)
 
     def _check_lengths(self, examples: list[_Example]) -> None:
-        limit = context_length(self.net.network)
+        context = context_length(self.net.network)
         for e in examples:
             needed = len(e.prompt) + len(e.ids)
-            if limit is not None and needed > limit:
+            if context is not None and needed > context:
                 raise ValueError(
-                    f"{e.problem.id}: its rewriting prompt has {len(e.prompt)} tokens, {needed} "
-                    f"with the attempt behind it, but the model's context is {limit}"
+                    f"{e.problem.id}: its rewriting prompt has {len(e.prompt)} tokens, and "
+                    f"{needed} with the attempt, but the model's context is {context}"
                 )
 
 
-def _spread(name: str, value: Any, count: int) -> list[Any]:
+def _per_attempt(name: str, value: Any, count: int) -> list[Any]:
+    """One value per attempt; a single value counts for all attempts."""
     if value is None or isinstance(value, str | bool):
         return [value] * count
     if len(value) != count:
         raise ValueError(f"{len(value)} values of {name} for {count} attempts")
     return list(value)
+
+
+# --- functions that keep models loaded ---
 
 
 @functools.lru_cache(maxsize=2)
@@ -277,7 +351,7 @@ def _loaded(place: str, changed: int) -> RewardModel:
 
 
 def _model(model: str | Path | RewardModel) -> RewardModel:
-    """A loaded model as it is; of a directory the one loaded before, unless it was changed."""
+    """The model itself, or the one of a directory, which is loaded again only if it was changed."""
     if isinstance(model, RewardModel):
         return model
     folder = Path(model)
@@ -285,11 +359,63 @@ def _model(model: str | Path | RewardModel) -> RewardModel:
     return _loaded(str(model), max((p.stat().st_mtime_ns for p in files), default=0))
 
 
-def score(model: str | Path | RewardModel, question: Any, attempt: Any, **how: Any) -> Any:
-    """`RewardModel.score` of a directory; the last two directories stay loaded."""
-    return _model(model).score(question, attempt, **how)
+@overload
+def score(
+    model: str | Path | RewardModel,
+    question: str,
+    attempt: str,
+    **options: Unpack[ScoreOptions],
+) -> Scored: ...
 
 
-def rewrite(model: str | Path | RewardModel, question: Any, attempt: Any, **how: Any) -> Any:
-    """`RewardModel.rewrite` of a directory; the last two directories stay loaded."""
-    return _model(model).rewrite(question, attempt, **how)
+@overload
+def score(
+    model: str | Path | RewardModel,
+    question: str | Many[str],
+    attempt: Many[str],
+    **options: Unpack[ScoreOptions],
+) -> list[Scored]: ...
+
+
+def score(
+    model: str | Path | RewardModel, question: Any, attempt: Any, **options: Unpack[ScoreOptions]
+) -> Any:
+    """Score attempts with a model, a directory or a hub name, as `RewardModel.score` does.
+
+    The last two directories stay loaded. Example:
+
+        scored = rlmec.score("exports/grm", "What is 2 + 4?", "2 + 4 = 7", answer="6")
+        print(min(scored.token_rewards))
+    """
+    return _model(model).score(question, attempt, **options)
+
+
+@overload
+def rewrite(
+    model: str | Path | RewardModel,
+    question: str,
+    attempt: str,
+    **options: Unpack[RewriteOptions],
+) -> Rewritten: ...
+
+
+@overload
+def rewrite(
+    model: str | Path | RewardModel,
+    question: str | Many[str],
+    attempt: Many[str],
+    **options: Unpack[RewriteOptions],
+) -> list[Rewritten]: ...
+
+
+def rewrite(
+    model: str | Path | RewardModel, question: Any, attempt: Any, **options: Unpack[RewriteOptions]
+) -> Any:
+    """Rewrite attempts with a model, a directory or a hub name, as `RewardModel.rewrite` does.
+
+    The last two directories stay loaded. Example:
+
+        rewritten = rlmec.rewrite("exports/grm", "What is 2 + 4?", "2 + 4 = 7", answer="6")
+        print(rewritten.text, rewritten.edit_ratio)
+    """
+    return _model(model).rewrite(question, attempt, **options)

@@ -231,16 +231,16 @@ def test_a_bad_export_is_refused_before_anything_is_made(chain, tmp_path, overri
 
 
 def test_the_command_of_the_module(chain, tmp_path, monkeypatch, capsys):
-    from rlmec.export import model_folder
+    from rlmec.export import __main__ as program
 
     _, model, _ = chain
     monkeypatch.setattr(sys, "argv", ["export", str(model), str(tmp_path / "out")])
-    model_folder.main()
+    program.main()
     assert "written" in capsys.readouterr().out
     assert load_network(tmp_path / "out").config.vocab_size == len(chat_tokenizer())
     monkeypatch.setattr(sys, "argv", ["export", str(tmp_path / "no"), str(tmp_path / "other")])
     with pytest.raises(SystemExit):
-        model_folder.main()
+        program.main()
     assert not (tmp_path / "other").exists()
 
 
