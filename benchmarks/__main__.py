@@ -1,8 +1,8 @@
-"""Measures the promises of speed: python -m benchmarks [preset=NAME] [work=[A,B]] [key=value ...]
+"""Speed against a baseline: python -m benchmarks [preset=NAME] [work=[A,B]] [key=value ...]
 
-Prints a table (one line a row: the plain way, ours, their ratio) and writes it as JSON. Ends with 1
-where ours and the plain way differ by more than rounding, and with strict=true also where a promise
-is missed.
+Prints a table of the baseline, this project's code, and their ratio, and writes it as JSON. Ends
+with 1 if the two results differ by more than rounding, and with strict=true also if a promise is
+missed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ CONF = Path(__file__).resolve().parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="benchmark")
 def main(cfg: DictConfig) -> None:
     settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would talk to the terminal
-    from benchmarks.running import Settings, run
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write to the terminal
+    from benchmarks.runner import Settings, run
 
     try:
         code = run(Settings(**settings))

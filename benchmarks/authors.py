@@ -1,11 +1,12 @@
-"""The plain way to do the work, after the pattern of the authors' scripts and in our own words.
+"""The baseline: the pattern of the authors' scripts, in this project's own code.
 
-Two full rows a pair, left-padded in batches of four as they come; the head's logits of every
-position, prompt and padding included, as float32; one loss from the attempts and another from the
-corrections. Scoring takes one sequence at a time. The edit distance is a table filled in Python.
+A pair has two full rows, left-padded in batches of four in their given order. The head computes
+float32 logits at every position, including prompt and padding. One loss comes from the attempts,
+another one from the corrections. Scoring takes one sequence at a time. The edit distance is a table
+filled in Python.
 
-One thing is not theirs: sums are divided by the counts of the whole step, not of each batch, so
-that both sides have the same loss and can be compared.
+Departure from the authors' scripts: sums are divided by the counts of the whole step instead of
+each batch, so that both sides have the same loss and can be compared.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ BATCH = 4
 
 
 def training_step(network: Any, pairs: Sequence[Pair], arithmetic: Any) -> float:
-    """Gradients of a whole step into the network's parameters; returns the loss."""
+    """Add the gradients of a whole step to the network's parameters and return the loss."""
     rewarded = max(sum(int((p.token_rewards != 0).sum()) for p in pairs), 1)
     weighted = max(sum(len(p.edit_weights) for p in pairs), 1)
+
     total = 0.0
     for start in range(0, len(pairs), BATCH):
         batch = pairs[start : start + BATCH]
@@ -39,7 +41,7 @@ def training_step(network: Any, pairs: Sequence[Pair], arithmetic: Any) -> float
 
 
 def _policy_sum(network: Any, pairs: Sequence[Pair]) -> torch.Tensor:
-    """The reinforcement term over the attempts."""
+    """The policy term, summed over the attempts."""
     rows = [p.attempt.prompt_ids + p.attempt.completion_ids for p in pairs]
     logprobs = all_logprobs(network, rows)  # [B, T-1]
     rewards = _right_aligned([p.token_rewards for p in pairs], logprobs)
@@ -49,14 +51,14 @@ def _policy_sum(network: Any, pairs: Sequence[Pair]) -> torch.Tensor:
 
 
 def _imitation_sum(network: Any, pairs: Sequence[Pair]) -> torch.Tensor:
-    """The weighted likelihood of the corrections."""
+    """The weighted negative log-likelihood, summed over the corrections."""
     logprobs = all_logprobs(network, [p.attempt.prompt_ids + p.target_ids for p in pairs])
     weights = _right_aligned([p.edit_weights for p in pairs], logprobs)
     return -(weights * logprobs).sum()
 
 
 def all_logprobs(network: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Log-probs of every token but the first, float32 [B, T-1], padded on the left."""
+    """Return log-probs of every token but the first, float32 [B, T-1], padded on the left."""
     ids, attention = (x.to(network.device) for x in pad_left(rows, 0))  # [B, T] twice
     positions = (attention.cumsum(1) - 1).clamp(min=0)  # [B, T]
     logits = network(
@@ -67,7 +69,7 @@ def all_logprobs(network: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
 
 
 def _right_aligned(values: Sequence[Any], like: torch.Tensor) -> torch.Tensor:
-    """Values of the last tokens of each row, 0 before them."""
+    """Values of the last tokens of each row, with 0 before them."""
     out = torch.zeros_like(like, dtype=torch.float32, requires_grad=False)
     for at, row in enumerate(values):
         out[at, out.shape[1] - len(row) :] = torch.as_tensor(row, device=like.device)
@@ -78,7 +80,7 @@ def _right_aligned(values: Sequence[Any], like: torch.Tensor) -> torch.Tensor:
 def score_one_by_one(
     network: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> list[list[float]]:
-    """Log-probs of the completion of each (prompt, completion), one forward pass each."""
+    """Return the log-probs of each (prompt, completion)'s completion, one forward pass each."""
     out = []
     for prompt, completion in rows:
         found = all_logprobs(network, [[*prompt, *completion]])[0]  # [T-1]
@@ -87,7 +89,7 @@ def score_one_by_one(
 
 
 def table_weights(source: Sequence[int], target: Sequence[int]) -> tuple[int, list[float]]:
-    """Edit distance and imitation weights from a table filled cell by cell, walked back."""
+    """Return edit distance and imitation weights from a table that is filled cell by cell."""
     rows, columns = len(source) + 1, len(target) + 1
     table = [[0] * columns for _ in range(rows)]
     for i in range(rows):
@@ -100,6 +102,8 @@ def table_weights(source: Sequence[int], target: Sequence[int]) -> tuple[int, li
             table[i][j] = min(
                 table[i - 1][j - 1] + change, table[i - 1][j] + 1, table[i][j - 1] + 1
             )
+
+    # Walk back from the last cell: tokens that both texts share weigh 0.5, new ones 1.
     weights = [1.0] * len(target)
     i, j = rows - 1, columns - 1
     while i and j:

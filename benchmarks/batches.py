@@ -1,4 +1,4 @@
-"""Pairs as the batches that training sees: rows, plan and padding are the project's own."""
+"""Pairs as training batches, with this project's own rows, plan, and padding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST = 4096
 
 
 def stand_in_prompts() -> Any:
-    """What the DataModule reads of prompts where pairs are given: the padding id."""
+    """Return the part of prompts that the DataModule reads if pairs are given: the padding id."""
     return SimpleNamespace(codec=SimpleNamespace(pad_id=PAD, digest="benchmark"))
 
 
@@ -32,10 +32,10 @@ def planned(
     tokens_per_step: int = 0,
     accumulate: int | None = None,
 ) -> SolutionPairDataModule:
-    """A DataModule that serves `pairs`, planned for one rank.
+    """Return a DataModule that serves `pairs`, planned for one rank.
 
-    `micro_batch` bounds the padded tokens of one forward pass. Without `steps` one optimizer step
-    holds all pairs.
+    `micro_batch` limits the padded tokens of one forward pass. Without `steps`, one optimizer step
+    has all pairs.
     """
 
     def rows(data: Any) -> list[Any]:
@@ -59,7 +59,7 @@ def planned(
 
 
 def policy_module(network: Any, *, steps: int = 1, **optimizing: Any) -> PolicyModule:
-    """The module of the policy stage with the clipped objective."""
+    """Return the module of the policy stage with the clipped objective."""
     return PolicyModule(
         network, pad_id=PAD, end_ids=(1,), objective=rlmec_clipped, steps=steps, **optimizing
     )
@@ -68,7 +68,7 @@ def policy_module(network: Any, *, steps: int = 1, **optimizing: Any) -> PolicyM
 def step_gradients(
     module: PolicyModule, data: SolutionPairDataModule, arithmetic: Callable[[], Any]
 ) -> float:
-    """Gradients of the plan's only step into the network's parameters; returns the loss."""
+    """Add the gradients of the plan's only step to the parameters and return the loss."""
     total = 0.0
     data.position = 0
     device = next(module.parameters()).device
@@ -82,5 +82,5 @@ def step_gradients(
 
 
 def batch_loss(module: PolicyModule, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """A micro-batch's share of its step's loss, as `training_step` has it without a Trainer."""
+    """Return a micro-batch's share of its step's loss, like `training_step` without a Trainer."""
     return normalized(module.run_objective(batch, module.token_batch(batch)), batch)[2]

@@ -1,4 +1,4 @@
-"""What every row of the table is given: device, samples, networks, repeats."""
+"""The argument of every row of the table: device, samples, networks, repeats."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from benchmarks.samples import Sample, Samples, load_samples
 
 @dataclass
 class Bench:
-    """Settings that all rows share, and what is costly to make, made once.
+    """Settings that all rows share, and costly objects that are made once.
 
-    `shape` and `vocabulary_size` give the network, `precision` is 32-true, bf16-mixed or bf16-true.
-    A device of type cuda where there is none raises ValueError.
+    `shape` and `vocabulary_size` determine the network; `precision` is 32-true, bf16-mixed, or
+    bf16-true. Raises ValueError for any other precision, for fewer than one repeat, and for a cuda
+    device that torch does not find.
     """
 
     device_name: str
@@ -38,9 +39,11 @@ class Bench:
                 "preset=cpu_13m and preset=cpu_124m run without one"
             )
         if self.repeats < 1:
-            raise ValueError(f"repeats is {self.repeats}, at least 1 is needed")
+            raise ValueError(f"repeats is {self.repeats}; it must be at least 1")
         if self.precision not in ("32-true", "bf16-mixed", "bf16-true"):
-            raise ValueError(f"precision {self.precision!r} is not 32-true, bf16-mixed, bf16-true")
+            raise ValueError(
+                f"precision is {self.precision!r}; it must be 32-true, bf16-mixed, or bf16-true"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -55,16 +58,22 @@ class Bench:
         return load_samples(self.seed)
 
     def drawn(self, pool: Sequence[Sample], count: int, salt: int) -> list[Sample]:
-        """`count` samples of a pool, in an order that the seed and `salt` decide; with repetitions
-        only where the pool is smaller."""
+        """Return `count` samples of a pool in an order determined by the seed and `salt`.
+
+        Samples repeat only if the pool is smaller than `count`.
+        """
         draw = np.random.default_rng((self.seed, salt))
         order = [i for _ in range(-(-count // len(pool))) for i in draw.permutation(len(pool))]
         return [pool[i] for i in order[:count]]
 
     def network(self, **changes: Any) -> Any:
-        """The preset's network at the seed's random weights, in eval mode; the last one is kept."""
+        """Return the preset's network with the seed's random weights, in eval mode.
+
+        The last network is kept, so that rows with the same `changes` share one.
+        """
         key = tuple(sorted(changes.items()))
         if self._built[0] != key:
+            # The old network is freed before the new one is built: both may not fit in memory.
             self._built = (None, None)
             gc.collect()
             vocabulary = changes.pop("vocabulary_size", self.vocabulary_size)
@@ -77,13 +86,13 @@ class Bench:
         return network.eval()
 
     def arithmetic(self) -> Any:
-        """The context of a forward pass at this precision."""
+        """Return the context of a forward pass at this precision."""
         return networks.arithmetic(self.precision, self.device)
 
     def gpu_figures(
         self, side: str, flops: float, tokens: int, seconds: float, peak: int
     ) -> dict[str, Any]:
-        """Tokens a second, share of the GPU's peak arithmetic, and memory; nothing on a CPU."""
+        """Return tokens per second, share of the GPU's peak, and memory; nothing on a CPU."""
         if not self.on_gpu:
             return {}
         top = networks.peak_flops(self.device)

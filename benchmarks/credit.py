@@ -1,9 +1,10 @@
-"""Samples as the project's pairs, with credit as a reward model would give it.
+"""Samples as this project's pairs, with credit like that of a reward model.
 
-The GRM is stood in for by drawn probabilities (no trained model is at hand): `punished_removed` is
-the chance that a token which the correction removes is found unlikely, `punished_kept` that of a
-kept one. Rewards then come from the project's rule, weights from its alignment, and old
-log-probs are the network's own with a little noise, so that ratios are near 1.
+In: samples, and a network or None. Out: pairs. No trained GRM is needed: its probabilities are
+drawn at random. `punished_removed` is the probability that a token which the correction removes is
+unlikely under the GRM, `punished_kept` that of a kept token. Rewards come from the project's rule,
+weights from its alignment. Old log-probs are the network's own with a little noise, so that ratios
+are near 1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def credited_pairs(
     punished_kept: float,
     seed: int,
 ) -> list[Pair]:
-    """One pair a sample. Without a network the old log-probs are noise around -2."""
+    """Return one pair per sample; without a network, old log-probs are noise around -2."""
     draw = np.random.default_rng((seed, 11))
     out = []
     for number, sample in enumerate(samples):
@@ -40,6 +41,7 @@ def credited_pairs(
         unlikely = draw.random(len(chance)) < chance  # [n]
         high = draw.uniform(0.5, 1.0, len(chance))  # [n]
         probability = np.where(unlikely, draw.uniform(0.0, 0.5, len(chance)), high)  # [n]
+
         rewards = clipped_probability(np.log(probability), sample.is_right, script.removed)
         own = np.full(len(chance), -2.0) if network is None else _logprobs(network, sample)
         weights = edit_weights(script)
@@ -72,7 +74,7 @@ def _attempt(number: int, sample: Sample) -> Attempt:
 
 @torch.no_grad()
 def _logprobs(network: Any, sample: Sample) -> np.ndarray:
-    """The network's own log-probs of an attempt's tokens, float32 [n]."""
+    """The network's log-probs of an attempt's tokens, float32 [n]."""
     ids = torch.tensor([sample.prompt + sample.attempt], device=network.device)  # [1, T]
     start = len(sample.prompt)
     logits = network(input_ids=ids, use_cache=False).logits[0, start - 1 : -1]  # [n, V]

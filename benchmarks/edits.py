@@ -1,8 +1,9 @@
 """Edit scripts of all accepted corrections, from table to table: python -m benchmarks.edits A C OUT
 
-In: a table of attempts and one of their corrections, in the same order. Out: a Parquet file with a
-row an accepted correction: which tokens of the attempt go, which of the correction are new. It is
-what `SolutionPairDataModule` computes of every pair, without holding any.
+In: a table of attempts and a table of their corrections, in the same order. Out: a Parquet file
+with one row per accepted correction: which tokens of the attempt are removed, and which tokens of
+the correction are new. `SolutionPairDataModule` computes the same for every pair; this program does
+it without holding the pairs in memory.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ ROWS = 4096
 
 @dataclass(frozen=True)
 class Edits:
-    """Places of the tokens that a minimal script removes from the attempt, and of those of the
-    correction that it puts in."""
+    """Positions of the tokens that a minimal script removes from the attempt, and of the tokens
+    that it adds to the correction."""
 
     attempt_id: str
     removed: list[int]
@@ -34,11 +35,17 @@ class Edits:
 
 
 def edits(attempts: Iterator[Attempt], corrections: Iterator[Correction]) -> Iterator[Edits]:
-    """One for each accepted correction; ValueError where its attempt does not come in its turn."""
+    """Yield one edit script per accepted correction.
+
+    Raises ValueError if the attempt of a correction is missing or out of order.
+    """
     for correction in corrections:
         attempt = next((a for a in attempts if a.id == correction.attempt_id), None)
         if attempt is None:
-            raise ValueError(f"attempt {correction.attempt_id!r} is not there, or before its turn")
+            raise ValueError(
+                f"attempt {correction.attempt_id!r} is missing or out of order: both tables must "
+                f"be of the same run"
+            )
         if correction.accepted:
             script = edit_script(attempt.completion_ids, correction.completion_ids)
             places = [mask.nonzero()[0].tolist() for mask in (script.removed, script.edited)]
@@ -46,9 +53,10 @@ def edits(attempts: Iterator[Attempt], corrections: Iterator[Correction]) -> Ite
 
 
 def write(attempts: Path, corrections: Path, out: Path) -> int:
-    """Writes the scripts of two tables; returns their number."""
+    """Write the edit scripts of two tables and return their number."""
     found = edits(iter_table(attempts, Attempt), iter_table(corrections, Correction))
-    rows, columns = 0, schema(Edits)
+    rows = 0
+    columns = schema(Edits)
     with pq.ParquetWriter(out, columns, compression="zstd") as writer:
         while some := [vars(made) for made in islice(found, ROWS)]:
             writer.write_table(pa.Table.from_pylist(some, schema=columns))

@@ -1,4 +1,4 @@
-"""Decoding with the library's own `generate`, as a user would call it."""
+"""Decoding with the `generate` of transformers, as a user would call it, and its greedy texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlmec.data.collate import pad_left
 
 PAD = 0
 TIE = 1e-5
-"""Two logits that differ by no more are as good as each other."""
+"""Two logits that differ by at most this much are equally good."""
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def generate(
     end_ids: Sequence[int] = (),
     **arguments: Any,
 ) -> list[list[int]]:
-    """Completions up to and with their end token, prompts padded on the left."""
+    """Return completions up to and including their end token; prompts are padded on the left."""
     ids, attention = (x.to(network.device) for x in pad_left(prompts, PAD))  # [B, T] twice
     arguments = {"do_sample": False, **arguments}
     if end_ids:
@@ -46,11 +46,11 @@ def greedy_error(
     ours: list[list[int]],
     precision: str = "32-true",
 ) -> float:
-    """Share of our greedy texts that differ from the library's and are wrong.
+    """Return the share of our greedy texts that differ from the library's and are wrong.
 
-    At the first token that differs the network in double precision decides: ours is wrong where
-    the library's token is the better one by more than TIE (of logits), since rounding alone may
-    choose between two that are as good. In half precision every difference counts.
+    At the first different token, the network in double precision decides: our text is wrong if the
+    logit of the library's token is larger by more than TIE. Rounding alone may choose between two
+    equally good tokens. In half precision every difference counts.
     """
     found = zip(prompts, theirs, ours, strict=True)
     differing = [(prompt, a, b) for prompt, a, b in found if a != b]
@@ -61,24 +61,29 @@ def greedy_error(
 
 
 def greedy_limit(precision: str) -> float | None:
-    """The `greedy_error` that is allowed; None in half precision, where rounding decides."""
+    """Return the allowed `greedy_error`; None in half precision, where rounding decides."""
     return 0.0 if precision == "32-true" else None
 
 
 @torch.no_grad()
 def _worse(exact: Any, prompt: Sequence[int], theirs: list[int], ours: list[int]) -> bool:
+    """Whether our text is wrong where it first differs from the library's."""
     both = zip(theirs, ours, strict=False)
     at = next((i for i, (a, b) in enumerate(both) if a != b), None)
     if at is None:  # one of them ends too early
         return True
+
     ids = torch.tensor([[*prompt, *theirs[:at]]], device=exact.device)
     logits = exact(input_ids=ids).logits[0, -1]
     return bool(logits[theirs[at]] - logits[ours[at]] > TIE)
 
 
 def spread(shape: dict[str, Any]) -> dict[str, Any]:
-    """Changes of a shape that make greedy text vary (at usual random weights a network repeats one
-    token, which flatters any look-up): weights drawn widely, logits with a deviation of about 3
-    whatever the width, head and input table apart."""
+    """Return changes of a shape that make its greedy text vary.
+
+    With usual random weights a network repeats one token, which flatters any look-up. These changes
+    draw the weights from a wider distribution, so that logits have a standard deviation of about 3
+    for every width, and separate the head from the input table.
+    """
     width = shape["hidden_size"] if "hidden_size" in shape else shape["n_embd"]
     return {"initializer_range": 3.2 / width**0.5, "tie_word_embeddings": False}

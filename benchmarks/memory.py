@@ -1,7 +1,8 @@
-"""Peak memory of a piece of work: every allocation of torch's allocator, also those inside kernels.
+"""Peak memory of a piece of work, by every allocation of torch, including those inside kernels.
 
-On a CPU the profiler's allocation events are added up in their order; on a GPU the allocator's own
-counter is read. Both give the largest number of bytes held at one time above what was held before.
+In: a callable. Out: the largest number of bytes held at one time, above what was held before. On a
+CPU the allocation events of the profiler are summed in their order; on a GPU the allocator's own
+counter is read.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
-    """Most bytes that `work` holds at once beyond those held at its start.
+    """Return the most bytes that `work` holds at one time beyond those held at its start.
 
-    Memory that was held before and is freed inside counts against it.
+    Memory that was held before and is freed by `work` lowers the result.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -29,6 +30,7 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     kineto: Any = profiler.profiler
@@ -41,13 +43,13 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
 
 
 def peak_resident_bytes(work: Callable[[], Any]) -> int | None:
-    """Growth of the process's resident memory at its highest, None where Linux's counters lack.
+    """Return the peak growth of the process's resident memory, None without Linux's counters.
 
-    A second opinion on `peak_bytes`: it sees everything, in whole pages, with what the C allocator
-    keeps back.
+    This checks `peak_bytes` by another way: it counts all memory, in whole pages, including what
+    the C allocator keeps after a free.
     """
     try:
-        _CLEAR.write_text("5", encoding="ascii")  # sets the high-water mark back
+        _CLEAR.write_text("5", encoding="ascii")  # resets the high-water mark
     except OSError:
         return None
     before = _status("VmRSS")

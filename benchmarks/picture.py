@@ -1,4 +1,7 @@
-"""Draws docs/speed.svg: python -m benchmarks.picture"""
+"""The figure docs/speed.svg: python -m benchmarks.picture
+
+Its three panels show a packed row, its attention mask, and the verification of a draft.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ TAILS = ["12", ".", "end"], ["13", ".", "end"]
 
 
 def row(axes: Any, y: float, texts: list[str], colours: list[str], x: float = 0.0) -> None:
-    """Tokens as boxes, side by side from x on."""
+    """Draw tokens as boxes in a row that begins at x."""
     for at, (text, colour) in enumerate(zip(texts, colours, strict=True)):
         axes.add_patch(Rectangle((x + at, y), 0.94, 0.8, color=colour))
         axes.text(x + at + 0.47, y + 0.4, text, ha="center", va="center", fontsize=8)
 
 
 def packed(axes: Any) -> None:
-    """A pair as two rows, and as one with its positions."""
+    """Draw a pair as two rows, and as one row with its positions."""
     trunk, (wrong, right) = [SHARED] * len(TRUNK), TAILS
     axes.set_title("a pair: two rows of 9 tokens, or one of 12", fontsize=10, loc="left")
     row(axes, 4.2, [*TRUNK, *wrong], [*trunk, *[WRONG] * 3])
@@ -37,7 +40,7 @@ def packed(axes: Any) -> None:
 
 
 def mask(axes: Any) -> None:
-    """Who sees whom in the packed row."""
+    """Draw which tokens of the packed row see which."""
     colours = [SHARED] * 6 + [WRONG] * 3 + [RIGHT] * 3
     axes.set_title("who sees whom (query down, key across)", fontsize=10, loc="left")
     for query in range(12):
@@ -51,7 +54,7 @@ def mask(axes: Any) -> None:
 
 
 def draft(axes: Any) -> None:
-    """A draft with one edit, verified in two passes."""
+    """Draw a draft with one edit, verified in two passes."""
     axes.set_title("a draft with one wrong token, in two passes", fontsize=10, loc="left")
     said = ["16", "-", "3", "=", "13", "left", "13", "*", "2"]
     wrong = ["16", "-", "3", "=", "12", "left", "13", "*", "2"]

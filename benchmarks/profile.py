@@ -1,10 +1,10 @@
-"""What the time of a run goes into: python -m benchmarks.profile [key=value ...]
+"""The time of a run by stage and kind of work: python -m benchmarks.profile [key=value ...]
 
-In: the configuration of train.py, with fewer problems and steps (SHORT); any of its keys can be
-changed, also those. Out: a table, one line a stage: seconds, and the shares of matrix
-multiplication, attention, the optimizer, torch's other operations, and what is neither (Python,
-tokenizers, files). Every stage is made anew in a temporary folder. Shares are of the main thread:
-an operation counts for as long as it takes, on however many cores.
+In: the configuration of train.py with fewer problems and steps (SHORT); every key can be changed.
+Out: a table with one line per stage: its seconds, and the shares of matrix multiplication,
+attention, the optimizer, other operations of torch, and everything outside torch (Python,
+tokenizers, files). Every stage is made in a temporary folder. The shares are of the main thread: an
+operation counts for its duration, however many cores it uses.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 
+from rlmec.runtime.display import markdown_table
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STAGES = ("warmup", "sample", "teach", "grm", "score", "policy", "evaluate")
 SHORT = (
@@ -29,7 +31,10 @@ SHORT = (
     *("policy.val_problems=50", "sample.num_generations=4", "teach.max_edit_ratio=1.0"),
     "trainer.progress_bar=false",
 )
-KINDS = {  # the beginning of an operation's name: the kind it counts as
+
+# The beginning of an operation's name: the kind it counts as. The optimizer's own mark is of no
+# use, because its step also runs the closure with the forward and backward pass.
+KINDS = {
     "aten::mm": "matmul",
     "aten::addmm": "matmul",
     "aten::bmm": "matmul",
@@ -37,7 +42,7 @@ KINDS = {  # the beginning of an operation's name: the kind it counts as
     "aten::_scaled_dot_product": "attention",
     "aten::_flash_attention": "attention",
     "aten::_efficient_attention": "attention",
-    "aten::lerp_": "optimizer",  # its step also runs the closure, so that its own mark is no help
+    "aten::lerp_": "optimizer",
     "aten::addcmul_": "optimizer",
     "aten::addcdiv_": "optimizer",
     "aten::_foreach": "optimizer",
@@ -58,7 +63,7 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """Wall seconds of a stage, and seconds of each of COLUMNS."""
+    """The wall seconds of a stage, and the seconds of each of COLUMNS."""
 
     name: str
     seconds: float
@@ -66,7 +71,7 @@ class Stage:
 
 
 def profiled(overrides: list[str]) -> list[Stage]:
-    """Makes the stages one after the other, each under torch's profiler."""
+    """Make the stages one after the other, each under torch's profiler."""
     from torch.profiler import ProfilerActivity, profile
 
     from rlmec.runtime.ranks import Ranks
@@ -82,10 +87,12 @@ def profiled(overrides: list[str]) -> list[Stage]:
                 settings = check(compose("train", chosen), CONF)
             run_dir = Path(folder) / name
             run_dir.mkdir()
+
             with profile(activities=[ProfilerActivity.CPU]) as seen:
                 start = time.perf_counter()
                 train(settings, Ranks(), run_dir, chosen)
                 seconds = time.perf_counter() - start
+
             profiler: Any = seen.profiler
             events = [
                 Event(e.name(), e.start_thread_id(), e.start_ns(), e.start_ns() + e.duration_ns())
@@ -96,48 +103,54 @@ def profiled(overrides: list[str]) -> list[Stage]:
 
 
 def kinds(events: Sequence[Event], seconds: float) -> dict[str, float]:
-    """Seconds of each of COLUMNS: an operation counts without those that it calls; what is left of
-    `seconds` is outside torch."""
+    """Return the seconds of each of COLUMNS.
+
+    The time of an operation does not include the operations that it calls. The part of `seconds`
+    without any operation is outside torch.
+    """
     out: dict[str, float] = dict.fromkeys((*COLUMNS, NO_OPERATION), 0.0)
-    open_: list[tuple[Event, str]] = []  # what the event is inside of, outermost first
+    enclosing: list[tuple[Event, str]] = []  # operations around the event, outermost first
+
+    # Sorted by start, with longer ones first, an operation comes right before those that it calls.
     for event in sorted(events, key=lambda e: (e.thread, e.start, -e.end)):
-        while open_ and (open_[-1][0].thread != event.thread or open_[-1][0].end <= event.start):
-            open_.pop()
+        while enclosing and not _is_around(enclosing[-1][0], event):
+            enclosing.pop()
         kind = _kind(event.name)
-        out[kind] += (event.end - event.start) / 1e9
-        if open_:
-            out[open_[-1][1]] -= (event.end - event.start) / 1e9
-        open_.append((event, kind))
+        duration = (event.end - event.start) / 1e9
+        out[kind] += duration
+        if enclosing:
+            out[enclosing[-1][1]] -= duration
+        enclosing.append((event, kind))
+
     found = {kind: out[kind] for kind in COLUMNS}
     return found | {"outside torch": max(seconds - sum(found.values()), 0.0)}
+
+
+def _is_around(outer: Event, inner: Event) -> bool:
+    return outer.thread == inner.thread and outer.end > inner.start
 
 
 def _kind(name: str) -> str:
     if not name.startswith("aten::"):
         return NO_OPERATION
-    return next((kind for start, kind in KINDS.items() if name.startswith(start)), COLUMNS[3])
+    known = (kind for start, kind in KINDS.items() if name.startswith(start))
+    return next(known, "other operations")
 
 
 def table(stages: list[Stage]) -> str:
-    """One line a stage and one for all of them, as Markdown."""
+    """Return a Markdown table with one line per stage and one for all of them."""
     total = sum(stage.seconds for stage in stages)
     summed = {kind: sum(stage.kinds[kind] for stage in stages) for kind in COLUMNS}
-    lines = [
-        "| stage | seconds | of all | " + " | ".join(COLUMNS) + " |",
-        "|---" * (len(COLUMNS) + 3) + "|",
-    ]
-    for name, seconds, parts in [
-        *((s.name, s.seconds, s.kinds) for s in stages),
-        ("all", total, summed),
-    ]:
-        shares = [f"{parts[kind] / seconds:.0%}" for kind in COLUMNS]
-        lines.append(f"| {name} | {seconds:.1f} | {seconds / total:.0%} | {' | '.join(shares)} |")
-    return "\n".join(lines)
+    rows = []
+    for stage in [*stages, Stage("all", total, summed)]:
+        shares = [f"{stage.kinds[kind] / stage.seconds:.0%}" for kind in COLUMNS]
+        rows.append([stage.name, f"{stage.seconds:.1f}", f"{stage.seconds / total:.0%}", *shares])
+    return markdown_table(["stage", "seconds", "of all", *COLUMNS], rows)
 
 
 def main() -> None:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would talk to the terminal
-    print("\n" + table(profiled(sys.argv[1:])))
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write to the terminal
+    print("\n" + table(profiled(sys.argv[1:])), end="")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How well each reward rule finds the tokens that a correction removes, in one table.
+"""A table of reward rules: how well each one finds the tokens that a correction removes.
 
 python -m benchmarks.rewards [--seeds 1,2,3] [--csv FILE] [key=value ...]
 
-In: the configuration of train.py; what it needs up to the scores is made or reused. Out: one line
+In: the configuration of train.py; the artifacts up to the scores are made or reused. Out: one line
 per rule of conf/policy/reward and per ablation that changes the reward (ablation=discriminator
 trains a reward model of its own); each is the mean over the seeds with its range. Measured on
 the wrong attempts at problems that the GRM was not taught on, against the oracle's edits (where the
@@ -24,15 +24,20 @@ from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 
+from rlmec.runtime.display import markdown_table
+
 T = TypeVar("T")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A rule at one seed: shares of 1. `false_alarms` is the share of a right attempt's tokens that
-    the rule punishes, `first_error` that of the attempts whose most punished token stands in the
-    first wrong line (empty where the task does not know it)."""
+    """One rule at one seed; all figures but `punished` are shares of 1.
+
+    `false_alarms` is the share of the tokens of right attempts that the rule punishes.
+    `first_error` is the share of wrong attempts whose most punished token is in the first wrong
+    line, None if the task does not know that line.
+    """
 
     rule: str
     seed: int
@@ -58,7 +63,7 @@ FIGURES = ("precision", "recall", "f1", "ranking", "false_alarms", "first_error"
 
 
 def measured(overrides: list[str], seed: int) -> Iterator[Line]:
-    """Every rule on the same scored attempts."""
+    """Yield the figures of every rule, all measured on the same scored attempts."""
     import torch
     from torchmetrics.functional.classification import binary_average_precision
 
@@ -79,11 +84,14 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
             parents = {name: make(stage) for name, stage in policy.parents.items()}
             codec = policy.source.model(parents).codec
             scored = scored_attempts(run, codec, parents)
+
         found = credit_quality(scored.items)
         punishing = -torch.cat([torch.as_tensor(i.token_rewards) for i in scored.items])
         removed = torch.cat([torch.as_tensor(i.removed) for i in scored.items])
         right = [c.pair.token_rewards < 0 for c in scored.cases if c.pair.attempt.is_right]
         precision, recall = found.punished.precision, found.punished.recall
+
+        # F1 from counts is defined even if the rule punishes nothing.
         hits = precision * found.punished.marked if found.punished.marked else 0.0
         yield Line(
             rule,
@@ -99,33 +107,37 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
 
 
 def rules() -> dict[str, str]:
-    """The override that chooses each rule: the options of policy/reward that give a reward, and the
-    ablations that change the reward."""
+    """Return the override that chooses each rule.
+
+    These are the options of policy/reward that give a reward, and the ablations that change it.
+    """
     files = sorted((CONF / "policy" / "reward").glob("*.yaml"))
     found = {p.stem: f"policy/reward={p.stem}" for p in files if p.stem not in NOT_MEASURED}
     return found | {rule: f"ablation={name}" for rule, name in ABLATIONS.items()}
 
 
 def _ranks(values: Any) -> Any:
-    """The same order as `values`, in [0, 1]: what is not in it would be put through a sigmoid."""
+    """Values in [0, 1] in the same order as `values`, equal for equal values.
+
+    The average precision puts values outside [0, 1] through a sigmoid, which could merge some.
+    """
     distinct, place = values.unique(return_inverse=True)
     return place / max(len(distinct) - 1, 1)
 
 
 def table(lines: list[Line]) -> str:
-    """One line a rule, the best `ranking` first: means over seeds, and their ranges."""
+    """Return one line per rule, the best `ranking` first: means over seeds and their ranges."""
     found = by_rule(lines, key=lambda line: line.rule)
     order = sorted(found, key=lambda r: -_mean([line.ranking for line in found[r]]))
-    out = ["| rule | " + " | ".join(name.replace("_", " ") for name in FIGURES) + " |"]
-    out.append("|---" * (len(FIGURES) + 1) + "|")
-    for rule in order:
-        cells = [_cell([getattr(line, name) for line in found[rule]]) for name in FIGURES]
-        out.append(f"| {rule} | {' | '.join(cells)} |")
-    return "\n".join(out)
+    rows = [
+        [rule, *(_cell([getattr(line, name) for line in found[rule]]) for name in FIGURES)]
+        for rule in order
+    ]
+    return markdown_table(["rule", *(name.replace("_", " ") for name in FIGURES)], rows)
 
 
 def by_rule(lines: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
-    """The lines of each rule, rules in the order in which they come."""
+    """Return the lines of each rule, the rules in their order of appearance."""
     out: dict[str, list[T]] = {}
     for line in lines:
         out.setdefault(key(line), []).append(line)
@@ -146,17 +158,18 @@ def _cell(values: list[float | None]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", default="1", help="of the whole chain, with commas between them")
-    parser.add_argument("--csv", type=Path, help="also write a line a rule and seed to this file")
+    parser.add_argument("--seeds", default="1", help="seeds of the chain, separated by commas")
+    parser.add_argument("--csv", type=Path, help="also write one line per rule and seed here")
     given, overrides = parser.parse_known_args()
     lines = [line for seed in given.seeds.split(",") for line in measured(overrides, int(seed))]
+
     if given.csv:
         text = io.StringIO()
         writer = csv.DictWriter(text, [f.name for f in fields(Line)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(line) for line in lines)
         given.csv.write_text(text.getvalue(), encoding="utf-8")
-    print("\n" + table(lines))
+    print("\n" + table(lines), end="")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""How the chain bears many solutions: python -m benchmarks.scale [--count N] [--against N] [--kill]
+"""The chain on many solutions: python -m benchmarks.scale [--count N] [--against N] [--kill]
 
-Makes a file of N solutions (`imported`), then runs the real command over it: `sample` (import,
-tokenize, judge), `teach` (the reference teacher corrects every wrong one, token edit distance) and
-the edit scripts of what was accepted. Says solutions a second, by the clock and by processor time,
-the most memory of all processes together, and what it takes per solution at the smaller count,
-above the start of the programs. Ends with 1 where a promise is missed: 2 GiB, 1,000 in a second of
-processor time (of one core), at most 1.2 times the cost per solution at the larger count. `--kill`
-runs the smaller count again, killed (-9) in the middle of either stage, and compares the tables.
+Makes a file of N solutions and runs the real command on it: `sample` (import, tokenize, judge),
+`teach` (the reference teacher corrects every wrong solution), and the edit scripts of the accepted
+corrections. Prints solutions per second, by the clock and by processor time, the peak memory of all
+processes together, and the cost per solution at two counts, without the start of the programs.
+
+Ends with 1 if a promise is missed: at most 2 GiB, at least 1,000 solutions per second of processor
+time, and at the larger count at most 1.2 times the cost per solution at the smaller count. `--kill`
+repeats the smaller count, kills (-9) each stage in its middle, and compares the tables.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.imported import write_files
-from benchmarks.watching import Used, environment, watched
+from benchmarks.process_usage import Used, environment, watched
+from benchmarks.synthetic_solutions import write_files
+from rlmec.runtime.display import markdown_table
 from rlmec.store.fingerprint import file_digest
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW = 1000  # solutions of the run that shows what the programs' start costs
-# solutions behind one part: about half of them are wrong, and taught
+FEW = 1000
+"""Solutions of the run that shows the cost of the programs' start."""
+
+# Solutions behind one part. About half of the solutions are wrong, and only those are taught.
 PARTS = {"sample": 4096, "teach": 2 * 256}
 MEMORY, RATE, GROWTH = 2 * 2**30, 1000.0, 1.2
 SHAPE = {
@@ -39,7 +43,7 @@ TABLES = {"sample": "attempts.parquet", "teach": "corrections.parquet"}
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for on the command line."""
+    """The options of the command line."""
 
     count: int
     against: int
@@ -51,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Work:
-    """One count of solutions: its files, its store and its log below `folder`."""
+    """One count of solutions, with its files, its store, and its log below `folder`."""
 
     folder: Path
     count: int
@@ -61,14 +65,16 @@ class Work:
         return self.folder / "log.txt"
 
     def table(self, stage: str, store: str = "store") -> Path:
-        """The stage's table in its artifact, which has to be the only one."""
+        """Return the stage's table in its artifact, which must be the only one."""
         (found,) = (self.folder / store / stage).glob(f"*/{TABLES[stage]}")
         return found
 
     def parts(self, stage: str, store: str) -> int:
+        """Return the number of finished parts of an unfinished artifact."""
         return len(list((self.folder / store / stage).glob(".work-*/parts/part-*")))
 
     def command(self, stage: str, store: str = "store") -> list[str]:
+        """Return the command line that makes a stage."""
         return [
             *(sys.executable, str(ROOT / "train.py"), f"stage={stage}", "task=gsm8k"),
             *(f"++task.path.train={self.folder}/problems.jsonl", "task.dev_share=0.01"),
@@ -80,7 +86,7 @@ class Work:
         ]
 
     def run(self, stage: str, store: str = "store", parts: int | None = None) -> Used:
-        """Runs a stage of the chain, or kills it once so many of its parts are there."""
+        """Run a stage of the chain, or kill it as soon as `parts` of its parts are finished."""
         enough = None if parts is None else lambda: self.parts(stage, store) >= parts
         used = watched(
             self.command(stage, store), self.log, kill_when=enough, environment=environment()
@@ -90,6 +96,7 @@ class Work:
         return used
 
     def align(self) -> Used:
+        """Write the edit scripts of the accepted corrections."""
         tables = [str(self.table(stage)) for stage in TABLES]
         command = [sys.executable, "-m", "benchmarks.edits", *tables]
         used = watched(
@@ -101,7 +108,7 @@ class Work:
 
 
 def prepared(settings: Settings, count: int) -> Work:
-    """The files of a count, with nothing made of them yet."""
+    """Write the files of a count into an empty folder."""
     work = Work(settings.folder / str(count), count)
     shutil.rmtree(work.folder, ignore_errors=True)
     write_files(work.folder, max(1, count // settings.each), count, settings.seed)
@@ -109,7 +116,7 @@ def prepared(settings: Settings, count: int) -> Work:
 
 
 def write_model(folder: Path, problems: Path) -> None:
-    """A network of no use with a tokenizer that knows the problems' words."""
+    """Write a tiny random network with a tokenizer that is trained on the problems."""
     from rlmec.lm.loading import export_network, new_network
     from rlmec.lm.tokenizers import train_tokenizer
 
@@ -122,29 +129,31 @@ def write_model(folder: Path, problems: Path) -> None:
 
 
 def measured(work: Work) -> dict[str, Used]:
-    """What each piece of the work used, by its name."""
+    """Return what each piece of the work used, by its name."""
     found = {stage: work.run(stage) for stage in TABLES}
     return found | {"edit scripts": work.align()}
 
 
 def table(count: int, found: dict[str, Used]) -> str:
-    """A line for each piece and one for all."""
+    """Return a Markdown table with one line per piece of work and one for all of them."""
     whole = Used(
         0,
         sum(u.seconds for u in found.values()),
         sum(u.cpu_seconds for u in found.values()),
         max(u.memory for u in found.values()),
     )
-    lines = [
-        f"| {count:,} solutions | seconds | processor seconds | a processor second | peak MiB |",
-        "|---|---|---|---|---|",
+    head = [f"{count:,} solutions", "seconds", "processor seconds", "per processor second"]
+    rows = [
+        [
+            name,
+            f"{used.seconds:,.0f}",
+            f"{used.cpu_seconds:,.0f}",
+            f"{count / used.cpu_seconds:,.0f}",
+            f"{used.memory / 2**20:,.0f}",
+        ]
+        for name, used in (found | {"all": whole}).items()
     ]
-    lines += [
-        f"| {name} | {u.seconds:,.0f} | {u.cpu_seconds:,.0f} | {count / u.cpu_seconds:,.0f} "
-        f"| {u.memory / 2**20:,.0f} |"
-        for name, u in (found | {"all": whole}).items()
-    ]
-    return "\n".join(lines)
+    return markdown_table([*head, "peak MiB"], rows)
 
 
 def killed(work: Work) -> list[str]:
@@ -166,32 +175,41 @@ def per_solution(found: dict[str, Used], start: dict[str, Used], count: int) -> 
 
 
 def missed(count: int, found: dict[str, Used], growth: float) -> list[str]:
-    """The promises that do not hold."""
+    """Return the promises that do not hold, one sentence each."""
     memory = max(u.memory for u in found.values())
     rate = count / sum(u.cpu_seconds for u in found.values())
-    out = [f"{memory / 2**20:,.0f} MiB are over {MEMORY / 2**20:,.0f}"] if memory > MEMORY else []
-    out += [f"{rate:,.0f} a second are below {RATE:,.0f}"] if rate < RATE else []
-    return out + ([f"a solution costs {growth:.2f} times as much"] if growth > GROWTH else [])
+    out = []
+    if memory > MEMORY:
+        out.append(f"{memory / 2**20:,.0f} MiB are more than {MEMORY / 2**20:,.0f}")
+    if rate < RATE:
+        out.append(f"{rate:,.0f} per second of processor time are fewer than {RATE:,.0f}")
+    if growth > GROWTH:
+        out.append(f"a solution costs {growth:.2f} times as much, more than {GROWTH:.1f}")
+    return out
 
 
 def run(settings: Settings) -> int:
-    """0, or 1 where a promise is missed or a killed run made other tables."""
+    """Return 0, or 1 if a promise is missed or a killed run made other tables."""
     few = prepared(settings, FEW)
     write_model(settings.folder / "model", few.folder / "problems.jsonl")
     start = measured(few)
     print(table(FEW, start), flush=True)
-    wrong, costs = list[str](), dict[int, float]()
+
+    wrong = list[str]()
+    costs = dict[int, float]()
     for count in dict.fromkeys((settings.against, settings.count)):
         work = prepared(settings, count)
         found = measured(work)
         costs[count] = per_solution(found, start, count)
-        print(f"\n{table(count, found)}\n{costs[count] * 1e6:.0f} us a solution", flush=True)
+        print(f"\n{table(count, found)}{costs[count] * 1e6:.0f} us per solution", flush=True)
+
         growth = costs[count] / costs[settings.against]
         wrong += missed(count, found, growth)
         if settings.kill and count == settings.against:
             differing = killed(work)
             print(f"tables that differ after the kills: {differing or 'none'}", flush=True)
             wrong += [f"{stage} differs" for stage in differing]
+
     print(f"cost of a solution at the larger count: {growth:.2f} times that at the smaller one")
     for line in wrong:
         print(f"missed: {line}")
@@ -202,13 +220,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--against", type=int, default=100_000)
-    parser.add_argument("--each", type=int, default=20, help="solutions of a problem")
+    parser.add_argument("--each", type=int, default=20, help="solutions per problem")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("outputs/scale"))
     parser.add_argument("--kill", action="store_true")
     given = Settings(**vars(parser.parse_args(arguments)))
     if min(given.count, given.against) <= FEW:
-        parser.error(f"--count and --against have to be above {FEW}")
+        parser.error(f"--count and --against must be above {FEW}")
     return run(dataclasses.replace(given, folder=given.folder.resolve()))
 
 

@@ -1,4 +1,4 @@
-"""The table on the terminal and the JSON file, with the machine that was measured."""
+"""The table of results for the terminal, the JSON file, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import Result
+from benchmarks.measurement import Result
 
 HEAD = ("work", "baseline", "ours", "ratio", "[min .. max]", "promise", "error")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Kind of machine, threads and versions. No host name, no path."""
+    """Return the kind of machine, its threads, and versions; no host name and no path."""
     import transformers
 
     return {
@@ -45,24 +45,28 @@ def _processor() -> str:
 
 
 def cells(result: Result) -> list[str]:
-    """A result as the cells of its line, in the order of HEAD and then its further figures."""
-    low, high = min(result.ratios), max(result.ratios)
+    """Return the cells of a result's line: those of HEAD, then its further figures if any."""
+    span = ""
+    if len(result.ratios) > 1:
+        span = f"[{_short(min(result.ratios))} .. {_short(max(result.ratios))}]"
     promises = ", ".join(f"{p.text} {'kept' if p.kept else 'MISSED'}" for p in result.promises)
     error = "" if result.error is None else f"{result.error:.1e}"
-    return [
+    line = [
         f"{result.work} {result.case}".strip(),
         f"{_short(result.baseline)} {result.unit}".strip(),
         f"{_short(result.ours)} {result.unit}".strip(),
         f"{_short(result.ratio)}x",
-        f"[{_short(low)} .. {_short(high)}]" if len(result.ratios) > 1 else "",
+        span,
         promises,
         error if result.is_equal else f"{error} WRONG",
-        *([", ".join(f"{k} {_short(v)}" for k, v in result.more.items())] if result.more else []),
     ]
+    if result.more:
+        line.append(", ".join(f"{name} {_short(value)}" for name, value in result.more.items()))
+    return line
 
 
 def render(results: Sequence[Result]) -> str:
-    """The whole table as text; notes stand below it, numbered as they come."""
+    """Return the whole table as aligned text, with numbered notes below it."""
     notes = list(dict.fromkeys(r.note for r in results if r.note))
     lines: list[list[str]] = [list(HEAD)]
     for result in results:

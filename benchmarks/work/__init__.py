@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measuring import Result
-from benchmarks.work.aligning import alignment
-from benchmarks.work.fitting import trainer
-from benchmarks.work.generating import sampling
-from benchmarks.work.growing import scaling
-from benchmarks.work.losses import head
-from benchmarks.work.planning import plan
-from benchmarks.work.rewriting import rewrite
-from benchmarks.work.scoring import score_samples, score_wrong
-from benchmarks.work.training import train_right, train_wrong
+from benchmarks.measurement import Result
+from benchmarks.work.alignment import alignment
+from benchmarks.work.generation import sampling
+from benchmarks.work.growth import scaling
+from benchmarks.work.head import head
+from benchmarks.work.plan import plan
+from benchmarks.work.rewrites import rewrite
+from benchmarks.work.scores import score_samples, score_wrong
+from benchmarks.work.trainer import trainer
+from benchmarks.work.training_step import train_right, train_wrong
 
 ROWS: dict[str, Callable[..., list[Result]]] = {
     row.__name__: row

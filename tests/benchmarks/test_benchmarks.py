@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from benchmarks import authors, library
 from benchmarks.__main__ import CONF
 from benchmarks.bench import Bench
-from benchmarks.measuring import Promise, Result, Timing, alternate, at_least, at_most
+from benchmarks.measurement import Promise, Result, Timing, alternate, at_least, at_most
 from benchmarks.memory import peak_bytes
-from benchmarks.running import Settings, run
+from benchmarks.runner import Settings, run
 from benchmarks.samples import load_samples, replaced, synthetic_samples
 from benchmarks.table import cells, render
 from benchmarks.work import ROWS

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from benchmarks.edits import Edits, write
-from benchmarks.imported import write_files
+from benchmarks.process_usage import watched
 from benchmarks.sweep import faults
-from benchmarks.watching import watched
+from benchmarks.synthetic_solutions import write_files
 from rlmec.records import Attempt, Correction
 from rlmec.store.tables import read_table, write_table
 from rlmec.tasks.gsm8k import Gsm8kTask
@@ -54,7 +54,7 @@ def test_edit_scripts_go_from_table_to_table(tmp_path):
     made = read_table(tmp_path / "out", Edits)
     assert made == [Edits("p0/0", [1], [1, 3]), Edits("p2/0", [0], [])]
     write_table(tmp_path / "c", corrections[::-1], Correction)
-    with pytest.raises(ValueError, match="'p1/0' is not there, or before its turn"):
+    with pytest.raises(ValueError, match="'p1/0'"):
         write(tmp_path / "a", tmp_path / "c", tmp_path / "out")
 
 

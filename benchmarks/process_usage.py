@@ -1,8 +1,9 @@
-"""A command with what it used: seconds, processor time, and memory of all its processes together.
+"""The seconds, processor time, and memory of a command with all its processes.
 
-In: a command line. Out: its exit code and figures. Memory is the most that the process and its
-descendants have ever had resident, added up over those that run at once, looked at ten times a
-second: at least what all had together at any one time. Pages that several share count for each.
+In: a command line. Out: its exit code and these figures. Ten times per second, the peak resident
+memory of the process and of each running descendant is read and summed; the memory of the command
+is the largest sum. It is an upper bound on what all of them held at one time, and a page that
+several processes share counts for each of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ LOOK_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Used:
-    """`code` is the exit code, negative where a signal ended the command; `memory` in bytes."""
+    """What a command used; `memory` is in bytes, `code` negative if a signal ended the command."""
 
     code: int
     seconds: float
@@ -36,9 +37,12 @@ def watched(
     kill_when: Callable[[], bool] | None = None,
     environment: dict[str, str] | None = None,
 ) -> Used:
-    """Runs a command to its end, its output appended to `log`; it is killed (-9) as soon as
-    `kill_when` holds."""
-    began, peak = time.monotonic(), 0
+    """Run a command to its end, with its output appended to `log`.
+
+    If `kill_when` is given, the command is killed (-9) as soon as it returns True.
+    """
+    began = time.monotonic()
+    peak = 0
     with log.open("a", encoding="utf-8") as out:
         process = subprocess.Popen(
             list(command), stdout=out, stderr=subprocess.STDOUT, env=environment
@@ -49,21 +53,23 @@ def watched(
             break
         peak = max(peak, sum(map(resident, tree(process.pid))))
         if kill_when is not None and kill_when():
-            os.kill(process.pid, signal.SIGKILL)  # Popen.kill would wait for it, too, and reap it
+            # Popen.kill could reap the process, and wait4 would then lose its usage.
+            os.kill(process.pid, signal.SIGKILL)
         time.sleep(LOOK_SECONDS if kill_when is None else 0.005)
+
     process.returncode = os.waitstatus_to_exitcode(status)
     cpu = used.ru_utime + used.ru_stime
     return Used(process.returncode, time.monotonic() - began, cpu, peak)
 
 
 def environment() -> dict[str, str]:
-    """This process's, in which a command finds this checkout first and asks no hub."""
+    """Return this process's environment, in which commands import this checkout and use no hub."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
 
 
 def tree(pid: int) -> list[int]:
-    """A process and its descendants."""
+    """Return the ids of a process and its descendants."""
     found = [pid]
     for each in found:
         for thread in _listed(Path(f"/proc/{each}/task")):
@@ -72,8 +78,10 @@ def tree(pid: int) -> list[int]:
 
 
 def resident(pid: int) -> int:
-    """The most bytes that a process had in memory since its program began; 0 for one that has
-    ended. (The kernel's `ru_maxrss` begins with what the program that started it had.)"""
+    """Return a process's peak resident bytes; 0 for a process that has ended.
+
+    The kernel's `ru_maxrss` is not used, because it begins with the memory of the parent process.
+    """
     lines = _read(Path(f"/proc/{pid}/status")).splitlines()
     found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
     return found[0] * 1024 if found else 0

@@ -21,7 +21,7 @@ from benchmarks import networks
 from benchmarks.batches import PAD, batch_loss, planned
 from benchmarks.bench import Bench
 from benchmarks.credit import credited_pairs
-from benchmarks.measuring import Result, at_most
+from benchmarks.measurement import Result, at_most
 from benchmarks.samples import Sample
 from rlmec.method.objectives import rlmec_clipped
 from rlmec.training.policy_module import PolicyModule

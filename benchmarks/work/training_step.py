@@ -13,7 +13,7 @@ from benchmarks import authors, networks
 from benchmarks.batches import planned, policy_module, step_gradients
 from benchmarks.bench import Bench
 from benchmarks.credit import credited_pairs
-from benchmarks.measuring import Result, alternate, timed_result
+from benchmarks.measurement import Result, alternate, timed_result
 from benchmarks.memory import peak_bytes
 from benchmarks.samples import Sample
 from rlmec.records import Pair

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.bench import Bench
-from benchmarks.measuring import Result, alternate, at_least, at_most
+from benchmarks.measurement import Result, alternate, at_least, at_most
 from benchmarks.memory import peak_bytes, peak_resident_bytes
 from benchmarks.networks import arithmetic
 

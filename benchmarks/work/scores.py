@@ -9,10 +9,10 @@ from benchmarks import library
 from benchmarks.authors import score_one_by_one
 from benchmarks.batches import PAD
 from benchmarks.bench import Bench
-from benchmarks.counting import counted
-from benchmarks.measuring import Result, alternate, at_most, timed_result
+from benchmarks.forward_passes import counted
+from benchmarks.measurement import Result, alternate, at_most, timed_result
 from benchmarks.samples import Sample
-from benchmarks.work.rewriting import NO_END
+from benchmarks.work.rewrites import NO_END
 from rlmec.data.row import Row
 from rlmec.lm.draft_decoding import rewrite
 from rlmec.lm.logprobs import TokenScorer, score_rows

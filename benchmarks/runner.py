@@ -1,4 +1,4 @@
-"""Runs the chosen rows, shows the table as it grows, writes the JSON file."""
+"""One run of the benchmarks: the chosen rows, the table as it grows, and the JSON file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench import Bench
-from benchmarks.measuring import Result
+from benchmarks.measurement import Result
 from benchmarks.table import as_json, cells, machine, render
 from benchmarks.work import ROWS, check_names
 
@@ -21,8 +21,9 @@ from benchmarks.work import ROWS, check_names
 class Settings:
     """The root of `conf/benchmark.yaml`.
 
-    `work` names rows of the table (None: all that the preset has); `rows` holds each one's keyword
-    arguments, None for a row that the preset leaves out. `strict` makes a missed promise an error.
+    `work` names rows of the table, None for all rows of the preset. `rows` has the keyword
+    arguments of each row, None for a row that the preset leaves out. `strict` makes a missed
+    promise an error.
     """
 
     preset: str
@@ -39,15 +40,16 @@ class Settings:
     strict: bool
 
     def names(self) -> list[str]:
-        """The chosen rows in the order they were asked for; ValueError for one there is not."""
+        """Return the chosen rows in the order asked for; ValueError for an unknown row."""
+        present = {name: row for name, row in self.rows.items() if row is not None}
         names = [self.work] if isinstance(self.work, str) else self.work
-        chosen = [n for n, s in self.rows.items() if s is not None] if names is None else names
-        check_names(chosen, {n: s for n, s in self.rows.items() if s is not None})
-        return list(chosen)
+        chosen = list(present if names is None else names)
+        check_names(chosen, present)
+        return chosen
 
 
 def run(settings: Settings) -> int:
-    """0, or 1 where a result is wrong (with `strict` also where a promise is missed)."""
+    """Return 0, or 1 if a result is wrong or, with `strict`, a promise is missed."""
     names = settings.names()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -59,9 +61,11 @@ def run(settings: Settings) -> int:
         settings.repeats,
         settings.seed,
     )
+
     samples = bench.samples
     about = machine(bench.device)
     print(f"{settings.preset} on {_shown(about)}; pairs: {samples.source}", flush=True)
+
     results: list[Result] = []
     took: dict[str, float] = {}
     for name in names:
@@ -72,9 +76,11 @@ def run(settings: Settings) -> int:
         for result in made:
             print("  " + "  ".join(c for c in cells(result)[:6] if c), flush=True)
         gc.collect()
+
     print("\n" + render(results))
     if "synthetic" in samples.source:
         print(f"pairs: {samples.source}")
+
     about |= {
         "preset": settings.preset,
         "precision": settings.precision,
@@ -99,10 +105,11 @@ def _written(folder: Path, preset: str, results: Sequence[Result], about: dict[s
 
 
 def _verdict(results: Sequence[Result], strict: bool) -> int:
+    """The exit code, after printing what is wrong and what was missed."""
     wrong = [r for r in results if not r.is_equal]
     missed = [r for r in results if not r.keeps_promises]
     for result in wrong:
-        print(f"WRONG: {result.work} {result.case}: {result.error} over {result.error_limit}")
+        print(f"WRONG: {result.work} {result.case}: error {result.error} > {result.error_limit}")
     for result in missed:
         texts = ", ".join(p.text for p in result.promises if not p.kept)
         print(f"missed: {result.work} {result.case}: {texts}")

@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks import library
 from benchmarks.bench import Bench
-from benchmarks.counting import counted, told
-from benchmarks.measuring import Promise, Result, alternate, at_least, timed_result
+from benchmarks.forward_passes import counted, told
+from benchmarks.measurement import Promise, Result, alternate, at_least, timed_result
 from benchmarks.samples import VOCABULARY, replaced
 from rlmec.data.row import Row
 from rlmec.lm.draft_decoding import rewrite as rewrite_from

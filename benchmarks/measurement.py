@@ -1,9 +1,9 @@
-"""Two ways to do the same work, timed in turns, and the result that goes into the table.
+"""Two ways to do the same work, timed alternately, and the result that goes into the table.
 
-In: callables. Out: seconds of every run, the ratio of every pair of neighbouring runs, and
-`Result`s that know whether a promise is kept. Running in turns makes both sides meet the same
-neighbours on a shared machine; the median of the ratios is what is promised, their spread is shown
-beside it.
+In: callables. Out: the seconds of every run, the ratio of every pair of neighbouring runs, and
+`Result`s that know whether their promises are kept. The runs alternate so that both sides meet the
+same load on a shared machine. A promise is about the median of the ratios; the table also shows
+their range.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ import torch
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of the alternating runs; pair i ran one after the other."""
+    """Seconds of alternating runs; run i of `ours` followed run i of `baseline`."""
 
     baseline: list[float]
     ours: list[float]
 
     @property
     def ratios(self) -> list[float]:
-        """Baseline over ours, a pair of runs each."""
+        """Baseline over ours, per pair of runs."""
         return [b / o for b, o in zip(self.baseline, self.ours, strict=True)]
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What is promised of a result and whether it holds."""
+    """A promise about a result, in words, and whether it is kept."""
 
     text: str
     kept: bool
 
 
 def at_least(bound: float, value: float) -> Promise:
+    """Return the promise that `value` is at least `bound`."""
     return Promise(f">= {bound:g}", value >= bound)
 
 
 def at_most(bound: float, value: float, what: str = "") -> Promise:
+    """Return the promise that `value` is at most `bound`; `what` is shown after the bound."""
     return Promise(f"<= {bound:g}{what}", value <= bound)
 
 
@@ -51,10 +53,11 @@ def at_most(bound: float, value: float, what: str = "") -> Promise:
 class Result:
     """One line of the table.
 
-    `baseline` and `ours` are medians in `unit`; `ratios` are baseline over ours, one a pair of runs
-    (one value where nothing varies, such as a count). `error` is the largest difference between the
-    two results, over `error_limit` the result is wrong; both None with nothing to compare.
-    `more` holds further figures by name (on a GPU tokens a second, share of its peak and memory).
+    `baseline` and `ours` are medians in `unit`. `ratios` are baseline over ours, one per pair of
+    runs, or a single one for a figure that does not vary, such as a count. `error` is the largest
+    difference between the two results; the result is wrong if it exceeds `error_limit`. Both are
+    None if there is nothing to compare. `more` has further figures by name (on a GPU tokens per
+    second, share of the peak, and memory).
     """
 
     work: str
@@ -75,7 +78,7 @@ class Result:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both ways agree; NaN does not."""
+        """Whether both ways agree; an error of NaN does not."""
         if self.error is None or self.error_limit is None:
             return True
         return self.error <= self.error_limit
@@ -86,7 +89,7 @@ class Result:
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of one call, until the device has finished it."""
+    """Return the wall time of one call, until the device has finished it."""
     _wait(device)
     start = time.perf_counter()
     work()
@@ -102,14 +105,16 @@ def alternate(
     *,
     warm: bool = True,
 ) -> Timing:
-    """`repeats` runs of each, in turns: baseline, ours, baseline, ours ...
+    """Time `repeats` runs of each side, alternately: baseline, ours, baseline, ours, ...
 
-    `warm` runs each once before, uncounted. Garbage is collected before a pair and not within it.
+    With `warm`, each side first runs once without being timed. Garbage is collected before each
+    pair of runs and not during it.
     """
     device = torch.device("cpu") if device is None else device
     if warm:
         seconds(baseline, device)
         seconds(ours, device)
+
     timing = Timing([], [])
     for _ in range(repeats):
         gc.collect()
@@ -131,7 +136,7 @@ def timed_result(
     bound: float | None = None,
     **rest: Any,
 ) -> Result:
-    """A result of wall times; `bound` is the least median ratio that is promised."""
+    """Return the result of wall times; `bound` is the smallest promised median ratio."""
     scale = {"s": 1.0, "ms": 1e3, "us": 1e6}[unit]
     promises = () if bound is None else (at_least(bound, median(timing.ratios)),)
     return Result(

@@ -1,4 +1,4 @@
-"""Forward passes of a network, counted; and a network that says what it is told to say."""
+"""Counted forward passes of a network, and a network that generates a given text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @dataclass
 class Passes:
-    """How often the layers ran, and over how many columns (rows * tokens of each pass)."""
+    """How often the layers ran, and on how many columns (rows times tokens of each pass)."""
 
     calls: int = 0
     columns: int = 0
@@ -20,7 +20,7 @@ class Passes:
 
 @contextlib.contextmanager
 def counted(network: Any) -> Iterator[Passes]:
-    """Counts every pass through the network's layers, whoever asks for it."""
+    """Count every pass through the network's layers within this context."""
     found = Passes()
 
     def count(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -37,10 +37,11 @@ def counted(network: Any) -> Iterator[Passes]:
 
 @contextlib.contextmanager
 def told(network: Any, text: Sequence[int]) -> Iterator[None]:
-    """Greedy decoding of one row says `text`, its prompt included, whatever came before.
+    """Make greedy decoding of one row generate `text`, which includes the prompt.
 
-    For counting the calls of the library's decoding: the network runs as ever, then its logits are
-    replaced by those of the token that `text` has next. Only for `network(...)` itself.
+    This serves to count the calls of the library's decoding on a chosen text. The network runs as
+    always; then its logits are replaced by those of the next token of `text`. It works only for
+    calls of `network(...)` itself.
     """
     starts: list[int] = []
 

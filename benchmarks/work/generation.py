@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import library
 from benchmarks.bench import Bench
-from benchmarks.measuring import Result, Timing, alternate, timed_result
+from benchmarks.measurement import Result, Timing, alternate, timed_result
 from rlmec.lm.generation import Decoding, generate
 
 MEAN_LENGTH = 60

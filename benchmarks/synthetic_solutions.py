@@ -1,10 +1,11 @@
-"""Word problems and many ready-made solutions of each, made up as the file is written.
+"""Synthetic word problems with many solutions each, written without holding them in memory.
 
-In: how many problems, how many solutions, a seed. Out: a file of problems in GSM8K's columns and a
-file of solutions with labels, both JSON lines, the same bytes for the same numbers. Solutions are
-about as long as models' own on GSM8K. Somewhat under half are right, in words that differ; the
-others have one thing wrong (an operand, an operation, a result, a step left out, the answer's
-line), a few have no answer, and some stand in the file twice. Nothing is held in memory.
+In: the numbers of problems and solutions, and a seed. Out: a file of problems in GSM8K's columns
+and a file of labelled solutions, both JSON lines, with the same bytes for the same arguments.
+
+Solutions are about as long as those of language models on GSM8K. Slightly less than half are right,
+in different words. Most others have one fault: an operand, an operation, a result, a missing step,
+or the answer line. A few have no answer, and some occur twice.
 """
 
 from __future__ import annotations
@@ -68,10 +69,14 @@ def calculated(a: int, sign: str, b: int) -> int:
 
 
 def story(number: int, seed: int) -> Story:
-    """The problem of a number, from its own random numbers."""
+    """Return the problem with this number, from random numbers of its own."""
     rng = random.Random(f"{seed}/{number}")
-    name, thing, start = rng.choice(NAMES), rng.choice(THINGS), rng.randint(40, 900)
-    steps, now = list[Step](), start
+    name = rng.choice(NAMES)
+    thing = rng.choice(THINGS)
+    start = rng.randint(40, 900)
+
+    steps = list[Step]()
+    now = start
     told = [f"In story {number} {name} has {start} {thing}."]
     for left in range(rng.randint(2, 5), 0, -1):
         sign = "*" if left == 1 and rng.random() < 0.5 else rng.choice("+-")
@@ -83,12 +88,13 @@ def story(number: int, seed: int) -> Story:
         now = steps[-1].after
         if now < 20 or sign == "*":
             break
+
     told.append(f"What is the number that {name} ends up with?")
     return Story(name, thing, " ".join(told), tuple(steps))
 
 
 def reference(s: Story) -> str:
-    """The reference solution in GSM8K's way, without calculator marks."""
+    """Return the reference solution in GSM8K's style, without calculator marks."""
     return "\n".join([*(_line(s, step, step.after, 0) for step in s.steps), _answer(s)])
 
 
@@ -103,24 +109,32 @@ def _answer(s: Story) -> str:
 
 
 def solution(s: Story, rng: random.Random) -> tuple[str, bool]:
-    """One solution and whether it is right."""
-    kind, at = rng.choice(KINDS), rng.randrange(len(s.steps))
-    lines, now = list[str](), s.steps[0].before
+    """Return one solution and whether it is right."""
+    kind = rng.choice(KINDS)
+    fault_at = rng.randrange(len(s.steps))
+
+    lines = list[str]()
+    now = s.steps[0].before
     for i, step in enumerate(s.steps):
-        sign, operand, before = step.sign, step.operand, now
-        if i == at and kind == "operand":
+        fault = kind if i == fault_at else ""
+        sign = step.sign
+        operand = step.operand
+        before = now
+        if fault == "operand":
             operand += rng.randint(1, 9)
-        if i == at and kind == "operator":
+        if fault == "operator":
             sign = "+" if sign == "-" else "-"
         now = calculated(before, sign, operand)
-        if i == at and kind == "result":
+        if fault == "result":
             now += rng.choice((-10, -1, 1, 10))
-        if i == at and kind == "missing":
+        if fault == "missing":
             now = before
             continue
+
         lines.append(_line(s, Step(before, sign, operand, step.place), now, rng.randrange(3)))
         if kind == "wordy":
             lines.append("Let me check this step again before going on.")
+
     answer = now + 1 if kind == "answer" else now
     if kind != "no answer":
         lines.append(f"#### {answer}")
@@ -128,8 +142,9 @@ def solution(s: Story, rng: random.Random) -> tuple[str, bool]:
 
 
 def solutions(problems: int, count: int, seed: int) -> Iterator[dict[str, object]]:
-    """`count` rows with question, solution and label, a problem's own ones not side by side."""
-    rng, held = random.Random(f"{seed}/solutions"), dict[int, Story]()
+    """Yield `count` rows of question, solution, and label; the problems take turns."""
+    rng = random.Random(f"{seed}/solutions")
+    held = dict[int, Story]()
     for i in range(count):
         number = i % problems
         s = held[number] if number in held else story(number, seed)
@@ -140,9 +155,10 @@ def solutions(problems: int, count: int, seed: int) -> Iterator[dict[str, object
 
 
 def write_files(folder: Path, problems: int, count: int, seed: int) -> tuple[Path, Path]:
-    """Writes both files to `folder`; their paths."""
+    """Write both files to `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    known, made = folder / "problems.jsonl", folder / "solutions.jsonl"
+    known = folder / "problems.jsonl"
+    made = folder / "solutions.jsonl"
     with known.open("w", encoding="utf-8") as file:
         for number in range(problems):
             s = story(number, seed)

@@ -8,7 +8,7 @@ from benchmarks.authors import BATCH
 from benchmarks.batches import LONGEST, planned
 from benchmarks.bench import Bench
 from benchmarks.credit import credited_pairs
-from benchmarks.measuring import Result, at_least, at_most
+from benchmarks.measurement import Result, at_least, at_most
 from rlmec.data.step_plan import StepPlan
 
 

@@ -8,7 +8,7 @@ from statistics import median
 from benchmarks.batches import LONGEST, planned, policy_module, step_gradients
 from benchmarks.bench import Bench
 from benchmarks.credit import credited_pairs
-from benchmarks.measuring import Result, Timing, alternate, at_most, timed_result
+from benchmarks.measurement import Result, Timing, alternate, at_most, timed_result
 from benchmarks.samples import Sample
 
 CREDIT = {"punished_removed": 0.8, "punished_kept": 0.05}

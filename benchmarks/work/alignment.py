@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.authors import table_weights
 from benchmarks.bench import Bench
-from benchmarks.measuring import Result, alternate, timed_result
+from benchmarks.measurement import Result, alternate, timed_result
 from benchmarks.samples import edits, replaced
 from rlmec.method.alignment import apply, edit_script, edit_weights
 
