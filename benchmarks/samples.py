@@ -1,14 +1,15 @@
-"""Pairs of token ids as long as GSM8K's: real attempts and their corrections, or a stand-in.
+"""Pairs of token ids with the lengths of GSM8K: real attempts and corrections, or synthetic ones.
 
-In: the folder that RLMEC_DATA names, or nothing. Out: `Sample`s. The real ones are the released
-solutions of language models to 660 questions (`gsm8k/model_solutions_part.jsonl`): a wrong one is
-corrected by `teachers/reference`, which splices the reference solution into it, and kept where at
-most half of its tokens change, as `conf/experiment/gsm8k_solutions.yaml` has it. The tokenizer is
-trained on the same text (8192 tokens, up to 3 digits in one); a network's larger vocabulary is
-used in its lower part only.
+In: the folder in the environment variable RLMEC_DATA, or nothing. Out: `Sample`s.
 
-Without RLMEC_DATA lengths are drawn from distributions fitted to those pairs (`SYNTHETIC`) and ids
-at random; the table says so.
+The real samples are released solutions of language models to 660 questions
+(`gsm8k/model_solutions_part.jsonl`). `teachers/reference` corrects each wrong solution; the pair is
+kept if at most half of its tokens change, as in `conf/experiment/gsm8k_solutions.yaml`. The
+tokenizer is trained on the same text (8192 tokens, up to 3 digits per token). A network with a
+larger vocabulary uses only the lower part of it.
+
+Without RLMEC_DATA, lengths are drawn from distributions fitted to the real pairs (`SYNTHETIC`) and
+ids are random; the table says so.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ SYNTHETIC = {
 
 @dataclass(frozen=True)
 class Sample:
-    """An attempt with its target: its correction, or itself where it is right."""
+    """An attempt and its target, which is its correction, or the attempt itself if it is right."""
 
     problem: int
     prompt: list[int]
@@ -62,14 +63,14 @@ class Sample:
 
     @property
     def shared(self) -> int:
-        """Tokens of attempt and target before the first difference."""
+        """The number of tokens of attempt and target before the first difference."""
         same = takewhile(lambda ab: ab[0] == ab[1], zip(self.attempt, self.target, strict=False))
         return sum(1 for _ in same)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in file order, where they came from, and the right and wrong ones among them."""
+    """Samples in file order, and the source they came from."""
 
     source: str
     all: list[Sample]
@@ -83,7 +84,7 @@ class Samples:
         return [s for s in self.all if s.is_right]
 
     def lengths(self) -> dict[str, float]:
-        """Mean tokens: of a wrong pair its prompt, shared part and both tails; of a right one."""
+        """Return the mean numbers of tokens of the parts of wrong pairs and of right attempts."""
         wrong, right = self.wrong, self.right
         return {
             "prompt": _mean(len(s.prompt) for s in wrong),
@@ -96,9 +97,9 @@ class Samples:
 
 
 def load_samples(seed: int, synthetic_count: int = 1200) -> Samples:
-    """Real samples where RLMEC_DATA names their folder, else synthetic ones drawn from `seed`.
+    """Return real samples if RLMEC_DATA names their folder, otherwise synthetic ones from `seed`.
 
-    Raises FileNotFoundError where it names a folder without them.
+    Raises FileNotFoundError if RLMEC_DATA names a folder without the file.
     """
     folder = os.environ.get("RLMEC_DATA")
     if not folder:
@@ -106,12 +107,14 @@ def load_samples(seed: int, synthetic_count: int = 1200) -> Samples:
         return Samples("synthetic lengths (RLMEC_DATA is not set)", made)
     path = Path(folder) / FILE
     if not path.is_file():
-        raise FileNotFoundError(f"RLMEC_DATA is set, but there is no {FILE} in its folder")
+        raise FileNotFoundError(
+            f"RLMEC_DATA is set, but its folder has no {FILE}; unset it for synthetic samples"
+        )
     return Samples("GSM8K model solutions", real_samples(path))
 
 
 def real_samples(path: Path) -> list[Sample]:
-    """Every right attempt, and every wrong one that has an accepted correction."""
+    """Return every right attempt, and every wrong one with an accepted correction."""
     from rlmec.lm.generation import Completion
     from rlmec.lm.tokenizers import codec, train_tokenizer
     from rlmec.method.acceptance import judge_proposal, proposal_ids
@@ -125,10 +128,12 @@ def real_samples(path: Path) -> list[Sample]:
     problems = [p for split in ("train", "dev", "test") for p in task.problems(split)]
     file = SolutionFile(str(path), problems, "*.solution", "*.is_correct", clean=task.clean)
     found = list(file)
+
     texts = [t for p in problems for t in (p.question, p.solution or "")]
     tokenizer = train_tokenizer([*texts, *(s.text for s in found)], VOCABULARY, digits=3)
     codes = codec(tokenizer)
     prompts = Prompts(Templates(**TEMPLATES), codes)
+
     numbers = {p.id: (i, p) for i, p in enumerate(problems)}
     out = []
     for solution in found:
@@ -136,6 +141,7 @@ def real_samples(path: Path) -> list[Sample]:
         completion = Completion(codes.completion(solution.text), [], False)
         prompt = prompts.policy(problem)
         (attempt,) = attempts_of(task, codes, [Answer(problem, 0, prompt, completion)])
+
         target: Sequence[int] = attempt.completion_ids
         if not attempt.is_right:
             text = teacher.correct(problem, attempt.text)
@@ -155,13 +161,14 @@ def real_samples(path: Path) -> list[Sample]:
             if not correction.accepted:
                 continue
             target = correction.completion_ids
+
         rewrite = prompts.rewrite(problem, attempt.completion_ids)
         out.append(Sample(number, prompt, rewrite, attempt.completion_ids, list(target)))
     return out
 
 
 def synthetic_samples(count: int, seed: int) -> list[Sample]:
-    """Random ids, four attempts a problem, half of them wrong, lengths as `SYNTHETIC` has them."""
+    """Return random ids with lengths from `SYNTHETIC`: four attempts per problem, half wrong."""
     draw = np.random.default_rng((seed, 7))
 
     def ids(name: str) -> list[int]:
@@ -188,7 +195,7 @@ def _edited(attempt: list[int], draw: np.random.Generator) -> list[int]:
 
 
 def edits(end: int, first: int, share: float, draw: np.random.Generator) -> np.ndarray:
-    """Positions to edit: `first`, and each later one below `end` with the chance `share`."""
+    """Return positions to edit: `first`, and later ones below `end` with probability `share`."""
     chosen = draw.random(end) < share
     chosen[:first] = False
     chosen[first] = True
@@ -196,7 +203,7 @@ def edits(end: int, first: int, share: float, draw: np.random.Generator) -> np.n
 
 
 def replaced(ids: Sequence[int], positions: Sequence[int] | np.ndarray, draw: np.random.Generator):
-    """`ids` with another random token at each of `positions`."""
+    """Return `ids` with another random token at each of `positions`."""
     out = list(ids)
     for at in positions:
         other = int(draw.integers(FIRST_ID, VOCABULARY - 1))

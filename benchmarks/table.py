@@ -73,6 +73,8 @@ def render(results: Sequence[Result]) -> str:
         line = cells(result)
         line[0] += f" ({notes.index(result.note) + 1})" if result.note else ""
         lines.append(line)
+
+    # Only some results have further figures, so the lines are padded to the same number of cells.
     columns = max(len(line) for line in lines)
     lines = [line + [""] * (columns - len(line)) for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(columns)]
@@ -83,7 +85,7 @@ def render(results: Sequence[Result]) -> str:
 
 
 def as_json(results: Sequence[Result], about: dict[str, Any]) -> str:
-    """`about` and one object a result: its fields, median, quartiles, and what became of it."""
+    """Return `about` and one object per result: its fields, median, quartiles, and verdicts."""
     rows = []
     for result in results:
         ratios = list(result.ratios)

@@ -1,6 +1,6 @@
-"""The rows of the table by name: a function each, `(bench, *, settings) -> results`.
+"""The rows of the table by name; each row is a function `(bench, *, settings) -> results`.
 
-A row's settings in the configuration (`rows.NAME`) are its keyword arguments.
+The settings of a row in the configuration (`rows.NAME`) are the keyword arguments of its function.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ ROWS: dict[str, Callable[..., list[Result]]] = {
 
 
 def check_names(names: list[str], settings: dict[str, Any]) -> None:
-    """Raises ValueError for a row that does not exist or that the configuration lacks."""
-    if unknown := [name for name in names if name not in ROWS or name not in settings]:
-        raise ValueError(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    """Raise ValueError for a row that does not exist or that the configuration lacks."""
+    unknown = [name for name in names if name not in ROWS or name not in settings]
+    if unknown:
+        raise ValueError(f"no row {', '.join(unknown)} in this preset; rows: {', '.join(ROWS)}")

@@ -1,4 +1,4 @@
-"""Alignment and edit weights of a pair, against a table filled in Python."""
+"""The row `alignment`: alignment and edit weights of a pair, against a table filled in Python."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from benchmarks.samples import edits, replaced
 from rlmec.method.alignment import apply, edit_script, edit_weights
 
 CALLS = 50
-"""Calls of ours behind one reading of the clock: one takes less than a clock can tell."""
+"""Calls of ours per reading of the clock, because one call is shorter than a clock resolves."""
 
 
 def alignment(
     bench: Bench, *, tokens: int, edited_shares: list[float], pairs: int, bound: float, few: float
 ) -> list[Result]:
-    """One line a share of edited tokens; `few` is promised up to a tenth, `bound` above.
+    """Return one line per share of edited tokens.
 
-    `error` is the largest difference of the two distances; that our script gives the target is
-    checked beside it (the weights of two minimal scripts may differ where several exist).
+    The promised ratio is `few` for shares up to 0.1 and `bound` above. `error` is the largest
+    difference between the two edit distances. Weights are not compared, because several minimal
+    scripts may exist; instead, our script is checked to produce the target.
     """
     return [
         _line(bench, tokens, share, pairs, few if share <= 0.1 else bound)
@@ -34,11 +35,12 @@ def _line(bench: Bench, tokens: int, share: float, count: int, bound: float) -> 
     for _ in range(count):
         source = _text(bench, tokens, draw)
         pairs.append((source, replaced(source, edits(tokens, 0, share, draw), draw)))
+
     worst = 0
     for source, target in pairs:
         script = edit_script(source, target)
         if apply(script, source, target) != target:
-            raise ValueError(f"the script of a pair of {tokens} tokens does not give its target")
+            raise ValueError(f"the script of a pair of {tokens} tokens misses its target")
         worst = max(worst, abs(script.distance - table_weights(source, target)[0]))
 
     def ours() -> None:
@@ -64,7 +66,7 @@ def _line(bench: Bench, tokens: int, share: float, count: int, bound: float) -> 
 
 
 def _text(bench: Bench, tokens: int, draw: np.random.Generator) -> list[int]:
-    """Attempts laid end to end, cut to `tokens` ids."""
+    """Attempts joined one after the other, cut to `tokens` ids."""
     pool, ids = bench.samples.all, []
     while len(ids) < tokens:
         ids += pool[int(draw.integers(len(pool)))].attempt

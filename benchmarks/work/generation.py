@@ -1,4 +1,4 @@
-"""Our generation against the library's own, batched."""
+"""The row `sampling`: this project's generation against that of transformers, both batched."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from benchmarks.measurement import Result, Timing, alternate, timed_result
 from rlmec.lm.generation import Decoding, generate
 
 MEAN_LENGTH = 60
-"""Tokens of a completion on average: so many times fewer tokens end a text than there are."""
+"""Mean tokens of a completion: one in so many tokens of the vocabulary ends a text."""
 
 
 def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -> list[Result]:
-    """Two lines, greedy and sampled (temperature 0.7, top-p 0.95), in milliseconds a token.
+    """Return two lines, greedy and sampled (temperature 0.7, top-p 0.95), in ms per token.
 
-    Prompts are as long as the data's; random tokens end a completion, so that rows finish at
-    different times, at most after `tokens`. Greedy texts are compared token by token: `error` is
-    that of `library.greedy_error`.
+    Prompts have the lengths of the data. Random tokens end a completion, so rows finish at
+    different times, at the latest after `tokens`. Greedy texts are compared token by token; `error`
+    is `library.greedy_error`.
     """
     network = bench.network(**library.spread(bench.shape))
     draw = np.random.default_rng((bench.seed, 6))
@@ -38,16 +38,18 @@ def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -
             made = generate(network, asked, decoding, end_ids=ends, pad_id=0, seed=bench.seed)
         return [c.ids for c in made]
 
+    # Each function returns one text per prompt, in the order of the prompts.
     greedy = theirs(), ours(Decoding(tokens))
+
     nucleus = Decoding(tokens, 0.7, 0.95, num_generations)
     arguments = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "top_k": 0}
     arguments["num_return_sequences"] = num_generations
-    first = _a_token(theirs, lambda: ours(Decoding(tokens)), bench)
-    second = _a_token(lambda: theirs(**arguments), lambda: ours(nucleus), bench)
+    first = _per_token(theirs, lambda: ours(Decoding(tokens)), bench)
+    second = _per_token(lambda: theirs(**arguments), lambda: ours(nucleus), bench)
     return [
         timed_result(
             "sampling",
-            f"greedy, {prompts} prompts, a token",
+            f"greedy, {prompts} prompts, per token",
             first,
             unit="ms",
             error=library.greedy_error(network, asked, *greedy, bench.precision),
@@ -55,22 +57,23 @@ def sampling(bench: Bench, *, prompts: int, num_generations: int, tokens: int) -
         ),
         timed_result(
             "sampling",
-            f"nucleus, {prompts} x {num_generations}, a token",
+            f"nucleus, {prompts} x {num_generations}, per token",
             second,
             unit="ms",
         ),
     ]
 
 
-def _a_token(
+def _per_token(
     baseline: Callable[[], list[list[int]]], ours: Callable[[], list[list[int]]], bench: Bench
 ) -> Timing:
-    """Seconds a token said; the two sides draw other numbers, so their lengths differ."""
+    """Seconds per generated token, since the two sides draw completions of different lengths."""
     counts: dict[str, list[int]] = {"baseline": [], "ours": []}
 
     def noted(side: str, work: Callable[[], list[list[int]]]) -> Callable[[], None]:
         return lambda: counts[side].append(sum(len(ids) for ids in work()))
 
+    # The first count of each side belongs to its untimed warm-up run.
     timing = alternate(
         noted("baseline", baseline), noted("ours", ours), bench.repeats, bench.device
     )

@@ -1,4 +1,4 @@
-"""Cost a pair when there are more pairs: it should stay what it is."""
+"""The row `scaling`: the cost per pair must not grow with the number of pairs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def scaling(
     tokens_per_micro_batch: int,
     bound: float,
 ) -> list[Result]:
-    """Milliseconds a pair at `times` as many pairs (ours) against the first of them (baseline).
+    """Return the milliseconds per pair at `times` as many pairs, against the first of `times`.
 
-    `data`: alignment, rewards, rows, plan and padding of `data_pairs`, in steps of
-    `tokens_per_step`; `train`: the gradients of `pairs`. The same pairs are repeated, so that
-    nothing but their number grows.
+    The lines `data` measure alignment, rewards, rows, plan, and padding of `data_pairs`, in steps
+    of `tokens_per_step`. The lines `train` measure the gradients of `pairs`. The same pairs are
+    repeated, so nothing but their number grows.
     """
     network = bench.network()
     module = policy_module(network)
@@ -71,7 +71,8 @@ def _line(
     more: int,
     bound: float,
 ) -> Result:
-    one, many = len(samples) * once, len(samples) * more
+    one = len(samples) * once
+    many = len(samples) * more
     timing = alternate(
         work(list(samples) * once), work(list(samples) * more), bench.repeats, bench.device
     )
@@ -82,5 +83,5 @@ def _line(
         f"{name}, {one} -> {many} pairs",
         timing,
         unit="ms",
-        promises=(at_most(bound, grown, "x a pair"),),
+        promises=(at_most(bound, grown, "x per pair"),),
     )

@@ -1,4 +1,4 @@
-"""Head and loss alone, forward and backward: peak memory and time against dense float32 logits."""
+"""The row `head`: peak memory and time of head and loss, against dense float32 logits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def head(
     time_bound: float,
     mixed: bool = False,
 ) -> list[Result]:
-    """Two lines, memory and time, and two more with products in bfloat16 where `mixed`; `error` is
-    of the log-probs and of the gradients relative to the largest one. Memory is what is held at
-    most beyond inputs: log-probs, gradients, scratch."""
+    """Return two lines, memory and time; with `mixed` two more with products in bfloat16.
+
+    `error` is the largest difference of log-probs or gradients, relative to the largest of each.
+    Memory is the peak beyond the inputs: log-probs, gradients, and scratch space.
+    """
     shape = (vocabulary_size, hidden_size, tokens)
     bounds = (memory_bound, time_bound)
     also = mixed and bench.precision == "32-true"
@@ -66,9 +68,11 @@ def _measured(
         float((a - b).abs().max() / b.abs().max())
         for a, b in zip(whole(ours), whole(baseline), strict=True)
     )
+    # Rounding differs between the two sides, and more so in half precision.
     limit = 1e-5 if precision == "32-true" else 3e-2
     case = f"V={vocabulary_size}, d={hidden_size}, {tokens} tokens"
     case += "" if precision == "32-true" else f", {precision}"
+
     held = []
     resident: dict[str, float] = {}
     for name, side in (("baseline", baseline), ("ours", ours)):
@@ -79,6 +83,7 @@ def _measured(
             grown = peak_resident_bytes(lambda side=side: whole(side) and None)
             resident |= {} if grown is None else {f"{name} resident MiB": round(grown / 2**20, 1)}
     memory = held[0] / held[1]
+
     timing = alternate(lambda: whole(baseline), lambda: whole(ours), bench.repeats, bench.device)
     taken = [o / b for b, o in zip(timing.baseline, timing.ours, strict=True)]
     note = "gradients of hidden states and head matrix are part of the memory on both sides"

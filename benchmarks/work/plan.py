@@ -1,4 +1,4 @@
-"""How full the batches of a planned epoch are, and how evenly several ranks are loaded."""
+"""The row `plan`: how full planned batches are, and how evenly several ranks are loaded."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def plan(
     fill_bound: float,
     imbalance_bound: float,
 ) -> list[Result]:
-    """Three lines over all pairs there are: real / processed tokens of packed rows planned for
-    `ranks`; the busiest rank's padded tokens over the mean of a step; processed tokens a pair.
+    """Return three lines over all pairs, for packed rows planned for `ranks`.
 
-    The baseline shuffles and pads batches of four to their longest row; for balance its ranks take
-    batches in turn. Pure arithmetic: nothing is run.
+    The lines are real over processed tokens; the padded tokens of the busiest rank over the mean of
+    a step; and processed tokens per pair. The baseline shuffles rows, pads batches of four to their
+    longest row, and gives the batches to its ranks in turn. This is arithmetic only; no network
+    runs.
     """
     samples = bench.samples.all
     pairs = credited_pairs(samples, None, punished_removed=0.8, punished_kept=0.05, seed=bench.seed)
@@ -42,33 +43,56 @@ def plan(
         max_tokens_per_micro_batch=tokens_per_micro_batch,
         counts=counts,
     )
+
+    # The last step of a plan may be incomplete, which says nothing about balance.
     real, loads = _loads(made, lengths)
-    full = [  # the last step of a plan may fall short
-        s for s in range(made.steps) if len(made.rows(s)) >= sequences_per_step // 2
-    ]
-    ours = np.array([real.sum() / loads.sum(), _imbalance(loads[full])])
+    full = [s for s in range(made.steps) if len(made.rows(s)) >= sequences_per_step // 2]
+    fill = float(real.sum() / loads.sum())
+    even = float(_imbalance(loads[full]))
+    processed = float(loads.sum()) / (epochs * len(pairs))
+
     plain = [(p.attempt.prompt_ids + p.attempt.completion_ids) for p in pairs]
     plain += [(p.attempt.prompt_ids + p.target_ids) for p in pairs]
-    theirs = _shuffled([len(row) for row in plain], ranks, sequences_per_step, bench.seed)
-    case = f"{ranks} ranks, {sequences_per_step} pairs a step"
-    fill, even = float(ours[0]), float(ours[1])
-    each = float(loads.sum()) / (epochs * len(pairs)), theirs[2] / len(pairs)
+    plain_lengths = [len(row) for row in plain]
+    base_fill, base_even, base_total = _shuffled(
+        plain_lengths, ranks, sequences_per_step, bench.seed
+    )
+    base_processed = base_total / len(pairs)
+
+    case = f"{ranks} ranks, {sequences_per_step} pairs per step"
     return [
         Result(
-            *("plan", f"real/processed tokens, {case}", "", theirs[0], fill, [fill / theirs[0]]),
+            "plan",
+            f"real/processed tokens, {case}",
+            "",
+            base_fill,
+            fill,
+            [fill / base_fill],
             promises=(at_least(fill_bound, fill),),
             note="plan: the ratio of the first line is ours over the baseline's",
         ),
         Result(
-            *("plan", "busiest rank / mean", "", theirs[1], even, [theirs[1] / even]),
+            "plan",
+            "busiest rank / mean",
+            "",
+            base_even,
+            even,
+            [base_even / even],
             promises=(at_most(imbalance_bound, even),),
         ),
-        Result("plan", "processed tokens a pair", "tokens", each[1], each[0], [each[1] / each[0]]),
+        Result(
+            "plan",
+            "processed tokens per pair",
+            "tokens",
+            base_processed,
+            processed,
+            [base_processed / processed],
+        ),
     ]
 
 
 def _loads(made: StepPlan, lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Real tokens of every step, and padded tokens of every step and rank."""
+    """Real tokens per step [steps], and padded tokens per step and rank [steps, ranks]."""
     real = np.zeros(made.steps)
     loads = np.zeros((made.steps, made.world_size))
     for step in range(made.steps):
@@ -81,14 +105,14 @@ def _loads(made: StepPlan, lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _imbalance(loads: np.ndarray) -> float:
-    """The busiest rank's load over the mean one, averaged over steps: what a step waits for."""
+    """The load of the busiest rank, for which a step waits, over the mean load; mean over steps."""
     return float((loads.max(1) / loads.mean(1)).mean())
 
 
 def _shuffled(
     lengths: list[int], ranks: int, sequences: int, seed: int
 ) -> tuple[float, float, float]:
-    """(real / processed tokens, imbalance, processed tokens) of shuffled batches of four."""
+    """Real over processed tokens, imbalance, and processed tokens of shuffled batches of four."""
     order = np.random.default_rng((seed, 5)).permutation(len(lengths))
     padded = []
     for start in range(0, len(order) - BATCH + 1, BATCH):

@@ -1,4 +1,7 @@
-"""Decoding a correction from its draft, against greedy decoding and the library's look-up."""
+"""The row `rewrite`: decoding a correction from its draft.
+
+The baselines are greedy decoding by transformers and the prompt look-up of transformers.
+"""
 
 from __future__ import annotations
 
@@ -21,39 +24,40 @@ LOOKUP_TOKENS = 10
 FEW_EDITS = 3
 END = (1,)
 NO_END = (-1,)
-"""An end that no token is: every text has the wanted length."""
+"""An end id that no token has, so that every text has the same length."""
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Prompts (question, reference and attempt, as the GRM is asked), and what is said to each."""
+    """The prompts of the GRM (question, reference, and attempt) and the greedy text of each."""
 
     bench: Bench
     network: Any
     prompts: list[list[int]]
-    said: list[list[int]]
+    texts: list[list[int]]
     tokens: int
 
     def edited(self, count: int) -> list[list[int]]:
-        """Drafts: what is said, with `count` tokens of each replaced."""
+        """Return drafts: the greedy texts with `count` tokens of each replaced."""
         draw = np.random.default_rng((self.bench.seed, 12, count))
         return [
             replaced(ids, sorted(draw.choice(len(ids) - 1, count, replace=False)), draw)
-            for ids in self.said
+            for ids in self.texts
         ]
 
     def useless(self) -> list[list[int]]:
+        """Return drafts of random tokens."""
         draw = np.random.default_rng((self.bench.seed, 13))
-        return [draw.integers(2, VOCABULARY, self.tokens).tolist() for _ in self.said]
+        return [draw.integers(2, VOCABULARY, self.tokens).tolist() for _ in self.texts]
 
     def greedy(self, number: int | None) -> list[list[int]]:
-        """The library's greedy texts of one stream, or of all in one batch."""
+        """Return the library's greedy text of one stream, or of all streams in one batch."""
         some = self.prompts if number is None else [self.prompts[number]]
         with self.bench.arithmetic():
             return library.generate(self.network, some, self.tokens)
 
     def ours(self, number: int | None, drafts: Sequence[list[int]]) -> list[list[int]]:
-        """The same texts by way of drafts."""
+        """Return the same texts, decoded from drafts."""
         one = slice(None) if number is None else slice(number, number + 1)
         with self.bench.arithmetic():
             made = rewrite_from(
@@ -73,26 +77,31 @@ def rewrite(
     call_share: float,
     useless_bound: float,
 ) -> list[Result]:
-    """For each number of edits: one stream at a time, a batch, and calls against prompt look-up.
+    """Return three lines per number of edits: one stream, a batch, and calls of prompt look-up.
 
-    The network has random weights, and a draft is what it says with some tokens replaced. `error`
-    is that of `library.greedy_error`.
+    The network has random weights, and a draft is its greedy text with some tokens replaced.
+    `error` is `library.greedy_error`. Two more lines are for useless drafts.
     """
     network = bench.network(**library.spread(bench.shape))
     chosen = bench.drawn(bench.samples.wrong, streams, salt=14)
     prompts = [s.rewrite_prompt for s in chosen]
     with bench.arithmetic():
-        said = library.generate(network, prompts, tokens)
-    work = Streams(bench, network, prompts, said, tokens)
-    work.ours(0, said)  # what is asked of a network only once
+        texts = library.generate(network, prompts, tokens)
+    work = Streams(bench, network, prompts, texts, tokens)
+    work.ours(0, texts)  # prepares what is computed once per network
+
     results = []
     for count in edits:
-        drafts, batch = work.edited(count), f"{_edits(count)}, batch of {streams}"
+        drafts = work.edited(count)
         few = count <= FEW_EDITS
         one = one_bound if few else None
-        results.append(_line(work, f"{_edits(count)}, one stream", 0, drafts, one, call_share))
-        results.append(_line(work, batch, None, drafts, batch_bound if few else useless_bound))
+        several = batch_bound if few else useless_bound
+        alone = f"{_edits(count)}, one stream"
+        batch = f"{_edits(count)}, batch of {streams}"
+        results.append(_line(work, alone, 0, drafts, one, call_share))
+        results.append(_line(work, batch, None, drafts, several))
         results.append(_lookup(work, count))
+
     drafts = work.useless()
     results.append(_line(work, f"useless drafts, batch of {streams}", None, drafts, useless_bound))
     results.append(_scored(work, drafts))
@@ -107,16 +116,18 @@ def _line(
     bound: float | None,
     call_share: float | None = None,
 ) -> Result:
-    """One stream, or all in a batch: wall time against greedy, passes, and columns fed in them.
+    """One stream, or all streams in a batch: wall time, passes, and columns against greedy.
 
-    `call_share` promises so many times fewer passes.
+    `call_share` is the promised factor between the numbers of passes.
     """
-    network, precision = work.network, work.bench.precision
+    network = work.network
+    precision = work.bench.precision
     prompts = work.prompts if number is None else [work.prompts[number]]
     with counted(network) as plain:
         first = work.greedy(number)
     with counted(network) as passes:
         second = work.ours(number, drafts)
+
     timing = alternate(
         lambda: work.greedy(number),
         lambda: work.ours(number, drafts),
@@ -144,10 +155,11 @@ def _line(
 
 
 def _lookup(work: Streams, count: int) -> Result:
-    """Passes of the library's prompt look-up, the draft in its prompt, against ours.
+    """Passes of the library's prompt look-up, with the draft in its prompt, against ours.
 
-    Look-up finds what to guess by what was said, so the text matters: it is an attempt of the data,
-    told to the network token by token, and its draft has `count` tokens replaced.
+    Look-up guesses from the text generated so far, so the text must be realistic. It is an attempt
+    of the data, which the network is made to generate; the draft has `count` of its tokens
+    replaced.
     """
     pool = [t for s in work.bench.samples.wrong for t in s.attempt if t not in END]
     draw = np.random.default_rng((work.bench.seed, 15, count))
@@ -155,12 +167,14 @@ def _lookup(work: Streams, count: int) -> Result:
     text = pool[start : start + work.tokens]
     draft = replaced(text, sorted(draw.choice(len(text) - 1, count, replace=False)), draw)
     asked = work.prompts[0] + draft
+
     with told(work.network, asked + text), counted(work.network) as theirs:
-        said = library.generate(
+        generated = library.generate(
             work.network, [asked], work.tokens, prompt_lookup_num_tokens=LOOKUP_TOKENS
         )
-    if said != [text]:
-        raise ValueError("prompt look-up did not say what the network was told")
+    if generated != [text]:
+        raise ValueError("prompt look-up did not generate the given text")
+
     drafts = work.edited(count)
     with counted(work.network) as ours:
         work.ours(0, drafts)
@@ -176,7 +190,7 @@ def _lookup(work: Streams, count: int) -> Result:
 
 
 def _scored(work: Streams, drafts: list[list[int]]) -> Result:
-    """Useless drafts again, where the plain way also has to give their log-probs, as ours does."""
+    """Useless drafts, where the baseline must also compute their log-probs, as ours does."""
     net = TokenScorer(work.network)
     pairs = zip(work.prompts, drafts, strict=True)
     rows = [Row.likelihood(f"r{i}", [*p, *d], len(p)) for i, (p, d) in enumerate(pairs)]

@@ -1,4 +1,8 @@
-"""Scoring attempts: samples of one problem together, and wrong attempts at no cost at all."""
+"""The rows `score_samples` and `score_wrong`: log-probs of attempts.
+
+Samples of one problem are scored together. The score of a wrong attempt comes from the first pass
+of its correction, so it costs no pass of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +22,18 @@ from rlmec.lm.draft_decoding import rewrite
 from rlmec.lm.logprobs import TokenScorer, score_rows
 
 LIMIT = {"32-true": 1e-4, "bf16-mixed": 0.2, "bf16-true": 0.5}
-"""Largest difference of two log-probs of one token (nats), by precision."""
+"""The allowed difference between two log-probs of one token (nats), by precision."""
 
 
 def largest_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
-    """Of two lists of log-probs; other lengths raise ValueError."""
+    """Return the largest difference of two lists of log-probs; ValueError for other lengths."""
     return max(
         abs(a - b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
     )
 
 
 def score_samples(bench: Bench, *, problems: int, samples: int, bound: float) -> list[Result]:
-    """Log-probs of `samples` attempts for each problem under the policy's prompt."""
+    """Time the log-probs of `samples` attempts per problem, given the policy's prompt."""
     groups: dict[int, list[Sample]] = defaultdict(list)
     for sample in bench.samples.all:
         groups[sample.problem].append(sample)
@@ -66,19 +70,20 @@ def score_samples(bench: Bench, *, problems: int, samples: int, bound: float) ->
 
 
 def score_wrong(bench: Bench, *, attempts: int, tokens: int) -> list[Result]:
-    """What scoring wrong attempts adds to correcting them, under the prompt of both.
+    """Return what scoring wrong attempts adds to correcting them, given the GRM's prompt.
 
-    The baseline corrects and then scores in a pass of its own; ours reads the log-probs off the
-    first pass of correcting. Two lines. Passes beyond correcting: where greedy decoding says the
-    attempt itself, one pass verifies it, so every further one is for the score. Wall time of both
-    together: of real wrong attempts, corrections cut after `tokens`.
+    The baseline corrects and then scores in a pass of its own. Ours takes the log-probs from the
+    first pass of the correction. The first line counts the passes beyond correcting: if greedy
+    decoding generates the attempt itself, one pass verifies it, and every further pass is for the
+    score. The second line is the wall time of both together for real wrong attempts, with
+    corrections cut after `tokens`.
     """
     chosen = bench.drawn(bench.samples.wrong, attempts, salt=16)
     prompts, drafts = [s.rewrite_prompt for s in chosen], [s.attempt for s in chosen]
     network = bench.network()
     net = TokenScorer(network)
     with bench.arithmetic():
-        said = library.generate(network, prompts, tokens)
+        texts = library.generate(network, prompts, tokens)
 
     def correct(some: Sequence[list[int]], limit: int = tokens) -> list[list[float]]:
         with bench.arithmetic():
@@ -94,9 +99,9 @@ def score_wrong(bench: Bench, *, attempts: int, tokens: int) -> list[Result]:
 
     error = largest_difference(both(drafts), correct(drafts))
     with counted(network) as apart:
-        both(said)
+        both(texts)
     with counted(network) as together:
-        correct(said)
+        correct(texts)
     timing = alternate(
         lambda: both(drafts), lambda: correct(drafts), bench.repeats, bench.device, warm=False
     )
@@ -111,6 +116,6 @@ def score_wrong(bench: Bench, *, attempts: int, tokens: int) -> list[Result]:
         promises=(at_most(0, extra),),
         error=error,
         error_limit=LIMIT[bench.precision],
-        note="score_wrong: the ratio of the first line is of all passes, verifying included",
+        note="score_wrong: the ratio of the first line is of all passes, including verification",
     )
     return [first, timed_result("score_wrong", f"correct and score {attempts}", timing)]

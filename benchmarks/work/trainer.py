@@ -1,4 +1,4 @@
-"""What Lightning, the callbacks and logging add to a bare loop over the same batches."""
+"""The row `trainer`: what Lightning, callbacks, and logging add to a bare loop over batches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CSV = "lightning.pytorch.loggers.CSVLogger"
 
 
 class _Stamped(PolicyModule):
-    """Notes the time at which every step begins."""
+    """A policy module that records the time at which every step begins."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.stamps.append(time.perf_counter())
@@ -51,10 +51,13 @@ class _Stamped(PolicyModule):
 
 
 def trainer(bench: Bench, *, steps: int, bound: float) -> list[Result]:
-    """Milliseconds a step on a very small network, so that what is added can be seen; it does not
-    depend on the network's size. Both sides: batches from the loader, loss, backward, clipping,
-    AdamW, schedule. Ours also: Lightning, the fit's callbacks, metrics, a CSV line every 10 steps
-    (a checkpoint's writing depends on the network and is left out)."""
+    """Return the milliseconds per step on a very small network.
+
+    The added time does not depend on the size of the network, and a small one makes it visible.
+    Both sides have batches from the loader, loss, backward pass, clipping, AdamW, and schedule.
+    Ours adds Lightning, the callbacks of a fit, metrics, and a CSV line every 10 steps. Checkpoints
+    are left out, because the time to write one depends on the network.
+    """
     pairs = credited_pairs(
         [_folded(s) for s in bench.drawn(bench.samples.wrong, 64, salt=10)],
         None,
@@ -69,13 +72,16 @@ def trainer(bench: Bench, *, steps: int, bound: float) -> list[Result]:
         if repeat:  # the first of each warms up
             bare.append(one * 1e3)
             ours.append(two * 1e3)
+
+        # The weights after all steps must agree.
         gaps = zip(first.parameters(), second.parameters(), strict=True)
         errors.append(max(float((a - b).detach().abs().max()) for a, b in gaps))
+
     added = median(o - b for b, o in zip(bare, ours, strict=True))
     return [
         Result(
             "trainer",
-            f"a step of {steps}",
+            f"per step of {steps}",
             "ms",
             median(bare),
             median(ours),
@@ -89,11 +95,13 @@ def trainer(bench: Bench, *, steps: int, bound: float) -> list[Result]:
 
 
 def _parts(bench: Bench, pairs: Any, steps: int) -> tuple[Any, Any]:
-    """A module at the same weights each time, and its data."""
+    """A module with the same weights each time, and its data."""
     network = networks.build(SMALL, 512, "32-true", bench.device, bench.seed)
     data = planned(pairs, 8192, steps=steps, tokens_per_step=1000, accumulate=1)
     if data.plan.accumulate != 1:
-        raise ValueError(f"{data.plan.accumulate} micro-batches a step: the bare loop takes one")
+        raise ValueError(
+            f"{data.plan.accumulate} micro-batches per step, but the bare loop takes one"
+        )
     module = _Stamped(
         network,
         pad_id=PAD,
@@ -108,7 +116,7 @@ def _parts(bench: Bench, pairs: Any, steps: int) -> tuple[Any, Any]:
 
 
 def _folded(sample: Sample) -> Sample:
-    """The sample with its ids in the small vocabulary."""
+    """The sample with its ids mapped into the small vocabulary."""
 
     def fold(ids: list[int]) -> list[int]:
         return [t % 510 + 2 if t > 1 else t for t in ids]
@@ -119,7 +127,7 @@ def _folded(sample: Sample) -> Sample:
 
 
 def _a_step(stamps: list[float]) -> float:
-    """Seconds a step between the beginnings of steps, the first few left out."""
+    """Mean seconds between the beginnings of steps, without the first few steps."""
     return (stamps[-1] - stamps[WARM]) / max(len(stamps) - 1 - WARM, 1)
 
 
@@ -169,7 +177,7 @@ def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Lightning says at the start of every fit."""
+    """Suppress the messages of Lightning at the start of a fit."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,8 @@
-"""A training step on pairs: the authors' pattern against packed rows and chosen log-probs."""
+"""The rows `train_wrong` and `train_right`: a training step on pairs.
+
+The baseline is the pattern of the authors' scripts. Ours packs a pair into one row with a shared
+prefix and computes log-probs of the scored tokens only.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from benchmarks.samples import Sample
 from rlmec.records import Pair
 
 GRADIENT_LIMIT = 1e-5
-"""Of the largest gradient, in float32."""
+"""The allowed difference as a share of the largest gradient, in float32."""
 
 
 def train_wrong(
@@ -32,7 +36,7 @@ def train_wrong(
     optimizer: bool,
     bound: float,
 ) -> list[Result]:
-    """A step on wrong attempts and their corrections; `optimizer` adds clipping and AdamW."""
+    """Time a step on wrong attempts and corrections; `optimizer` adds clipping and AdamW."""
     credit = {"punished_removed": punished_removed, "punished_kept": punished_kept}
     chosen = bench.drawn(bench.samples.wrong, pairs, salt=1)
     return _train(bench, "train_wrong", chosen, tokens_per_micro_batch, credit, optimizer, bound)
@@ -41,7 +45,7 @@ def train_wrong(
 def train_right(
     bench: Bench, *, pairs: int, tokens_per_micro_batch: int, optimizer: bool, bound: float
 ) -> list[Result]:
-    """A step on right attempts, which are their own targets."""
+    """Time a step on right attempts, which are their own targets."""
     credit = {"punished_removed": 0.0, "punished_kept": 0.05}
     chosen = bench.drawn(bench.samples.right, pairs, salt=2)
     return _train(bench, "train_right", chosen, tokens_per_micro_batch, credit, optimizer, bound)
@@ -58,20 +62,25 @@ def _train(
 ) -> list[Result]:
     network = bench.network()
     pairs = credited_pairs(samples, network, seed=bench.seed, **credit)
-    data, module = planned(pairs, micro_batch), policy_module(network)
+    data = planned(pairs, micro_batch)
+    module = policy_module(network)
     module.train()
     sides = {
         "baseline": partial(authors.training_step, network, pairs, bench.arithmetic),
         "ours": partial(step_gradients, module, data, bench.arithmetic),
     }
+
+    # In half precision the two sides round differently, so only float32 is compared.
     error = None
     if bench.precision == "32-true":
         error = gradient_error(network, sides["baseline"], sides["ours"])
+
     finish = _optimizer_step(network) if optimizer else lambda: None
     steps = {key: partial(_step, network, side, finish) for key, side in sides.items()}
     timing = alternate(
         steps["baseline"], steps["ours"], bench.repeats, bench.device, warm=error is None
     )
+
     tokens = _tokens(pairs, data)
     more: dict[str, Any] = {}
     if bench.on_gpu:
@@ -81,6 +90,7 @@ def _train(
             flops = networks.training_flops(network, tokens[key], tokens[f"{key} scored"])
             peak = peak_bytes(lambda side=side: side() and None, bench.device)
             more |= bench.gpu_figures(key, flops, tokens["baseline"], times[key], peak)
+
     more |= {"tokens through the layers": f"{tokens['baseline']} -> {tokens['ours']}"}
     more |= {"through the head": f"{tokens['baseline']} -> {tokens['ours scored']}"}
     result = timed_result(
@@ -94,13 +104,17 @@ def _train(
 
 
 def gradient_error(network: Any, baseline: Callable[[], float], ours: Callable[[], float]) -> float:
-    """The larger of the two differences: of the losses, relative to the loss (to 1 where it is
-    smaller), and of any gradient, relative to the largest one."""
+    """Return the larger of the relative differences of losses and gradients.
+
+    Losses are compared relative to the loss, or to 1 if the loss is smaller; gradients relative to
+    the largest gradient. A parameter with a gradient on one side only counts with that gradient.
+    """
     network.zero_grad(set_to_none=True)
     first = baseline()
     kept = [p.grad for p in network.parameters()]
     network.zero_grad(set_to_none=True)
     second = ours()
+
     largest = max(float(g.abs().max()) for g in kept if g is not None)
     worst = 0.0
     for old, parameter in zip(kept, network.parameters(), strict=True):
@@ -114,8 +128,11 @@ def gradient_error(network: Any, baseline: Callable[[], float], ours: Callable[[
 
 
 def _optimizer_step(network: Any) -> Callable[[], None]:
-    """Clipping and AdamW at learning rate 0: all of the arithmetic, none of the change, so that
-    both sides go on at the same weights."""
+    """Clipping and AdamW with learning rate 0.
+
+    This does all of the arithmetic and leaves the weights unchanged, so both sides keep the same
+    weights.
+    """
     made = torch.optim.AdamW(network.parameters(), lr=0.0)
 
     def finish() -> None:
@@ -132,7 +149,7 @@ def _step(network: Any, side: Callable[[], float], finish: Callable[[], None]) -
 
 
 def _tokens(pairs: Sequence[Pair], data: Any) -> dict[str, int]:
-    """Real tokens of each side through the layers and through the head (padding not counted)."""
+    """The tokens of each side through the layers and through the head, without padding."""
     plain = sum(
         2 * len(p.attempt.prompt_ids) + len(p.attempt.completion_ids) + len(p.target_ids)
         for p in pairs

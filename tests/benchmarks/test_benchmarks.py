@@ -79,7 +79,7 @@ def test_a_gpu_preset_without_a_gpu_says_so(monkeypatch):
 
 
 def test_an_unknown_row_is_named():
-    with pytest.raises(ValueError, match="no row speed; there are train_wrong"):
+    with pytest.raises(ValueError, match=r"no row speed .*train_wrong"):
         settings("work=[speed]").names()
     with pytest.raises(ValueError, match="no row plan"):
         settings("preset=cpu_124m", "work=plan").names()
