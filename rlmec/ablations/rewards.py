@@ -10,7 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlmec.method.rewards import Rule, asked, checked_attempt, edit_labels, token_probability
+from rlmec.method.rewards import (
+    RewardRule,
+    accepted_arguments,
+    checked_attempt,
+    edit_labels,
+    token_probability,
+)
 
 
 def continuous_probability(
@@ -76,7 +82,7 @@ def good_prefix(
     first_edit: int | None,
     old_logprobs: np.ndarray | None = None,
     *,
-    rule: Rule,
+    rule: RewardRule,
     reward: float = 0.1,
 ) -> np.ndarray:
     """The rewards of `rule`, but `reward` on the tokens of a wrong attempt before its first edit.
@@ -100,7 +106,7 @@ def bounded_penalty(
     old_logprobs: np.ndarray,
     first_edit: int | None = None,
     *,
-    rule: Rule,
+    rule: RewardRule,
     bound: float = 1.0,
 ) -> np.ndarray:
     """The rewards of `rule`, with penalties limited by the token's own probability.
@@ -118,7 +124,7 @@ def bounded_penalty(
 
 
 def _call(
-    rule: Rule,
+    rule: RewardRule,
     grm_logprobs: np.ndarray,
     is_right: bool,
     removed: np.ndarray,
@@ -126,5 +132,5 @@ def _call(
     old_logprobs: np.ndarray | None,
 ) -> np.ndarray:
     """The rewards of the inner rule, which gets the optional arguments that it has."""
-    more = asked(rule, first_edit=first_edit, old_logprobs=old_logprobs)
+    more = accepted_arguments(rule, first_edit=first_edit, old_logprobs=old_logprobs)
     return rule(grm_logprobs, is_right, removed, **more)

@@ -8,18 +8,14 @@ that give no pair are counted by reason. Pure: no disk, no model, no configurati
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlmec.method.alignment import EditScript, edit_script, edit_weights
-from rlmec.method.rewards import asked
+from rlmec.method.rewards import RewardRule, accepted_arguments
 from rlmec.records import Attempt, Correction, Pair, Problem, Score, by_id, require_same_tokenizer
-
-RewardRule = Callable[..., np.ndarray]
-"""(grm_logprobs, is_right, removed) -> token rewards, float32 [n]. A rule that has parameters named
-`old_logprobs` or `first_edit` is given these as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +153,7 @@ def _credit(
         )
     grm = np.asarray(score.grm_logprobs, dtype=np.float32)  # [n]
     old = np.asarray(score.old_logprobs, dtype=np.float32)  # [n]
-    more = asked(reward, old_logprobs=old, first_edit=script.first_edit)
+    more = accepted_arguments(reward, old_logprobs=old, first_edit=script.first_edit)
     return reward(grm, attempt.is_right, script.removed, **more), old
 
 

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-Rule = Callable[..., np.ndarray]
+RewardRule = Callable[..., np.ndarray]
+"""(grm_logprobs, is_right, removed) -> token rewards, float32 [n]."""
 
 ROUNDING = 1e-4
 """A float32 log-softmax may round a log-probability up to this far above 0: it counts as 0."""
@@ -83,7 +84,7 @@ def no_reward(grm_logprobs: np.ndarray, is_right: bool, removed: np.ndarray) -> 
     return np.zeros(len(removed), dtype=np.float32)
 
 
-def asked(rule: Rule, **offered: Any) -> dict[str, Any]:
+def accepted_arguments(rule: RewardRule, **offered: Any) -> dict[str, Any]:
     """Those of the `offered` arguments that the rule has a parameter for."""
     parameters = inspect.signature(rule).parameters
     return {name: value for name, value in offered.items() if name in parameters}

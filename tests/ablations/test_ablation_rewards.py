@@ -13,7 +13,7 @@ from rlmec.ablations.rewards import (
     verdict,
 )
 from rlmec.method.alignment import edit_script
-from rlmec.method.rewards import asked, edit_labels, no_reward
+from rlmec.method.rewards import accepted_arguments, edit_labels, no_reward
 
 NONE = np.zeros(4, dtype=bool)
 
@@ -82,10 +82,10 @@ def test_a_penalty_is_bounded_by_the_tokens_own_probability():
 
 def test_a_rule_in_a_rule_in_a_rule_gets_what_it_asks_for():
     rule = partial(bounded_penalty, rule=partial(good_prefix, rule=edit_labels, reward=0.3))
-    more = asked(rule, old_logprobs=logs(1, 1, 0.05, 1), first_edit=1)
+    more = accepted_arguments(rule, old_logprobs=logs(1, 1, 0.05, 1), first_edit=1)
     found = rule(logs(1, 1, 1, 1), False, REMOVED, **more)
     np.testing.assert_allclose(found, [0.3, 0, -0.05, -0.1], atol=1e-8)
-    assert asked(edit_labels, old_logprobs=1, first_edit=1) == {}
+    assert accepted_arguments(edit_labels, old_logprobs=1, first_edit=1) == {}
 
 
 # --- penalties on the first error alone ---

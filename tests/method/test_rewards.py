@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlmec.method.rewards import (
-    asked,
+    accepted_arguments,
     clipped_probability,
     edit_labels,
     no_reward,
@@ -91,5 +91,5 @@ def test_no_reward_is_zero_for_every_token():
 def test_a_rule_gets_the_arguments_that_it_has():
     def rule(grm_logprobs, is_right, removed, old_logprobs): ...
 
-    assert asked(rule, old_logprobs=1, first_edit=2) == {"old_logprobs": 1}
-    assert asked(edit_labels, old_logprobs=1, first_edit=2) == {}
+    assert accepted_arguments(rule, old_logprobs=1, first_edit=2) == {"old_logprobs": 1}
+    assert accepted_arguments(edit_labels, old_logprobs=1, first_edit=2) == {}
