@@ -1,8 +1,8 @@
-"""The model card of an exported model, from what its artifacts say.
+"""The model card of an exported model.
 
-In: settings, figures, the command, library versions. Out: Markdown with the front matter that the
-hub reads. Places on this machine are left out: of a path its last name stays. A licence is for the
-user to choose.
+In: settings, figures, the command, versions of libraries. Out: Markdown with the front matter that
+the Hugging Face hub reads. Folders of this machine are left out: only the last name of a path is
+shown. The card names no licence, because the user must choose one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-SAID = {
+from rlmec.runtime.display import markdown_table
+
+DESCRIPTIONS = {
     "policy": "A policy trained with token-level rewards and minimum-edit corrections.",
-    "grm": "A generative reward model: it rewrites a wrong solution with few edits, and its "
-    "probability of a solution's tokens is their reward.",
+    "grm": "A generative reward model. It rewrites a wrong solution with few edits, and the "
+    "probability that it gives to each token of a solution is the basis of the token's reward.",
     "model": "A model directory written by RLMEC.",
 }
+# A path that begins with "/", "~", "." or "..", but not the part of a URL or a fraction.
 _PATH = re.compile(r"(?<![\w./<])(?:~|\.{1,2})?(?:/[^\s/'\",;{}\[\]()`|]+)+/?")
 _HIDDEN = ("paths.", "hydra.", "export.path", "trainer.progress_bar")
 
@@ -34,19 +37,23 @@ def model_card(
     overrides: Sequence[str] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> str:
-    """The text of README.md. `figures` are metrics by stage, of which the numbers are shown;
-    `settings` is a nested dict; `overrides` are those of the command line."""
-    parts = [_front(base_model), f"# {title}", SAID[kind]]
+    """The text of README.md; a section is left out if its argument is not given.
+
+    `kind` is policy, grm or model. `figures` are metrics by stage, of which the numbers are shown.
+    `settings` is a nested dict. `overrides` are those of the command line.
+    """
+    parts = [_front_matter(base_model), f"# {title}", DESCRIPTIONS[kind]]
     parts.append(
         "Method: [arXiv 2401.06081](https://arxiv.org/abs/2401.06081), in the independent "
-        "implementation RLMEC. It loads with transformers alone."
+        "implementation RLMEC. The model loads with transformers alone."
     )
     if base_model:
         parts.append(f"Base model: `{placeless(base_model)}`")
     if prompt:
-        parts.append(f"## Prompt\n\nFields stand in braces.\n\n```text\n{prompt}\n```")
-    if shown := _figures(figures or {}):
-        parts.append(f"## Figures\n\n{shown}")
+        parts.append(f"## Prompt\n\nNames in braces stand for fields.\n\n```text\n{prompt}\n```")
+    table = _figures_table(figures or {})
+    if table:
+        parts.append(f"## Figures\n\n{table}")
     if settings:
         lines = [f"{key} = {value}" for key, value in _flat(settings)]
         parts.append("## Settings\n\n```text\n" + "\n".join(lines) + "\n```")
@@ -54,49 +61,56 @@ def model_card(
         parts.append(f"## Command\n\n```bash\n{command_line(overrides)}\n```")
     if versions:
         lines = [f"{name} {version}" for name, version in versions.items()]
-        parts.append("## Made with\n\n" + ", ".join(lines))
-    parts.append("## Licence\n\nNot stated. That of the base model and of the data applies.")
+        parts.append("## Versions\n\n" + ", ".join(lines))
+    parts.append("## Licence\n\nNone is given. The licences of the base model and the data apply.")
     return "\n\n".join(parts) + "\n"
 
 
 def command_line(overrides: Sequence[str]) -> str:
-    """The command that made the run, without places and without what changes no result."""
+    """The command that made the run, without folders and without what does not change a result."""
     kept = [placeless(o) for o in overrides if not o.lstrip("+~").startswith(_HIDDEN)]
     return shlex.join(["python", "train.py", *kept])
 
 
 def placeless(text: str) -> str:
-    """Paths in a text, absolute or beginning with a dot or ~, cut to their last name. A hub name
-    (`owner/name`) stays."""
+    """A text in which every path is cut to its last name.
 
-    def last(match: re.Match[str]) -> str:
-        return PurePosixPath(match[0]).name
+    A path is absolute or begins with a dot or `~`. A hub name (`owner/name`) stays.
+    """
+    key, equals, value = text.partition("=")
+    whole = value.strip("'\"") if equals else text
 
-    key, mark, value = text.partition("=")
-    plain = value.strip("'\"") if mark else text
-    if plain.startswith(("/", "~/", "./", "../")) and plain.count("\n") == 0:
-        return f"{key}={PurePosixPath(plain).name}" if mark else PurePosixPath(plain).name
-    return _PATH.sub(last, text)
+    # A value that is one path may contain spaces, so it is not searched for paths.
+    if whole.startswith(("/", "~/", "./", "../")) and "\n" not in whole:
+        name = PurePosixPath(whole).name
+        return f"{key}={name}" if equals else name
+    return _PATH.sub(lambda match: PurePosixPath(match[0]).name, text)
 
 
-def _front(base_model: str | None) -> str:
+def _front_matter(base_model: str | None) -> str:
     lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [rlmec]"]
     if base_model and re.fullmatch(r"[\w.-]+/[\w.-]+", base_model):
         lines.append(f"base_model: {base_model}")
     return "---\n" + "\n".join(lines) + "\n---"
 
 
-def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
+def _figures_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
-        f"| {stage} | `{name}` | {value:.4g} |"
+        [stage, f"`{name}`", f"{value:.4g}"]
         for stage, metrics in figures.items()
         for name, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
-    return "\n".join(["| stage | figure | value |", "|---|---|---|", *rows]) if rows else ""
+    return markdown_table(["stage", "figure", "value"], rows).rstrip("\n") if rows else ""
 
 
 def _flat(node: Any, key: str = "") -> list[tuple[str, str]]:
+    """The leaves of a nested dict with their dotted keys."""
     if isinstance(node, Mapping) and node:
-        return [line for k, v in node.items() for line in _flat(v, f"{key}.{k}" if key else str(k))]
-    return [(key, placeless(repr(placeless(node) if isinstance(node, str) else node)))]
+        return [
+            leaf
+            for name, value in node.items()
+            for leaf in _flat(value, f"{key}.{name}" if key else str(name))
+        ]
+    value = placeless(node) if isinstance(node, str) else node
+    return [(key, placeless(repr(value)))]

@@ -173,6 +173,6 @@ def _is_adapter(source: str) -> bool:
 def _load_whole(source: str) -> tuple[Any, Any]:
     """The network and the tokenizer of a model directory; an adapter is merged."""
     folder = Path(source)
-    # Absolute, because the base model of an adapter may be named relative to its directory.
+    # A local folder is loaded by its absolute path; a hub name must stay as it is.
     place = folder.resolve() if folder.exists() or folder.is_absolute() else source
     return merged(load_network(place)), tokenizer_of(source)

@@ -1,8 +1,8 @@
-"""Pairs and scores in the columns that other trainers read.
+"""Joined pairs in the columns that other trainers read.
 
-In: a table of joined pairs. Out: rows, written as they come, to JSON lines or
-Parquet. Preferences have `prompt`, `chosen`, `rejected`; a scored attempt is one row with its token
-ids, rewards, old log-probs, and the ids and weights of what it should have been.
+In: a table of joined pairs. Out: rows, which are written one by one to JSON lines or Parquet. A
+preference has the columns `prompt`, `chosen` and `rejected`. A scored attempt is one row with its
+token ids, rewards and old log-probs, and with the ids and weights of its target.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ _TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 @dataclass(frozen=True)
 class ScoredAttempt:
-    """One row of `scores.parquet`. `token_rewards` and `old_logprobs` (nats) run over
-    `completion_ids`, `edit_weights` over `target_ids`; a right attempt is its own target, of a
-    wrong one without a correction the target is empty. End tokens are there."""
+    """One row of `scores.parquet`.
+
+    `token_rewards` and `old_logprobs` (nats) have one value per id of `completion_ids`,
+    `edit_weights` one per id of `target_ids`. The target is the accepted correction of a wrong
+    attempt, and the attempt itself if it is right; without a correction it is empty. All ids
+    include the end token.
+    """
 
     id: str
     problem_id: str
@@ -47,7 +51,7 @@ class ScoredAttempt:
 
 
 def scored_attempts(pairs: Iterable[Pair]) -> Iterator[ScoredAttempt]:
-    """Pairs as plain rows, in their order."""
+    """The pairs as plain rows, in their order."""
     for pair in pairs:
         a = pair.attempt
         yield ScoredAttempt(
@@ -72,11 +76,11 @@ def preferences(
     conversational: bool,
     right_and_wrong: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """One row an accepted correction: it is `chosen`, its attempt `rejected`.
+    """One row per accepted correction: the correction is `chosen`, its attempt `rejected`.
 
-    With `right_and_wrong`, after them the n-th right and the n-th wrong attempt at a problem, as
-    far as both go. `dropped` counts the attempts that are in no row, by reason. Texts end without
-    an end token, which trainers add.
+    With `right_and_wrong`, further rows prefer the n-th right to the n-th wrong attempt at a
+    problem, for as many n as there are both. The attempts that are in no row are counted in
+    `dropped` by reason, after the last row. Texts have no end token, because trainers add it.
     """
     row = turns if conversational else texts
     right: dict[str, list[Attempt]] = defaultdict(list)
@@ -88,20 +92,26 @@ def preferences(
         if correction is not None and not attempt.is_right:
             used.add(attempt.id)
             yield row(table, prompts, attempt, correction.text)
+
     if right_and_wrong:
         for problem_id, several in right.items():
             for good, bad in zip(several, wrong[problem_id], strict=False):
                 used |= {good.id, bad.id}
                 yield row(table, prompts, bad, good.text)
+
     for attempt in table.attempts:
         if attempt.id not in used:
             dropped["right" if attempt.is_right else "uncorrected"] += 1
 
 
 def texts(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) -> dict[str, Any]:
-    """Plain text: the prompt as the model reads it, without the token that every sequence starts
-    with, which trainers add."""
-    codec, ids = prompts.codec, rejected.prompt_ids
+    """A row of plain texts.
+
+    The prompt is the text that the model reads, without the token that every sequence starts with,
+    because trainers add it.
+    """
+    codec = prompts.codec
+    ids = rejected.prompt_ids
     start = len(codec.prefix_ids)
     if start and tuple(ids[:start]) == codec.prefix_ids:
         ids = ids[start:]
@@ -109,7 +119,7 @@ def texts(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) ->
 
 
 def turns(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) -> dict[str, Any]:
-    """Turns of a conversation, to which trainers apply the chat template."""
+    """A row of conversations, to which trainers apply the chat template."""
     problem = table.problems[rejected.problem_id]
     return {
         "prompt": conversation(prompts, problem),
@@ -120,14 +130,14 @@ def turns(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) ->
 
 def conversation(prompts: Prompts, problem: Problem) -> list[dict[str, str]]:
     """The policy's prompt as turns."""
-    t = prompts.templates
-    system = [{"role": "system", "content": t.system}] if t.system else []
-    asked = t.policy.replace("{question}", problem.question)
+    templates = prompts.templates
+    system = [{"role": "system", "content": templates.system}] if templates.system else []
+    asked = templates.policy.replace("{question}", problem.question)
     return [*system, {"role": "user", "content": asked}]
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], columns: pa.Schema) -> int:
-    """One JSON object a line; returns the number of rows."""
+    """Write one JSON object per line; returns the number of rows."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -137,7 +147,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], columns: pa.Schema) 
 
 
 def write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: pa.Schema) -> int:
-    """A row group for every ROWS_AT_ONCE rows; returns the number of rows."""
+    """Write one row group per ROWS_AT_ONCE rows; returns the number of rows."""
     count = 0
     with pq.ParquetWriter(path, columns, compression="zstd") as writer:
         for group in _grouped(rows, ROWS_AT_ONCE):
@@ -153,12 +163,13 @@ WRITERS: dict[str, Callable[[Path, Iterable[dict[str, Any]], pa.Schema], int]] =
 
 
 def preference_columns(conversational: bool) -> pa.Schema:
+    """The columns of preferences, for `write_parquet`."""
     kind = _TURNS if conversational else pa.string()
     return pa.schema([(name, kind) for name in ("prompt", "chosen", "rejected")])
 
 
 def write_scores(path: Path, pairs: Iterable[Pair]) -> int:
-    """Writes `ScoredAttempt` rows to Parquet; returns their number."""
+    """Write `ScoredAttempt` rows to Parquet; returns the number of rows."""
     rows = (asdict(row) for row in scored_attempts(pairs))
     return write_parquet(path, rows, schema(ScoredAttempt))
 

@@ -1,4 +1,4 @@
-"""What a person reads of a run: lines, progress bars and Markdown tables."""
+"""What a run shows: lines, progress bars and Markdown tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 LINE_SECONDS = 20.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def say(text: str) -> None:
-    """One line to the terminal, above a bar if there is one."""
+    """Print one line; on a terminal it appears above a progress bar."""
     print(text, flush=True)
 
 
@@ -27,10 +28,15 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 class Bar:
-    """`total` units of work named `name`; `update(done, text)` shows them, `close` ends it."""
+    """The progress of `total` units of the work `name`, of which `done` are done at the start.
+
+    On a terminal it is a bar if `wanted`; otherwise a line is printed every LINE_SECONDS.
+    """
 
     def __init__(self, name: str, total: int, unit: str, *, wanted: bool, done: int = 0) -> None:
-        self.name, self.total, self.unit = name, total, unit
+        self.name = name
+        self.total = total
+        self.unit = unit
         self._done = done
         self._last = time.monotonic()
         self._display: Any = None
@@ -40,6 +46,7 @@ class Bar:
             self._task = self._display.add_task(name, total=total, completed=done, text="")
 
     def update(self, done: int, text: str = "") -> None:
+        """Show that `done` units are done, with a text next to the count."""
         if self._display is not None:
             self._display.update(self._task, completed=done, text=text)
             return
@@ -49,11 +56,12 @@ class Bar:
             say(f"  {self.name}: {done}/{self.total} {self.unit}" + (f", {text}" if text else ""))
 
     def advance(self, count: int) -> None:
-        """Shows `count` more units as done."""
+        """Show that `count` more units are done."""
         self._done += count
         self.update(self._done)
 
     def close(self) -> None:
+        """Remove the bar from the terminal; may be called twice."""
         if self._display is not None:
             self._display.stop()
             self._display = None
