@@ -98,7 +98,7 @@ def _wrap_fits(act_at: Callable[[str], None], trace: Path) -> None:
         act_at("micro")
 
     _before(CompletionModule, "training_step", note)
-    _before(Validation, "_generate", lambda *args: act_at("validate"))
+    _before(Validation, "_judged", lambda *args: act_at("validate"))
     _before(Progress, "on_train_start", lambda *args: act_at("begin"))
 
 
