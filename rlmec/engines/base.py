@@ -1,9 +1,11 @@
-"""What an engine is: it samples completions of prompts that are token ids.
+"""What an engine is: something that samples completions of prompts.
 
-In: `parts.GenerationPart`, whose composition and seed do not depend on who computes it. Out: token
-ids, the log-probability that the model itself (temperature 1, no truncation) gave to each, and
-whether the length limit cut them. An engine only samples: what is scored and trained on is computed
-by this project's own forward pass.
+In: a `GenerationPart`, whose composition and seed do not depend on the engine. Out: completions as
+token ids, the log-probability that the model itself (temperature 1, no truncation) gave to each
+token, and whether the length limit cut the completion.
+
+An engine only samples. Log-probs to train on always come from this project's own forward pass, so
+that old and new log-probs are computed in the same way.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ from rlmec.training.predict_parts import GenerationPart
 
 
 class EngineError(ValueError):
-    """An engine that cannot run here, or that gave something else than it was asked for."""
+    """The engine cannot run here, or gave something else than it was asked for."""
 
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """A model to load: a directory or hub name, the ids at which a completion ends (all of them),
-    and the stage's precision in Lightning's words."""
+    """A model to load.
+
+    `path` is a directory or hub name, `end_ids` are all ids at which a completion ends, and
+    `precision` is that of the stage, by Lightning's names ("bf16-mixed").
+    """
 
     path: str
     revision: str | None
@@ -32,29 +37,29 @@ class ModelPlace:
 
 
 class Sampler(Protocol):
-    """A loaded model."""
+    """A loaded model that samples."""
 
     def complete(self, part: GenerationPart) -> list[Completion]:
-        """Completions of every prompt, `num_generations` in a row for each, in the prompts' order.
+        """`num_generations` completions for every prompt, one after another, in the prompts' order.
 
-        A completion is a function of its part, up to rounding that differs between batches.
+        Completions depend on their part alone, up to rounding that differs between batches.
         """
         ...
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Chosen in the configuration (`engine`)."""
+    """An engine, chosen in the configuration (`engine`)."""
 
     name: str
 
     def check(self) -> None:
-        """Raises EngineError where the engine cannot run here; called before anything is made."""
+        """Raises EngineError if the engine cannot run here. Called before anything is made."""
         ...
 
     def sampler(self, place: ModelPlace) -> AbstractContextManager[Sampler] | None:
-        """What loads the model when it is entered and lets go of it when left; on one rank only.
+        """A context that loads the model on entry and frees it on exit, on rank 0 only.
 
-        None where the stage's own network samples, in the Trainer and on every rank.
+        None if the stage's own network samples, in the Trainer and on every rank.
         """
         ...

@@ -1,4 +1,4 @@
-"""The default engine: the network that is trained also samples, by `language.generation`."""
+"""The default engine: the network that is trained also samples, with `lm.generation`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from rlmec.engines.base import ModelPlace
 
 
 class HfEngine:
-    """Every rank samples its own parts with the network that PolicyModule holds."""
+    """Every rank samples its own parts with the network of the stage's PolicyModule."""
 
     name = "hf"
 
     def check(self) -> None:
-        """It runs wherever the network runs."""
+        """Runs wherever the network runs."""
 
     def sampler(self, place: ModelPlace) -> None:
         return None

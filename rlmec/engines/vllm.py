@@ -1,9 +1,11 @@
-"""vLLM as an engine: token ids in, token ids and log-probs out; an extra that is imported late.
+"""vLLM as an engine: an optional package that is imported only when it samples.
 
-One engine in a process of its own, on rank 0, spread over `tensor_parallel_size` GPUs; the other
-ranks wait. Every sample is a request of its own with a seed of its own, so that a part's content
-depends on neither its neighbours nor the number of ranks, up to rounding. Written from the
-signatures of vLLM 0.33, which was not run here.
+In: parts of prompts as token ids. Out: completions as token ids with log-probs. One engine runs on
+rank 0, in a process of its own, over `tensor_parallel_size` GPUs; the other ranks wait. Every
+sample is a request of its own with its own seed, so that a completion depends neither on the
+requests next to it nor on the number of ranks (up to rounding).
+
+Written from the signatures of vLLM 0.33, which was not run here.
 """
 
 from __future__ import annotations
@@ -26,16 +28,20 @@ from rlmec.lm.generation import Completion
 from rlmec.training.predict_parts import GenerationPart
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes for `max_lora_rank`."""
+"""Values that vLLM accepts for `max_lora_rank`."""
 _LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
 _LAUNCHER += ("LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE")
 
 
 class VllmEngine:
-    """`dtype` is that of weights and activations (default: what the stage's precision computes in);
-    it counts in fingerprints. The rest says how a GPU is used: `tensor_parallel_size` GPUs,
-    `gpu_memory_utilization` as the share of each that is taken, `max_model_len` tokens of prompt
-    and completion (default: the model's context), `enforce_eager` for no CUDA graphs."""
+    """Samples with vLLM.
+
+    `dtype` is that of weights and activations (default: that of the stage's precision). It changes
+    samples and is part of the fingerprint. The other settings say how GPUs are used:
+    `tensor_parallel_size` GPUs, `gpu_memory_utilization` as the share of each GPU's memory,
+    `max_model_len` tokens of prompt and completion (default: the model's context), and
+    `enforce_eager` for no CUDA graphs.
+    """
 
     name = "vllm"
 
@@ -53,8 +59,10 @@ class VllmEngine:
             )
         if tensor_parallel_size < 1:
             raise EngineError(f"engine.tensor_parallel_size is {tensor_parallel_size}: at least 1")
-        self.dtype, self.gpus = dtype, tensor_parallel_size
-        self.memory, self.max_model_len = gpu_memory_utilization, max_model_len
+        self.dtype = dtype
+        self.gpus = tensor_parallel_size
+        self.memory = gpu_memory_utilization
+        self.max_model_len = max_model_len
         self.enforce_eager = enforce_eager
 
     def check(self) -> None:
@@ -63,7 +71,8 @@ class VllmEngine:
                 "engine=vllm: the package vllm is not installed; it needs an environment of its "
                 'own (pip install -e ".[vllm]", see docs/library.md), or use engine=hf'
             )
-        if (found := gpus_here()) < self.gpus:
+        found = gpus_here()
+        if found < self.gpus:
             raise EngineError(
                 f"engine=vllm: {self.gpus} GPU(s) wanted (engine.tensor_parallel_size), {found} "
                 "found; use engine=hf"
@@ -76,15 +85,19 @@ class VllmEngine:
     def _loaded(self, place: ModelPlace) -> Iterator[VllmSampler]:
         self.check()
         vllm = _import("vllm")
-        base, adapter = place.path, adapter_of(place.path)
         extra: dict[str, Any] = {}
-        request = None
         if self.max_model_len is not None:
             extra["max_model_len"] = self.max_model_len
+
+        # vLLM loads the base model, and takes an adapter with each request.
+        base = place.path
+        request = None
+        adapter = adapter_of(place.path)
         if adapter is not None:
             base, rank = adapter
             extra |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
             request = _import("vllm.lora.request").LoRARequest("adapter", 1, place.path)
+
         with without_launcher():
             llm = vllm.LLM(
                 model=base,
@@ -94,7 +107,7 @@ class VllmEngine:
                 tensor_parallel_size=self.gpus,
                 gpu_memory_utilization=self.memory,
                 enforce_eager=self.enforce_eager,
-                generation_config="vllm",  # no sampling defaults of the model's own
+                generation_config="vllm",  # without the model's own sampling defaults
                 logprobs_mode="raw_logprobs",  # before temperature and truncation
                 load_format="safetensors",
                 **extra,
@@ -109,10 +122,14 @@ class VllmSampler:
     """A model that vLLM has loaded."""
 
     def __init__(self, vllm: Any, llm: Any, end_ids: tuple[int, ...], lora: Any) -> None:
-        self.vllm, self.llm, self.end_ids, self.lora = vllm, llm, end_ids, lora
+        self.vllm = vllm
+        self.llm = llm
+        self.end_ids = end_ids
+        self.lora = lora
 
     def complete(self, part: GenerationPart) -> list[Completion]:
-        """As `engines.base.Sampler`; raises EngineError where prompt and completion do not fit."""
+        """As `engines.base.Sampler`. Raises EngineError if prompt and completion do not fit, or if
+        a request ends in an unknown way."""
         decoding = part.decoding
         limit = self.llm.model_config.max_model_len
         longest = max(map(len, part.prompts), default=0)
@@ -122,7 +139,10 @@ class VllmSampler:
                 f"max_completion_length is {decoding.max_completion_length}, but vLLM holds "
                 f"{limit} (engine.max_model_len, or the model's context)"
             )
-        prompts, params = [], []
+
+        # A seed per request needs requests of one sample each (n=1).
+        prompts = []
+        params = []
         for number, ids in enumerate(part.prompts):
             for sample in range(decoding.num_generations):
                 prompts.append(self.vllm.TokensPrompt(prompt_token_ids=list(ids)))
@@ -143,8 +163,8 @@ class VllmSampler:
             seed=sample_seed(part.seed, number, sample),
             max_tokens=decoding.max_completion_length,
             stop_token_ids=list(self.end_ids),
-            ignore_eos=True,  # the ids above are all that end a completion
-            logprobs=0,  # of the sampled token, and of no other
+            ignore_eos=True,  # only the ids above end a completion
+            logprobs=0,  # of the sampled token and no other
             detokenize=False,
         )
 
@@ -156,8 +176,9 @@ class VllmSampler:
                 f"part {part.index}: a request ended with {output.finish_reason!r} after "
                 f"{len(ids)} tokens"
             )
-        places = output.logprobs
-        logprobs = [float(at[token].logprob) for token, at in zip(ids, places, strict=True)]
+        logprobs = [
+            float(found[token].logprob) for token, found in zip(ids, output.logprobs, strict=True)
+        ]
         return Completion(ids, logprobs, clipped=ids[-1] not in self.end_ids)
 
 
@@ -166,12 +187,16 @@ def gpus_here() -> int:
 
 
 def sample_seed(seed: int, number: int, sample: int) -> int:
-    """The seed of one request: of its part's seed, its prompt's number and its own, in 32 bits."""
+    """The seed of one request, 32 bits: a hash of the seed of its part, the number of its prompt,
+    and the number of the sample."""
     return zlib.crc32(f"{seed}/{number}/{sample}".encode())
 
 
 def dtype_of(precision: str) -> str:
-    """vLLM's name of what a Lightning precision computes in; EngineError for one without."""
+    """vLLM's name of the dtype that a Lightning precision computes in.
+
+    Raises EngineError if there is none.
+    """
     kinds = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
     found = kinds.get(precision.split("-")[0])
     if found is None:
@@ -180,20 +205,22 @@ def dtype_of(precision: str) -> str:
 
 
 def adapter_of(path: str) -> tuple[str, int] | None:
-    """Of a directory that holds a LoRA adapter (peft's layout): the base model's place and the
-    least rank that vLLM takes; None of any other.
+    """The base model and the smallest accepted `max_lora_rank` of a LoRA adapter's directory.
 
-    Raises EngineError for an adapter of another kind, or one larger than vLLM takes.
+    None if `path` is not an adapter's directory. Raises EngineError for an adapter of another kind,
+    or of a larger rank than vLLM accepts.
     """
     file = Path(path) / "adapter_config.json"
     if not file.is_file():
         return None
+
     config = json.loads(file.read_text(encoding="utf-8"))
-    rank, kind = config.get("r"), config.get("peft_type")
+    rank = config.get("r")
+    kind = config.get("peft_type")
     ranks = [r for r in LORA_RANKS if isinstance(rank, int) and r >= rank]
     if kind != "LORA" or not ranks:
         raise EngineError(
-            f"{file}: vLLM takes LoRA adapters of rank {LORA_RANKS[-1]} at most, this is "
+            f"{file}: vLLM accepts LoRA adapters up to rank {LORA_RANKS[-1]}, this is "
             f"{kind} of rank {rank}; export it merged (train.py stage=export)"
         )
     return str(config["base_model_name_or_path"]), ranks[0]
@@ -201,8 +228,11 @@ def adapter_of(path: str) -> tuple[str, int] | None:
 
 @contextlib.contextmanager
 def without_launcher() -> Iterator[None]:
-    """Hides what torchrun, SLURM's plug-in or this project's own launch say of the ranks: processes
-    that vLLM starts are no ranks of the job, and must not meet at its address."""
+    """Hides the environment variables in which a launcher names the ranks of the job.
+
+    Processes that vLLM starts inherit the environment. They are not ranks of the job and must not
+    try to join its process group.
+    """
     names = [n for n in os.environ if n in _LAUNCHER or n.startswith("TORCHELASTIC_")]
     hidden = {name: os.environ.pop(name) for name in names}
     try:

@@ -35,7 +35,7 @@ from rlmec.export.model_folder import FILE, read_origin
 from rlmec.lm.draft_decoding import rewrite as rewrite_drafts
 from rlmec.lm.loading import context_length, end_ids, load_network, tokenizer_of
 from rlmec.lm.logprobs import TokenScorer, score_rows
-from rlmec.lm.text_edits import Edit, Span, text_edits, token_spans
+from rlmec.lm.token_texts import Edit, Span, text_edits, token_spans
 from rlmec.lm.tokenizers import codec
 from rlmec.method.alignment import edit_ratio, edit_script
 from rlmec.method.rewards import clipped_probability, no_reward

@@ -1,4 +1,9 @@
-"""Networks: from a directory or hub name, from scratch by shape, and back to a plain directory."""
+"""Loading, making and saving networks.
+
+In: a directory or hub name, or the shape of a new model. Out: a Hugging Face network, and what its
+files tell (tokenizer, context length, end ids); or, of a network, a plain Hugging Face directory.
+Weights are read from safetensors only, and code of a model's repository is never run.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +24,11 @@ from rlmec.lm.tokenizers import TOKENIZER_FILES, load_tokenizer
 
 
 def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int) -> Any:
-    """A causal language model of `shape` at random weights in float32.
+    """A causal language model with random weights in float32.
 
-    `shape` is the `model_type` and configuration keys of the architecture. Raises ValueError for a
-    key that its configuration does not know (Hugging Face would take it in silence).
+    `shape` has the `model_type` (default: llama) and configuration keys of that architecture.
+    Raises ValueError for a key that the configuration does not know; transformers would accept it
+    and ignore it.
     """
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -33,6 +39,7 @@ def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int
     known = set(CONFIG_MAPPING[model_type]().to_dict())
     if unknown := sorted(set(keys) - known):
         raise ValueError(f"model.shape: {', '.join(unknown)} unknown to {model_type}")
+
     make: Any = CONFIG_MAPPING[model_type]
     config = make(
         **keys,
@@ -41,6 +48,8 @@ def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
+
+    # The weights depend on `seed` alone, and random numbers drawn later do not depend on them.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
@@ -57,23 +66,23 @@ def load_network(
     quantization: str | None = None,
     trainable: bool = False,
 ) -> Any:
-    """A causal language model from safetensors, in eval mode; remote code is never run.
+    """A causal language model from safetensors, in eval mode.
 
-    Of an adapter's directory it is the model below with the adapter on it, not merged; `dtype` and
-    `quantization` ("nf4", "int8") are the model's below, an adapter is float32. `trainable` is of
-    an adapter. Raises FileNotFoundError for a local directory without a model, or with pickled
-    weights only.
+    The directory of an adapter gives its base model with the adapter on it, not merged. `dtype` and
+    `quantization` ("nf4", "int8") are those of the base model; an adapter is float32. `trainable`
+    is whether the adapter is trained further. Raises FileNotFoundError for a local directory
+    without a model, or with pickled weights only.
     """
     place = adapter_at(path)
     if place is not None:
-        below = load_network(
+        base = load_network(
             place.base,
             attention=attention,
             revision=place.revision,
             dtype=dtype,
             quantization=quantization,
         )
-        return load_adapter(below, place, trainable=trainable).eval()
+        return load_adapter(base, place, trainable=trainable).eval()
     from transformers import AutoModelForCausalLM
 
     _check_directory(Path(path))
@@ -89,6 +98,7 @@ def load_network(
 
 
 def _check_directory(folder: Path) -> None:
+    """Raises FileNotFoundError if a local directory has no model that may be loaded."""
     local = folder.is_absolute() or folder.is_dir()
     if local and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no model here (config.json is missing)")
@@ -101,7 +111,7 @@ def _check_directory(folder: Path) -> None:
 
 
 def _quantized(quantization: str | None, dtype: str) -> dict[str, Any]:
-    """Arguments that quantize while loading, onto this process's device."""
+    """Arguments of `from_pretrained` that quantize while loading, onto this process's device."""
     if quantization is None:
         return {}
     try:
@@ -111,6 +121,7 @@ def _quantized(quantization: str | None, dtype: str) -> dict[str, Any]:
             f"model.quantization={quantization} needs the package bitsandbytes: "
             f"pip install 'rlmec[qlora]' or pip install bitsandbytes"
         ) from error
+
     from transformers import BitsAndBytesConfig
 
     kinds = {
@@ -122,6 +133,7 @@ def _quantized(quantization: str | None, dtype: str) -> dict[str, Any]:
         },
         "int8": {"load_in_8bit": True},
     }
+    # Quantized weights cannot be moved to another device later.
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     return {
@@ -131,8 +143,8 @@ def _quantized(quantization: str | None, dtype: str) -> dict[str, Any]:
 
 
 def enable_gradient_checkpointing(network: Any) -> None:
-    """Layers are computed again on the way back: less memory, the same gradients."""
-    # transformers 5.23 has renamed method and argument, 5.17 knows the old name only
+    """Makes the backward pass compute layers again: less memory, the same gradients."""
+    # transformers 5.23 warns about the name that is the only one in 5.17.
     new_name = getattr(network, "activation_checkpointing_enable", None)
     (new_name or network.gradient_checkpointing_enable)({"use_reentrant": False})
 
@@ -140,10 +152,10 @@ def enable_gradient_checkpointing(network: Any) -> None:
 def export_network(
     network: Any, tokenizer: Any, folder: Path, state: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Writes a plain Hugging Face directory (safetensors, tokenizer, chat template); of a network
-    with an adapter, the adapter's directory.
+    """Writes a plain Hugging Face directory: safetensors, tokenizer, chat template.
 
-    `state` holds the weights where they are not in the network itself (gathered from shards).
+    A network with an adapter gives the directory of the adapter. `state` has the weights if the
+    network itself does not (they are gathered from shards).
     """
     if is_adapted(network):
         save_adapter(network, folder, state)
@@ -151,14 +163,15 @@ def export_network(
         network.save_pretrained(folder)
     else:
         network.save_pretrained(folder, state_dict=state)
-    for name in ("is_local", "local_files_only"):  # how it was loaded here is nobody else's matter
+
+    for name in ("is_local", "local_files_only"):  # how it was loaded here does not concern others
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(folder)
 
 
 def tokenizer_of(path: str | Path, revision: str | None = None) -> Any:
-    """The tokenizer of a model directory or hub name; of an adapter's directory without one, that
-    of the model below."""
+    """The tokenizer of a model directory or hub name; of an adapter's directory without one, the
+    tokenizer of the base model."""
     place = adapter_at(path)
     if place is None:
         return load_tokenizer(path, revision)
@@ -168,13 +181,13 @@ def tokenizer_of(path: str | Path, revision: str | None = None) -> Any:
 
 
 def context_length(network: Any) -> int | None:
-    """Positions the network was made for, None where its configuration does not say."""
+    """Positions the network was made for, None if its configuration does not say."""
     return _positions(network.config)
 
 
 def context_of(path: str | Path, revision: str | None = None) -> int | None:
-    """`context_length` of a model directory (an adapter's too) or hub name, read from its
-    configuration alone."""
+    """`context_length` of a model directory, adapter's directory or hub name. Only its
+    configuration is read."""
     place = adapter_at(path)
     if place is not None:
         return context_of(place.base, place.revision)
@@ -196,7 +209,7 @@ def hub_commit(path: str, revision: str | None) -> str | None:
 
 
 def end_ids(path: str, revision: str | None) -> tuple[int, ...]:
-    """Ids at which the model's own settings end a completion, none where they name none."""
+    """Ids at which a completion ends by the model's own settings; empty if they name none."""
     place = adapter_at(path)
     if place is not None:
         return end_ids(place.base, place.revision)
@@ -218,7 +231,7 @@ def end_ids(path: str, revision: str | None) -> tuple[int, ...]:
 
 
 def quiet() -> None:
-    """Leaves out the library's advice and loading bars; warnings of ours are unaffected."""
+    """Hides transformers' advice and loading bars. Warnings of this project are not affected."""
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA): put on a network, written, read back and merged into its weights.
+"""Low-rank adapters (LoRA): added to a network, saved, loaded, and merged into its weights.
 
-In: a causal network, or an adapter's directory in peft's layout, which names the model it stands
-on. Out: a network whose adapter alone is trained, in float32; with the adapter off it is the model
-below. peft is imported when an adapter is asked for.
+In: a causal network, or an adapter's directory in peft's layout, which names its base model. Out: a
+network of which only the adapter is trained, in float32; with the adapter disabled it is the base
+model. peft is imported only when an adapter is asked for.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
 class AdapterPlace:
-    """An adapter's directory and the model below it."""
+    """An adapter's directory, and the name or path of its base model."""
 
     folder: Path
     base: str
@@ -30,9 +31,10 @@ class AdapterPlace:
 
 
 def adapter_at(path: str | Path) -> AdapterPlace | None:
-    """What `path` says where it is an adapter's directory, None where it is none.
+    """The adapter whose directory `path` is, None if it is not an adapter's directory.
 
-    Raises ValueError where the directory names no model, or holds its weights pickled.
+    Raises ValueError if the directory names no base model or has an adapter of another kind than
+    LoRA, and FileNotFoundError if it has no safetensors.
     """
     folder = Path(path)
     if not (folder / CONFIG).is_file():
@@ -42,14 +44,14 @@ def adapter_at(path: str | Path) -> AdapterPlace | None:
     if not base:
         raise ValueError(f"{folder / CONFIG} names no base_model_name_or_path")
     if config.get("peft_type", "LORA") != "LORA":
-        raise ValueError(f"{folder}: an adapter of kind {config['peft_type']}, LORA is expected")
+        raise ValueError(f"{folder}: an adapter of kind {config['peft_type']}, not LORA")
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder}: no {WEIGHTS} here; pickled weights are not loaded")
     return AdapterPlace(folder, str(base), config.get("revision"))
 
 
 def is_adapted(network: Any) -> bool:
-    """Whether a network has an adapter of ours (or of peft) on it."""
+    """Whether a network has an adapter of peft."""
     return hasattr(network, "peft_config") and hasattr(network, "merge_and_unload")
 
 
@@ -65,13 +67,13 @@ def with_lora(
     base: str | None = None,
     revision: str | None = None,
 ) -> Any:
-    """The network with a new adapter, which changes nothing yet; all else is frozen.
+    """The network with a new adapter, which changes no output yet; all other weights are frozen.
 
-    The adapter's weights are float32 and follow from `seed`; the generator is left alone. `base`
-    and `revision` name the model in what is written. Raises ValueError where no module has a
-    wanted name, or where the adapter would stand on a matrix that head and embedding share.
+    The adapter's weights are float32 and depend on `seed` only; torch's random state is left as it
+    is. `base` and `revision` name the base model in a saved adapter. Raises ValueError if no module
+    has a wanted name, or if the adapter would change a matrix that head and embedding share.
     """
-    peft = _peft()
+    peft = _import_peft()
     _refuse_tied(network, target_modules)
     config = peft.LoraConfig(
         r=r,
@@ -82,18 +84,22 @@ def with_lora(
         fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in network.modules()),
         task_type="CAUSAL_LM",
     )
+
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        made = peft.get_peft_model(network, config)
-    own = made.peft_config["default"]
-    own.base_model_name_or_path, own.revision = base, revision
-    return made
+        adapted = peft.get_peft_model(network, config)
+
+    own = adapted.peft_config["default"]
+    own.base_model_name_or_path = base
+    own.revision = revision
+    return adapted
 
 
 def load_adapter(network: Any, place: AdapterPlace, *, trainable: bool) -> Any:
-    """The base's network with the adapter of a directory on it, frozen or to be trained."""
+    """The network of the base model with the adapter of a directory, frozen or trainable."""
+    peft = _import_peft()
     with _quiet():
-        return _peft().PeftModel.from_pretrained(network, place.folder, is_trainable=trainable)
+        return peft.PeftModel.from_pretrained(network, place.folder, is_trainable=trainable)
 
 
 def same_lora(
@@ -105,18 +111,19 @@ def same_lora(
     target_modules: list[str] | str = "all-linear",
     rslora: bool = False,
 ) -> bool:
-    """Whether the network's adapter is one that `with_lora` would make with these settings."""
+    """Whether the network's adapter has the settings that `with_lora` would give it."""
     own = network.peft_config["default"]
     names = _names(network.get_base_model(), target_modules)
-    return set(own.target_modules or ()) == set(names) and (
-        (own.r, own.lora_alpha, own.lora_dropout, own.use_rslora) == (r, alpha, dropout, rslora)
-    )
+    same_modules = set(own.target_modules or ()) == set(names)
+    settings = (own.r, own.lora_alpha, own.lora_dropout, own.use_rslora)
+    return same_modules and settings == (r, alpha, dropout, rslora)
 
 
 def merged(network: Any) -> Any:
-    """The plain network with the adapter added into its weights; one without an adapter as it is.
+    """The plain network with its adapter added into the weights; without an adapter, the network
+    itself.
 
-    The given network is used up. Its weights must not be quantized: load the base anew for that.
+    The given network cannot be used afterwards. Its weights must not be quantized.
     """
     if not is_adapted(network):
         return network
@@ -125,38 +132,45 @@ def merged(network: Any) -> Any:
 
 
 def save_adapter(network: Any, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
-    """Writes the adapter alone in peft's layout: configuration and safetensors.
+    """Writes the adapter alone, in peft's layout: configuration and safetensors.
 
-    `state` holds the weights where they are not in the network itself (gathered from shards).
+    `state` has the weights if the network itself does not (they are gathered from shards).
     """
     given = {} if state is None else {"state_dict": state}
     network.save_pretrained(str(folder), save_embedding_layers=False, **given)
-    (folder / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
+    (folder / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
+
+    # peft writes a set in any order; the same adapter must have the same bytes.
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config["target_modules"].sort()  # from a set: the same adapter has the same bytes
+    config["target_modules"].sort()
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _refuse_tied(network: Any, target_modules: list[str] | str) -> None:
+    """Raises ValueError if the adapter would change a matrix that head and embedding share."""
     if isinstance(target_modules, str):
         return
-    head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
+    head = network.get_output_embeddings()
+    embedding = network.get_input_embeddings()
     if head is None or embedding is None or head.weight is not embedding.weight:
         return
+
     for name, module in network.named_modules():
         wanted = any(name == t or name.endswith(f".{t}") for t in target_modules)
         if wanted and module in (head, embedding):
             raise ValueError(
                 f"lora.target_modules names {name}, whose matrix head and embedding share: an "
-                f"adapter on one of them could not be merged"
+                f"adapter of one of them could not be merged"
             )
 
 
 def _names(network: Any, target_modules: list[str] | str) -> list[str]:
-    """The last names of the modules to adapt; "all-linear" is every matrix but the head's."""
+    """Last parts of the names of modules to adapt; "all-linear" is all matrices but the head."""
     if target_modules != "all-linear":
         return [target_modules] if isinstance(target_modules, str) else sorted(target_modules)
-    head, found = network.get_output_embeddings(), set()
+
+    head = network.get_output_embeddings()
+    found = set()
     for name, module in network.named_modules():
         is_matrix = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
         if is_matrix and module is not head and ".lora_" not in name:
@@ -166,14 +180,14 @@ def _names(network: Any, target_modules: list[str] | str) -> list[str]:
 
 @contextmanager
 def _quiet() -> Any:
-    """Without peft's remarks on what it corrects by itself."""
+    """Hides peft's warnings about what it corrects by itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
         yield
 
 
-def _peft() -> Any:
+def _import_peft() -> Any:
     try:
         import peft
     except ImportError as error:

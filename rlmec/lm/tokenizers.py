@@ -1,4 +1,8 @@
-"""Tokenizers: loaded, or trained on a task's own text; a `Codec` to the rest of the project."""
+"""Tokenizers: loaded, or trained on the text of a task; as a `Codec` for the rest of the project.
+
+In: a model directory, a hub name, or texts. Out: a Hugging Face tokenizer, and the plain functions
+(`prompts.Codec`) with which all other code turns text into ids and back.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,23 @@ Decode = Callable[[Any], str]
 END = "<|end|>"
 PAD = "<|pad|>"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-# Words keep their leading space, a newline stands alone; numbers are cut into runs of digits.
+# Words keep their leading space, a newline is a piece of its own, numbers are cut into runs of
+# at most as many digits as are filled in.
 _PIECES = r"\n| ?\p{N}{1,%d}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, digits: int = 1) -> Any:
-    """A byte-level BPE tokenizer trained on `texts`, with the tokens END and PAD.
+    """A byte-level BPE tokenizer trained on `texts`, with the special tokens END and PAD.
 
-    A token holds at most `digits` digits (1: every digit stands alone). Decoding gives back any
-    text exactly. Raises ValueError where `vocabulary_size` cannot hold the 256 bytes.
+    A token has at most `digits` digits (1: every digit is a token). Decoding gives back any text
+    exactly. Raises ValueError if `vocabulary_size` cannot hold the 256 bytes and 2 special tokens.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     if vocabulary_size < 258:
-        raise ValueError(f"vocabulary_size is {vocabulary_size}; bytes and 2 marks need 258")
+        raise ValueError(f"vocabulary_size is {vocabulary_size}: bytes and special tokens need 258")
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -39,6 +45,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, digits: int = 1)
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         special_tokens=[PAD, END],
@@ -57,7 +64,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, digits: int = 1)
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
     """The tokenizer of a model directory or hub name.
 
-    Raises FileNotFoundError where a local directory has none, ValueError where it has no end token.
+    Raises FileNotFoundError if a local directory has no tokenizer, and ValueError if the tokenizer
+    has no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
@@ -67,6 +75,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
         raise FileNotFoundError(
             f"{folder}: no tokenizer here (expected one of {', '.join(TOKENIZER_FILES)})"
         )
+
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{path}: the tokenizer has no end-of-sequence token")
@@ -74,13 +83,14 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Hex digest of what decides a text's ids: vocabulary, merges, special tokens, template."""
+    """Hex digest of all that decides the ids of a text: vocabulary, merges, special tokens, chat
+    template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         state: dict[str, Any] = {"vocabulary": sorted(tokenizer.get_vocab().items())}
     else:
         state = json.loads(backend.to_str())
-        state.pop("truncation", None)
+        state.pop("truncation", None)  # these two change with use, and texts are never cut here
         state.pop("padding", None)
     state["ids"] = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     state["chat"] = getattr(tokenizer, "chat_template", None)
@@ -88,7 +98,12 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
-    """A tokenizer as the functions the rest of the project uses, with a model's own end ids."""
+    """A tokenizer as the functions that the rest of the project uses.
+
+    `end_ids` are the ids at which the model's own settings end a completion, besides the end token.
+    Text is encoded without special tokens, and the names of special tokens in a user's text are
+    encoded as plain text; only `encode_marked` recognises them.
+    """
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
@@ -103,27 +118,34 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
         return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
 
     decode = _decoder(tokenizer)
+    if _drops_first_space(encode, decode):
+        continue_plain = _encode_behind(encode)
+        continue_marked = _encode_behind(encode_marked)
+        continue_many = _encode_many_behind(encode, encode_many)
+        continue_decode = _decode_behind(continue_plain, decode)
+    else:
+        continue_plain = encode
+        continue_marked = encode_marked
+        continue_many = encode_many
+        continue_decode = decode
 
     def chat(system: str | None, user: str, earlier: Sequence[tuple[str, str]] = ()) -> str:
         turns = [{"role": "system", "content": system}] if system else []
-        for asked, told in earlier:
-            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
+        for question, answer in earlier:
+            turns.append({"role": "user", "content": question})
+            turns.append({"role": "assistant", "content": answer})
         return tokenizer.apply_chat_template(
             [*turns, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
         )
 
-    spaced = _puts_a_space_first(encode, decode)
-    plain, marked = (
-        (_going_on(encode), _going_on(encode_marked)) if spaced else (encode, encode_marked)
-    )
     start = tokenizer("a")["input_ids"]
     bos = tokenizer.bos_token_id
     pad = tokenizer.pad_token_id
     return Codec(
-        encode=plain,
-        encode_marked=marked,
+        encode=continue_plain,
+        encode_marked=continue_marked,
         encode_start=encode_marked,
-        decode=_decoding_on(plain, decode) if spaced else decode,
+        decode=continue_decode,
         prefix_ids=(bos,) if bos is not None and start[:1] == [bos] else (),
         eos_id=tokenizer.eos_token_id,
         end_ids=tuple(dict.fromkeys([tokenizer.eos_token_id, *end_ids])),
@@ -132,16 +154,20 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
         vocabulary_size=len(tokenizer),
         marks=tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
         chat=chat if getattr(tokenizer, "chat_template", None) else None,
-        encode_many=_several_going_on(encode, encode_many) if spaced else encode_many,
+        encode_many=continue_many,
     )
 
 
 def _decoder(tokenizer: Any) -> Decode:
-    """`tokenizer.decode` with special tokens and all spaces. Tokenizers that decode as the library
-    does are asked below it: its look at the type of every id takes as long as the decoding."""
+    """`tokenizer.decode` that keeps special tokens and all spaces.
+
+    If the class decodes as transformers does, its backend is called directly: transformers' check
+    of the type of every id takes as long as the decoding itself.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    kind, known = type(tokenizer), PreTrainedTokenizerFast
+    kind = type(tokenizer)
+    known = PreTrainedTokenizerFast
     if issubclass(kind, known) and (kind.decode, kind._decode) == (known.decode, known._decode):
         backend = tokenizer.backend_tokenizer
         return lambda ids: backend.decode(list(map(int, ids)), skip_special_tokens=False)
@@ -154,49 +180,56 @@ def _decoder(tokenizer: Any) -> Decode:
     return decode
 
 
-_BEFORE = "\n"  # what stands before a text that goes on
+# --- tokenizers that put a space before every text ---
+
+# SentencePiece and tokenizers like it encode every text as if a space came before it, and leave out
+# the first space when they decode. A completion continues a prompt, so its text must be encoded and
+# decoded as it is. Both are done behind a line break, which is then taken off again.
+_BEFORE = "\n"
 
 
-def _puts_a_space_first(encode: Encode, decode: Decode) -> bool:
-    """True for tokenizers (SentencePiece and its kin) that encode every text as if a space stood
-    before it, and leave out the first space when they decode."""
+def _drops_first_space(encode: Encode, decode: Decode) -> bool:
+    """Whether the tokenizer puts a space before every text and drops it when decoding."""
     return decode([*encode(_BEFORE), *encode("a")]) != f"{_BEFORE}a"
 
 
-def _going_on(encode: Encode) -> Encode:
-    """`encode` without the space it puts before a text: the text is encoded behind a line break,
-    whose own ids are taken off. Where they do not stand alone the plain ids are given."""
+def _encode_behind(encode: Encode) -> Encode:
+    """`encode` behind a line break, whose ids are taken off.
+
+    If the ids of the line break are not the first ones, they have merged with the text; then the
+    text is encoded alone.
+    """
     before = encode(_BEFORE)
 
-    def going_on(text: str) -> list[int]:
+    def encode_behind(text: str) -> list[int]:
         ids = encode(_BEFORE + text)
         return ids[len(before) :] if ids[: len(before)] == before else encode(text)
 
-    return going_on
+    return encode_behind
 
 
-def _several_going_on(
+def _encode_many_behind(
     encode: Encode, encode_many: Callable[[Sequence[str]], list[list[int]]]
 ) -> Callable[[Sequence[str]], list[list[int]]]:
-    """As `_going_on`, for several texts."""
+    """As `_encode_behind`, for several texts at once."""
     before = encode(_BEFORE)
 
-    def several(texts: Sequence[str]) -> list[list[int]]:
-        found = encode_many([_BEFORE + text for text in texts])
+    def encode_many_behind(texts: Sequence[str]) -> list[list[int]]:
+        several = encode_many([_BEFORE + text for text in texts])
         return [
             ids[len(before) :] if ids[: len(before)] == before else encode(text)
-            for ids, text in zip(found, texts, strict=True)
+            for ids, text in zip(several, texts, strict=True)
         ]
 
-    return several
+    return encode_many_behind
 
 
-def _decoding_on(going_on: Encode, decode: Decode) -> Decode:
-    """`decode` with the first space kept."""
-    before = going_on(_BEFORE)
+def _decode_behind(encode_behind: Encode, decode: Decode) -> Decode:
+    """`decode` behind a line break, whose text is taken off: the first space stays."""
+    before = encode_behind(_BEFORE)
     length = len(decode(before))
 
-    def decoding_on(ids: Any) -> str:
+    def decode_behind(ids: Any) -> str:
         return decode([*before, *ids])[length:] if len(ids) else ""
 
-    return decoding_on
+    return decode_behind

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import prompts
 
-from rlmec.lm.text_edits import text_edits, token_spans
+from rlmec.lm.token_texts import text_edits, token_spans
 from rlmec.method.alignment import edit_script
 
 CODEC = prompts().codec

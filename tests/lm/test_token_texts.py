@@ -56,7 +56,7 @@ def test_a_character_of_several_tokens_stands_at_the_last_of_them(text):
 
 
 def test_bytes_of_one_character_by_hand(monkeypatch):
-    monkeypatch.setattr(TokenTexts, "_prefixes", None)  # windows are enough, and linear in time
+    monkeypatch.setattr(TokenTexts, "_by_prefixes", None)  # windows are enough, and linear in time
     texts, _, _ = KINDS["sentencepiece_like"]
     euro = [len(LETTERS) + b for b in "€".encode()]
     the, a = LETTERS.index("\u2581the"), LETTERS.index("a")
