@@ -35,7 +35,8 @@ HOMES = {
     "hydra": ["settings", "runtime"],
     "omegaconf": ["settings", "runtime"],
 }
-PURE = ["method", "records", "prompts", "data.row", "data.prefix_tree", "data.pairs"]
+PURE = ["method", "ablations", "records", "prompts", "data.row", "data.prefix_tree", "data.pairs"]
+PURE += ["data.policy_rows", "data.baseline_rows", "data.grm_rows", "data.step_plan"]
 PURE += ["evaluation.train_overlap", "evaluation.run_warnings", "lm.memory_estimate"]
 # What a pure module has no use for: disk, logging, processes, settings, models.
 IMPURE = {
