@@ -52,6 +52,11 @@ def import_parts(
         clean=getattr(run.task, "clean", None),
     )
     found = file.found()
+    if found.unknown_rows or found.blank_solutions:
+        run.say(
+            f"  {title}: {found.unknown_rows} of {found.rows} rows are of other problems and "
+            f"{found.blank_solutions} solutions are blank; they are left out"
+        )
     judge = _Judge(run, model, known, {p.id for p in splits["train"][: s.max_problems]})
 
     # Solutions are numbered per problem over the whole file, so parts that are made already are

@@ -1,12 +1,13 @@
-"""The embedded task: generated word problems of a few steps, with several phrasings of each step.
+"""The embedded task: generated word problems of a few steps, with several phrasings per step.
 
-In: a seed and the difficulty; out: problems with reference solutions of one line a step, a judge,
-and an oracle that mends any attempt with the fewest token edits. Nothing is read from a disk. Every
-event of a question and every solution line but the last begins with its day ("Monday: ..."). All
-running numbers, and what is added or subtracted, have exactly `digits` digits. One stream of
-distinct questions is drawn from the seed; a question's split hangs on a hash of its numbers and
-operations, so no calculation stands in two splits and the size of one split does not change what is
-in another.
+In: a seed and the difficulty. Out: problems with reference solutions of one line per step, a judge,
+and an oracle that corrects any attempt with the fewest token edits. Nothing is read from a disk.
+
+Every event of a question, and every solution line but the last, begins with its day
+("Monday: ..."). All running numbers, and what is added or subtracted, have exactly `digits` digits.
+One stream of distinct questions is drawn from the seed. The split of a question depends on a hash
+of its numbers and operations, so no calculation is in two splits, and the size of one split does
+not change what is in another.
 """
 
 from __future__ import annotations
@@ -40,21 +41,25 @@ from rlmec.tasks.base import SPLITS
 MARKERS = ("The answer is",)
 SPLIT_OF_TENTH = ("dev", *("test",) * 3, *("train",) * 6)
 MOST_FRUITLESS_DRAWS = 20_000
+"""Questions in a row that are of another split or known already, before `problems` gives up."""
+MOST_STORY_DRAWS = 1000
+"""Attempts to draw a story in which every step stays within the digits."""
 
 
 class ArithmeticTask:
     """Word problems about one person's items, in `min_steps` to `max_steps` steps (7 at most).
 
-    `train`, `dev`, `test` are numbers of problems; `phrasings` (1 to 6) is how many wordings a step
+    `train`, `dev`, `test` are numbers of problems. `phrasings` (1 to 6) is how many wordings a step
     has in questions and solutions. Numbers have `digits` digits (of those with one digit, 0 and 1
-    are left out); `max_operand` is the largest that is added or subtracted. `operations` are some
-    of add, subtract, multiply (by 2 or 3), divide (in half).
+    are left out). `max_operand` is the largest number that is added or subtracted. `operations` are
+    some of add, subtract, multiply (by 2 or 3), divide (in half).
 
-    `references` is the style of reference solutions: "steps", one line a step, or "terse", one line
-    of bare equations. `reference_share` of the problems (by a hash) have one, the others an answer
-    only. The oracle knows the steps of every problem. Raises ValueError for settings out of range,
-    naming them, and from `problems` for an unknown split or where the settings allow fewer distinct
-    questions than asked for.
+    `references` is the style of reference solutions: "steps", one line per step, or "terse", one
+    line of bare equations. `reference_share` of the problems (by a hash) have one, the others an
+    answer only. The oracle knows the steps of every problem.
+
+    Raises ValueError for settings out of range, naming them. `problems` raises ValueError for an
+    unknown split, and where the settings allow fewer distinct questions than asked for.
     """
 
     name = "arithmetic"
@@ -76,18 +81,23 @@ class ArithmeticTask:
     ) -> None:
         self.seed = seed
         self.sizes = {"train": train, "dev": dev, "test": test}
-        self.min_steps, self.max_steps = min_steps, max_steps
-        self.digits, self.phrasings = digits, phrasings
+        self.min_steps = min_steps
+        self.max_steps = max_steps
+        self.digits = digits
         self.max_operand = max_operand
+        self.phrasings = phrasings
         listed = operations.split(",") if isinstance(operations, str) else operations
         self.operations = tuple(operation.strip() for operation in listed)
-        self.references, self.reference_share = references, reference_share
-        self._steps: dict[str, str] = {}  # in steps, of problems that show another one or none
+        self.references = references
+        self.reference_share = reference_share
+
+        # Solutions in steps of the problems that show a terse one, or none; the oracle needs them.
+        self._steps: dict[str, str] = {}
         self._check()
 
     @property
     def _range(self) -> tuple[int, int]:
-        """The smallest and the largest number: all have `digits` digits (0 and 1 are left out)."""
+        """The smallest and the largest number with `digits` digits; 0 and 1 are left out."""
         return max(2, 10 ** (self.digits - 1)), 10**self.digits - 1
 
     def _check(self) -> None:
@@ -102,6 +112,7 @@ class ArithmeticTask:
             raise ValueError(
                 f"arithmetic: phrasings {self.phrasings} is not within 1 to {MOST_PHRASINGS}"
             )
+
         unknown = [operation for operation in self.operations if operation not in SYMBOLS]
         if unknown or not self.operations:
             raise ValueError(
@@ -111,6 +122,7 @@ class ArithmeticTask:
             raise ValueError(
                 f"arithmetic: reference_share {self.reference_share} is not within 0 to 1"
             )
+
         smallest = self._range[0]
         if self.max_operand < smallest and {"add", "subtract"} & set(self.operations):
             raise ValueError(
@@ -119,18 +131,21 @@ class ArithmeticTask:
             )
 
     def problems(self, split: str) -> list[Problem]:
-        """The problems of `split`, always the same ones for the same settings, in a fixed order."""
+        """The problems of `split`, in a fixed order, always the same for the same settings."""
         if split not in SPLITS:
             raise ValueError(f"arithmetic: split {split!r} is none of {', '.join(SPLITS)}")
         size = self.sizes[split]
         if size < 1:
             raise ValueError(f"arithmetic: split {split!r} is empty ({split}={size})")
+
+        # Every split draws the same stream and keeps its own part of it.
         rng = random.Random(self.seed)
         found: dict[str, Problem] = {}
         fruitless = 0
         while len(found) < size:
             story = self._story(rng)
-            question, solution = self._question(rng, story), self._solution(rng, story)
+            question = self._question(rng, story)
+            solution = self._solution(rng, story)
             if _split_of(story) != split or question in found:
                 fruitless += 1
                 if fruitless > MOST_FRUITLESS_DRAWS:
@@ -139,6 +154,7 @@ class ArithmeticTask:
                         f"the {size} asked for; allow more digits, steps or operations"
                     )
                 continue
+
             fruitless = 0
             found[question] = Problem(
                 id=f"arithmetic-{_digest(question)[:16]}",
@@ -150,12 +166,14 @@ class ArithmeticTask:
         return [self._shown(problem) for problem in found.values()]
 
     def _shown(self, problem: Problem) -> Problem:
-        """The problem with the reference solution that it is to have."""
-        steps, shown = problem.solution or "", problem
+        """The problem with the reference solution that the settings give it, if any."""
+        steps = problem.solution or ""
+        shown = problem
         if int(_digest(f"reference/{problem.id}")[:8], 16) >= self.reference_share * 16**8:
             shown = replace(problem, solution=None)
         elif self.references == "terse":
             shown = replace(problem, solution=terse(steps))
+
         if shown is not problem:
             self._steps[problem.id] = steps
         return shown
@@ -169,22 +187,22 @@ class ArithmeticTask:
         return judge_number(text, problem.answer, MARKERS)
 
     def oracle(self, problem: Problem, text: str) -> str | None:
-        """The right solution nearest to `text`; see `arithmetic_oracle.mend`."""
+        """The right solution nearest to `text` (`arithmetic_oracle.mend`)."""
         return arithmetic_oracle.mended(self._mend(problem, text))
 
     def first_wrong_line(self, problem: Problem, text: str) -> int | None:
         """Index of the first line of `text` that the oracle would change, or None.
 
-        A missing line counts at the place where it should stand, which may be one past the last
-        line.
+        A missing line counts at its place, which may be one past the last line.
         """
         return arithmetic_oracle.first_wrong_line(self._mend(problem, text))
 
     def kind_of_error(self, problem: Problem, text: str) -> str:
-        """What is first wrong: one of `arithmetic_oracle.KINDS`, "none" for a right solution."""
+        """The kind of the first error, one of `arithmetic_oracle.KINDS`; "none" without one."""
         return arithmetic_oracle.kind_of_error(self._mend(problem, text))
 
     def _mend(self, problem: Problem, text: str) -> list[arithmetic_oracle.Edit]:
+        # In a run that reuses artifacts, the problems may not have been generated yet.
         if not self._steps and (self.references != "steps" or self.reference_share < 1):
             for split in (split for split in SPLITS if self.sizes[split]):
                 self.problems(split)
@@ -192,14 +210,11 @@ class ArithmeticTask:
         return arithmetic_oracle.mend(replace(problem, solution=steps), text, self.phrasings)
 
     def _story(self, rng: random.Random) -> Story:
-        name, item = rng.choice(NAMES), rng.choice(ITEMS)
+        name = rng.choice(NAMES)
+        item = rng.choice(ITEMS)
         count = rng.randint(self.min_steps, self.max_steps)
-        for _ in range(1000):
-            number = rng.randint(*self._range)
-            steps: list[Step] = []
-            while len(steps) < count and (step := self._step(rng, number, DAYS[len(steps)])):
-                steps.append(step)
-                number = step.after
+        for _ in range(MOST_STORY_DRAWS):
+            steps = self._steps_from(rng, rng.randint(*self._range), count)
             if len(steps) == count:
                 return Story(name, item, tuple(steps))
         raise ValueError(
@@ -207,8 +222,19 @@ class ArithmeticTask:
             f"within {self.digits} digits"
         )
 
+    def _steps_from(self, rng: random.Random, number: int, count: int) -> list[Step]:
+        """Up to `count` steps from `number`; fewer where one of them has no possible next step."""
+        steps: list[Step] = []
+        while len(steps) < count:
+            step = self._step(rng, number, DAYS[len(steps)])
+            if step is None:
+                break
+            steps.append(step)
+            number = step.after
+        return steps
+
     def _step(self, rng: random.Random, number: int, day: str) -> Step | None:
-        """A step from `number` to another of as many digits, None if there is none."""
+        """A step from `number` to another number of as many digits; None if there is none."""
         smallest, largest = self._range
         operands = {
             "add": range(smallest, min(largest - number, self.max_operand) + 1),
@@ -216,6 +242,7 @@ class ArithmeticTask:
             "multiply": [k for k in VERBS if number * k <= largest],
             "divide": [2] if number % 2 == 0 and number // 2 >= smallest else [],
         }
+
         possible = [operation for operation in self.operations if operands[operation]]
         if not possible:
             return None

@@ -1,12 +1,14 @@
-"""The oracle of the arithmetic task: the right solution fewest token edits away from an attempt.
+"""The oracle of the arithmetic task: the right solution with the fewest token edits to an attempt.
 
-In: a problem with its reference solution and any text; out: one edit a line (kept, changed, added,
-removed). A right solution states every step in order, each in any phrasing behind its day
-("Monday: ..."), and then the answer, which has no day. The attempt's lines are matched with these
-by a least-cost alignment: changing a line costs the token edits to the nearest right line of that
-step, adding or removing one costs its tokens and its newline. Ties go to the reference's own line,
-then to the earlier phrasing. A line that shares no more than half its tokens with any right line is
-replaced by the reference's.
+In: a problem with its reference solution, and any text. Out: one edit per line (kept, changed,
+added, removed).
+
+A right solution states every step in order, each in any phrasing after its day ("Monday: ..."), and
+then the answer, which has no day. A least-cost alignment matches the attempt's lines with these.
+Changing a line costs the token edits to the nearest right line of that step. Adding or removing a
+line costs its tokens and its newline. Ties go to the line of the reference, then to the earlier
+phrasing. A line that shares no more than half of its tokens with any right line is replaced by the
+line of the reference.
 """
 
 from __future__ import annotations
@@ -33,15 +35,16 @@ KINDS = (
     *("missing step", "extra step", "unreadable"),
 )
 LONGEST_TEXT = 20_000
-"""Characters; what stands beyond is removed by the oracle."""
+"""Characters; the oracle removes what follows."""
 NUMBER = re.compile(r"\d{1,9}(?!\d)")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What becomes of one line: `before` is None for an added line, `after` for a removed one.
+    """What becomes of one line.
 
-    `step` is what the right line states, None for the answer line and for removed lines.
+    `before` is None for an added line, `after` is None for a removed one. `step` is what the right
+    line states; it is None for the answer line and for removed lines.
     """
 
     before: str | None
@@ -51,7 +54,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class _Target:
-    """What one line of a right solution may say, the reference's own line first."""
+    """The wordings that one line of a right solution may have, that of the reference first."""
 
     lines: list[str]
     tokens: list[list[str]]
@@ -59,11 +62,10 @@ class _Target:
 
 
 def story_of(problem: Problem) -> Story:
-    """The story behind a problem, read from its question and its reference solution.
+    """The story of a problem, read from its question and its reference solution.
 
-    The n-th line of the solution is the step of the n-th day.
-
-    Raises ValueError with the problem's id where they are not of this task.
+    The n-th line of the solution is the step of the n-th day. Raises ValueError with the problem's
+    id where they are not of this task.
     """
     words = re.findall(r"[A-Za-z]+", problem.question)
     name = next((word for word in words if word in NAMES), None)
@@ -72,6 +74,7 @@ def story_of(problem: Problem) -> Story:
     found = [EQUATION.search(line) for line in lines]
     if name is None or item is None or not found:
         raise ValueError(f"problem {problem.id!r} is not an arithmetic problem with a solution")
+
     steps = []
     for day, line, match in zip(DAYS, lines, found, strict=False):
         if match is None:
@@ -82,31 +85,33 @@ def story_of(problem: Problem) -> Story:
 
 
 def mend(problem: Problem, text: str, phrasings: int) -> list[Edit]:
-    """The line edits that turn `text` into the nearest right solution, in order of lines."""
+    """The line edits that turn `text` into the nearest right solution, in the order of lines."""
     story = story_of(problem)
     reference = (problem.solution or "").split("\n")
+
     targets = []
     for line, step in zip(reference[:-1], story.steps, strict=True):
         allowed = dict.fromkeys([line, *story.lines(step, phrasings)])
         targets.append(_Target(list(allowed), [tokens(a) for a in allowed], step))
     targets.append(_Target([reference[-1]], [tokens(reference[-1])], None))
+
     return _align(text[:LONGEST_TEXT].split("\n"), targets)
 
 
 def _align(lines: list[str], targets: list[_Target]) -> list[Edit]:
     """Least-cost alignment of lines with targets.
 
-    Among equal costs changing beats removing, removing beats adding, and the earlier lines are
-    kept.
+    Of equal costs, changing is preferred to removing, and removing to adding. So the earlier lines
+    are kept.
     """
     cut = [tokens(line) for line in lines]
     nearest = [[_nearest(line, target) for target in targets] for line in cut]
     remove = [len(line) + 1 for line in cut]
     add = [len(target.tokens[0]) + 1 for target in targets]
     last, end = len(lines), len(targets)
-    cost = [
-        [0] * (end + 1) for _ in range(last + 1)
-    ]  # cost[i][j]: lines from i on, targets from j on
+
+    # cost[i][j] is the least cost of matching the lines from i on with the targets from j on.
+    cost = [[0] * (end + 1) for _ in range(last + 1)]
     for i in range(last, -1, -1):
         for j in range(end, -1, -1):
             options = []
@@ -117,6 +122,8 @@ def _align(lines: list[str], targets: list[_Target]) -> list[Edit]:
             if j < end:
                 options.append(add[j] + cost[i][j + 1])
             cost[i][j] = min(options, default=0)
+
+    # Walk from the start, at each place by the first kind of edit that has the least cost.
     edits: list[Edit] = []
     i = j = 0
     while i < last or j < end:
@@ -133,6 +140,7 @@ def _align(lines: list[str], targets: list[_Target]) -> list[Edit]:
 
 
 def _nearest(line: list[str], target: _Target) -> tuple[int, str]:
+    """The distance to the nearest wording of a target, and the line that replaces this one."""
     distances = [Levenshtein.distance(line, right) for right in target.tokens]
     best = min(range(len(distances)), key=distances.__getitem__)
     if 2 * distances[best] >= max(len(line), len(target.tokens[best])):
@@ -146,7 +154,7 @@ def mended(edits: list[Edit]) -> str:
 
 
 def first_wrong_line(edits: list[Edit]) -> int | None:
-    """How many lines of the attempt stand before its first edit, None where nothing is edited."""
+    """The number of lines before the first edit; None where nothing is edited."""
     for index, edit in enumerate(edits):
         if edit.before != edit.after:
             return index
@@ -154,7 +162,7 @@ def first_wrong_line(edits: list[Edit]) -> int | None:
 
 
 def kind_of_error(edits: list[Edit]) -> str:
-    """One of `KINDS`, told from the first edited line."""
+    """One of `KINDS`, by the first edited line."""
     edit = next((edit for edit in edits if edit.before != edit.after), None)
     if edit is None:
         return "none"
@@ -171,6 +179,7 @@ def _kind_of_line(line: str, right: str, step: Step) -> str:
     found, stated = EQUATION.search(line), EQUATION.search(right)
     if found is None or stated is None:
         return "unreadable"
+
     left, symbol, operand, after = found.groups()
     right_left, right_symbol, right_operand, _ = stated.groups()
     if symbol != right_symbol:

@@ -1,8 +1,8 @@
 """The words of the arithmetic task: names, items, sentences of questions and solution lines.
 
-In: a story (whose items, which steps); out: text. A solution line is the day of one step and a
-statement of it; every operation has the same number of phrasings, and every phrasing holds the
-whole equation, so that a line can be checked alone. Tokens are single digits, words and punctuation
+In: a story (whose items, which steps). Out: text. A solution line is the day of one step and a
+statement of it. Every operation has the same number of phrasings, and every phrasing contains the
+whole equation, so a line can be checked alone. Tokens are single digits, words and punctuation
 marks, each with the blank before it.
 """
 
@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 TOKEN = re.compile(r" ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s")
-"""Cuts a text into the task's tokens; joining them gives the text back."""
+"""Matches the task's tokens; joining them gives the text back."""
 
 EQUATION = re.compile(r"(\d{1,9}) ([-+*/]) (\d{1,9}) = (\d{1,9})(?!\d)")
 
@@ -123,7 +123,7 @@ class Step:
     day: str = DAYS[0]
 
     def equations(self) -> list[str]:
-        """The ways to write the step; operands may change places where that changes nothing."""
+        """The ways to write the step; the operands may be exchanged where that changes nothing."""
         symbol = SYMBOLS[self.operation]
         orders = [(self.before, self.operand)]
         if self.operation in ("add", "multiply") and self.before != self.operand:
@@ -133,7 +133,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Story:
-    """What a question tells: whose items they are and what happens to their number."""
+    """What a question tells: whose items they are, and what happens to their number."""
 
     name: str
     item: str
@@ -150,7 +150,7 @@ class Story:
         ]
 
     def line(self, step: Step, phrasing: int, equation: str) -> str:
-        """The solution line of `step` in one phrasing: its day, and the step with its equation."""
+        """The solution line of `step` in one phrasing: its day, then the step with its equation."""
         said = LINES[step.operation][phrasing].format(
             name=self.name, item=self.item, b=step.operand, equation=equation
         )
@@ -163,5 +163,5 @@ def answer_line(answer: int | str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """The task's tokens of any text; joined they give the text back."""
+    """The task's tokens of any text. Joined, they give the text back."""
     return TOKEN.findall(text)

@@ -1,9 +1,9 @@
 """GSM8K: grade-school word problems, from the hub or from files in its layouts.
 
 In: the hub's data set, or files with question and answer (`... #### 18`), or the released model
-solutions with question and ground_truth (`... A: 18`); out: problems whose gold answer is the
-number behind the last marker and whose reference solution is the whole text. Calculator marks
-`<<48/2=24>>` are taken out unless asked for.
+solutions with question and ground_truth (`... A: 18`). Out: problems whose gold answer is the
+number after the last marker, and whose reference solution is the whole text. Calculator marks such
+as `<<48/2=24>>` are removed unless they are asked for.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ SOLUTION_FIELDS = ("answer", "ground_truth")
 class Gsm8kTask(TableTask):
     """GSM8K with dev cut from train by a hash of the question (`dev_share` of it).
 
-    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file a
-    split; without it the data set `hub` is read with its `hub_config` and `hub_revision`.
-    `calculator_marks` keeps the marks in solutions. Raises FileNotFoundError for a missing file or
-    an unreachable hub, ValueError for bad rows and empty splits. `left_out` lists rows without a
-    readable gold answer and repeated questions.
+    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file per
+    split. Without it the data set `hub` is read, with its `hub_config` and `hub_revision`.
+    `calculator_marks` keeps the marks in solutions. `left_out` lists rows without a readable gold
+    answer, and repeated questions.
+
+    Raises FileNotFoundError for a missing file or an unreachable hub, and ValueError for bad rows
+    and empty splits.
     """
 
     name = "gsm8k"
@@ -60,7 +62,7 @@ class Gsm8kTask(TableTask):
         return judge_number(text, problem.answer)
 
     def clean(self, text: str) -> str:
-        """A solution as the task writes it: without calculator marks unless they are to be kept."""
+        """A solution as the task writes it: without calculator marks, unless they are kept."""
         return text if self.calculator_marks else CALCULATOR_MARK.sub("", text)
 
     def _build(self, row: Row) -> Problem | str:
@@ -71,8 +73,9 @@ class Gsm8kTask(TableTask):
                 f"{row.where}: no field 'answer'; expected question and answer (or ground_truth), "
                 f"found {row.names}"
             )
-        solution = self.clean(row.text(field))
+
+        solution = self.clean(row.text_or_none(field) or "")
         gold = final_answer(solution)
         if gold is None or parse_number(gold) is None:
-            return f"no number behind a marker such as '####' in {field!r} (found {gold!r})"
+            return f"no number after a marker such as '####' in {field!r} (found {gold!r})"
         return make_problem(row, f"gsm8k-{digest_of(question)[:16]}", question, gold, solution)

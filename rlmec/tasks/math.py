@@ -1,10 +1,12 @@
 """MATH: competition problems whose answers are LaTeX, from the hub or a local file.
 
-In: rows with problem, solution, level and type (as in MATH and EleutherAI/hendrycks_math) or also
-answer and subject (as in HuggingFaceH4/MATH-500); out: problems whose gold answer is the `answer`
-field or what the solution's last box holds. Two plain numbers are compared exactly and LaTeX that
-is written alike is equal; all else is judged by math-verify in the verifier's processes, which
-takes what is equal for right (`\\frac{2}{4}` for `\\frac{1}{2}`, six decimals for an irrational).
+In: rows with problem, solution, level and type (as in MATH and EleutherAI/hendrycks_math), or also
+answer and subject (as in HuggingFaceH4/MATH-500). Out: problems whose gold answer is the `answer`
+field, or the content of the solution's last box.
+
+Two plain numbers are compared exactly, and LaTeX that is written alike is equal. All else is judged
+by math-verify in the verifier's processes, for which equal values are right (`\\frac{2}{4}` for
+`\\frac{1}{2}`, six decimals for an irrational number).
 """
 
 from __future__ import annotations
@@ -40,12 +42,14 @@ SUBJECTS = (
 class MathTask(TableTask):
     """MATH with dev cut from train by a hash of the question (`dev_share` of it).
 
-    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file a
-    split; without it the data set `hub` is read, all of `hub_configs` (null: it has none),
-    `hub_splits` naming which of its splits stands for each of ours. `kind` says what a problem's
-    kind is. A comparison may take `time_limit` seconds of processor time and `memory_limit` GiB.
-    Raises FileNotFoundError for a missing file or an unreachable hub, ValueError for bad rows and
-    empty splits. `left_out` lists rows without a gold answer and repeated questions.
+    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file per
+    split. Without it the data set `hub` is read with all of `hub_configs` (null: it has none);
+    `hub_splits` names its split for each of ours. `kind` is what accuracy is split by. A comparison
+    may take `time_limit` seconds of processor time and `memory_limit` GiB. `left_out` lists rows
+    without a gold answer, and repeated questions.
+
+    Raises FileNotFoundError for a missing file or an unreachable hub, and ValueError for bad rows
+    and empty splits.
     """
 
     name = "math"
@@ -78,11 +82,12 @@ class MathTask(TableTask):
         return judge_mathematics(self.verifier, texts, [problem.answer for problem in problems])
 
     def _build(self, row: Row) -> Problem | str:
-        question, solution = row.text("problem"), row.text("solution")
-        given = row.text("answer") if "answer" in row.values else None
-        gold = given if given is not None else final_answer(solution, ("\\boxed{",))
+        question = row.text("problem")
+        solution = row.text_or_none("solution")
+        gold = row.text_or_none("answer") or final_answer(solution or "", ("\\boxed{",))
         if gold is None or not gold.strip():
             return "the solution has no box with an answer"
+
         id = f"{self.name}-{digest_of(question)[:16]}"
         return make_problem(row, id, question, gold.strip(), solution, self._kind(row))
 

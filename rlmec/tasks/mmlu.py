@@ -1,8 +1,8 @@
 """MMLU's mathematics subjects: four choices, for evaluation only, from the hub or a local file.
 
-In: rows with question, subject, choices and the number of the right choice; out: problems that show
-their choices as options, one a line, and whose kind is the subject. The data set has no train
-split: its dev split is for few-shot examples, its validation split is our dev.
+In: rows with question, subject, choices and the number of the right choice. Out: problems that show
+their choices as options, one per line, and whose kind is the subject. The data set has no train
+split. Its dev split is for few-shot examples, and its validation split is our dev.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ MATHEMATICS = (
 class MmluTask(TableTask):
     """MMLU's `subjects` (the hub's configurations) as questions with options.
 
-    `path` is one local file of test problems or one file a split; rows of other subjects are left
-    out. Raises FileNotFoundError for a missing file or an unreachable hub, ValueError for bad rows,
-    empty splits and for train, which there is none of.
+    `path` is one local file of test problems or one file per split. Rows of other subjects are left
+    out.
+
+    Raises FileNotFoundError for a missing file or an unreachable hub, and ValueError for bad rows,
+    empty splits, and train, which does not exist.
     """
 
     name = "mmlu"
@@ -65,6 +67,7 @@ class MmluTask(TableTask):
         subject = row.text("subject")
         if subject not in self.subjects:
             return f"subject {shortened(subject)!r} is not asked for"
+
         options = row.texts("choices")
         index = _index(row, len(options))
         question = with_options(row.text("question"), options)
@@ -73,11 +76,12 @@ class MmluTask(TableTask):
 
 
 def _index(row: Row, count: int) -> int:
-    """The number of the right choice, written as a number from 0 or as a letter."""
+    """The index of the right choice, which a row has as a number from 0 or as a letter."""
     answer = row.text("answer").strip()
     index = LETTERS.find(answer) if len(answer) == 1 and answer.isalpha() else -1
     if answer.isdecimal() and len(answer) < 10:
         index = int(answer)
+
     if not 0 <= index < count:
         raise ValueError(
             f"{row.where}: answer {shortened(answer)!r}; expected the number of one of {count} "

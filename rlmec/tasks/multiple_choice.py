@@ -1,9 +1,9 @@
 """Questions with options in words: ECQA, QASC, OpenBookQA, ARC, and files in their layouts.
 
 In: rows in the layout of the RLMEC authors' files (problem with its options, solution, answer) or
-in that of the hub's data sets; out: problems that show their options one a line, without letters,
-whose reference solution ends in "The answer is ...". A row's layout is told by its fields, so a
-local file may have any of them.
+in that of the hub's data sets. Out: problems that show their options one per line, without letters,
+and whose reference solution ends in "The answer is ...". The fields of a row tell its layout, so a
+local file may have any of the layouts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rlmec.tasks.rows import Row, shortened
 
 
 class Question(NamedTuple):
-    """What a row holds, whatever its layout; `question` shows the options."""
+    """The content of a row, whatever its layout; `question` shows the options."""
 
     question: str
     options: tuple[str, ...]
@@ -41,11 +41,13 @@ class Question(NamedTuple):
 class OptionTask(TableTask):
     """One data set of questions with options, named by `name`.
 
-    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file a
-    split; without it the data set `hub` is read, `hub_splits` naming which of its splits stands for
-    each of ours. Without a dev split dev is cut from train by a hash of the question. Raises
-    FileNotFoundError for a missing file or an unreachable hub, ValueError for bad rows and empty
-    splits. `left_out` lists rows whose answer is none of the options and repeated questions.
+    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file per
+    split. Without it the data set `hub` is read; `hub_splits` names its split for each of ours.
+    Without a dev split, dev is cut from train by a hash of the question. `left_out` lists rows
+    whose answer is none of the options, and repeated questions.
+
+    Raises FileNotFoundError for a missing file or an unreachable hub, and ValueError for bad rows
+    and empty splits.
     """
 
     def __init__(
@@ -80,13 +82,15 @@ class OptionTask(TableTask):
         if read_option(found.answer, found.options) is None:
             answer = shortened(found.answer)
             return f"the answer {answer!r} is none of the options, or more than one"
+
         id = f"{self.name}-{digest_of(found.question)[:16]}"
-        question, answer, solution = found.question, found.answer, found.solution
-        return make_problem(row, id, question, answer, solution, options=found.options)
+        return make_problem(
+            row, id, found.question, found.answer, found.solution, options=found.options
+        )
 
 
 def read_question(row: Row) -> Question:
-    """The row in the layout that its fields tell; ValueError with the row for an unknown one."""
+    """The content of a row by its layout; ValueError with the row for an unknown layout."""
     for field, read in LAYOUTS.items():
         if field in row.values:
             return read(row)
@@ -99,37 +103,40 @@ def read_question(row: Row) -> Question:
 def _published(row: Row) -> Question:
     """problem with "Options:", solution, answer: the RLMEC authors' files."""
     question = row.text("problem")
-    return Question(question, options_of(question), row.text("answer"), row.text("solution"))
+    solution = row.text_or_none("solution") or ""
+    return Question(question, options_of(question), row.text("answer"), solution)
 
 
 def _ecqa(row: Row) -> Question:
-    """q_text, q_op1 to q_op5, q_ans, and taskA_pos: the statements that speak for the answer."""
+    """q_text, q_op1 to q_op5, q_ans, and taskA_pos: the statements in favour of the answer."""
     options = tuple(row.text(f"q_op{n}").strip() for n in range(1, 6))
     answer = row.text("q_ans").strip()
-    return _question(row.text("q_text"), options, answer, row.text("taskA_pos"))
+    return _question(row.text("q_text"), options, answer, row.text_or_none("taskA_pos") or "")
 
 
 def _labelled(row: Row) -> Question:
     """question or question_stem, choices with text and label, answerKey: QASC, OpenBookQA, ARC.
 
-    QASC's two facts and the fact that they make together are its reference solution.
+    The reference solution of QASC is its two facts and the fact that follows from them.
     """
     choices = row.values["choices"]
     if not (isinstance(choices, Mapping) and "text" in choices and "label" in choices):
         found = shortened(choices)
         raise ValueError(f"{row.where}: field 'choices' has no lists 'text' and 'label': {found}")
-    inner = Row(row.file, row.number, dict(choices))
-    options, labels = inner.texts("text"), inner.texts("label")
+    inner = Row(row.file, row.number, dict(choices), row.line)
+    options = inner.texts("text")
+    labels = inner.texts("label")
     key = row.text("answerKey")
     if key not in labels or len(labels) != len(options):
         raise ValueError(
             f"{row.where}: answerKey {shortened(key)!r} is none of the labels "
             f"{shortened(', '.join(labels))} of {len(options)} options"
         )
+
     field = "question_stem" if "question_stem" in row.values else "question"
-    facts = [row.text(f) for f in ("fact1", "fact2", "combinedfact") if row.values.get(f)]
-    facts = facts if len(facts) == 3 else []
-    return _question(row.text(field), options, options[labels.index(key)], "\n".join(facts))
+    facts = [row.text_or_none(name) for name in ("fact1", "fact2", "combinedfact")]
+    reasons = "" if None in facts else "\n".join(fact or "" for fact in facts)
+    return _question(row.text(field), options, options[labels.index(key)], reasons)
 
 
 def _question(text: str, options: tuple[str, ...], answer: str, reasons: str) -> Question:
@@ -144,4 +151,4 @@ LAYOUTS: dict[str, Callable[[Row], Question]] = {
     "q_text": _ecqa,
     "choices": _labelled,
 }
-"""The field that tells a layout, and its reader."""
+"""The field that identifies a layout, and the reader of its rows."""

@@ -1,9 +1,9 @@
 """Ready-made solutions from a file, matched with a task's problems.
 
-In: a file whose rows name a problem and hold one or more solutions, perhaps with labels; out: the
+In: a file whose rows name a problem and have one or more solutions, perhaps with labels. Out: the
 solutions of known problems in file order, one at a time, and how many rows and solutions were
-passed over. Field names may be paths: `*.solution` takes `solution` out of every
-object in the row, and `*.is_correct` the label beside it.
+passed over. Field names may be paths: `*.solution` takes `solution` out of every object in the row,
+and `*.is_correct` the label next to it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from typing import Any, NamedTuple
 
 from rlmec.records import Problem
 from rlmec.tasks.problem_tables import ids_by_question
-from rlmec.tasks.rows import Row, iter_rows, shortened, whole_text
-
-_MISSING = object()
+from rlmec.tasks.rows import MISSING, Row, iter_rows, shortened, whole_text
 
 
 class ImportedSolution(NamedTuple):
-    """One ready-made solution; `source` is the name that the wildcard stood for, or "imported"."""
+    """One ready-made solution; `source` is the name that matched the wildcard, or "imported"."""
 
     problem_id: str
     text: str
@@ -32,7 +30,7 @@ class ImportedSolution(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """How much a file holds, and what in it is passed over."""
+    """How much a file contains, and how much of it is passed over."""
 
     solutions: int
     rows: int
@@ -41,13 +39,15 @@ class Found:
 
 
 class SolutionFile:
-    """Solutions of `problems` in a file of JSON lines or a JSON list, in file order. They are read
-    anew each time they are gone through; of JSON lines one row is in memory at a time.
+    """Solutions of `problems` in a file of rows (`rlmec.tasks.rows`), in file order.
 
-    A row names its problem by `problem_id_field` where it has that field, else by the text of the
-    question. `clean` is applied to every solution (a task's own way to write them). A path may hold
-    one `*`, at the same place in both fields. Going through it raises FileNotFoundError for a
-    missing file, ValueError with file and row for a field that is missing or of another kind.
+    The file is read again for each iteration, one row at a time. A row names its problem by
+    `problem_id_field` where it has that field, else by the text of the question. `clean` is applied
+    to every solution (a task's own way to write them). A path may have one `*`, at the same place
+    in both fields. A null solution counts as a blank one.
+
+    Iteration raises FileNotFoundError for a missing file, and ValueError with file and row for a
+    field that is missing or of another type.
     """
 
     def __init__(
@@ -66,8 +66,12 @@ class SolutionFile:
                 f"{path}: text_field {text_field!r} and label_field {label_field!r} need the same "
                 "'*'"
             )
-        self.path, self._count = path, len(problems)
-        self._fields = text_field, label_field, question_field, problem_id_field
+        self.path = path
+        self._count = len(problems)
+        self._text_field = text_field
+        self._label_field = label_field
+        self._question_field = question_field
+        self._problem_id_field = problem_id_field
         self._clean = clean
         self._by_question = ids_by_question(problems)
         self._ids = {problem.id for problem in problems}
@@ -76,14 +80,15 @@ class SolutionFile:
         return self.read(Counter())
 
     def read(self, counts: Counter[str]) -> Iterator[ImportedSolution]:
-        """The solutions; `counts` grows by what is passed: fields of `Found`."""
-        text_field, label_field, *_ = self._fields
+        """The solutions. `counts` is increased by what is read, under the names of `Found`."""
         for row in iter_rows(self.path):
             counts["rows"] += 1
-            if (id_ := self._problem_of(row)) not in self._ids:
+            id_ = self._problem_of(row)
+            if id_ not in self._ids:
                 counts["unknown_rows"] += 1
                 continue
-            for source, text, label in _solutions(row, text_field, label_field):
+
+            for source, text, label in _solutions(row, self._text_field, self._label_field):
                 if not text.strip():
                     counts["blank_solutions"] += 1
                     continue
@@ -92,16 +97,16 @@ class SolutionFile:
                 yield ImportedSolution(id_, text, label, source)
 
     def _problem_of(self, row: Row) -> str:
-        *_, question_field, problem_id_field = self._fields
-        if problem_id_field in row.values:
-            return row.text(problem_id_field)
-        return self._by_question.get(row.text(question_field).strip(), "")
+        if row.value(self._problem_id_field) is not MISSING:
+            return row.text(self._problem_id_field)
+        return self._by_question.get(row.text(self._question_field).strip(), "")
 
     def found(self) -> Found:
-        """Goes through the whole file once; ValueError where it holds no solution."""
+        """Counts the whole file; ValueError where it has no solution of the problems."""
         counts = Counter[str]()
         for _ in self.read(counts):
             pass
+
         made = Found(*(counts[f.name] for f in fields(Found)))
         if not made.solutions:
             raise ValueError(
@@ -116,7 +121,7 @@ class SolutionFile:
 def _path(field: str) -> tuple[str, ...]:
     parts = tuple(field.split("."))
     if parts.count("*") > 1:
-        raise ValueError(f"field {field!r}: at most one '*' can stand in a path")
+        raise ValueError(f"field {field!r}: a path can have at most one '*'")
     return parts
 
 
@@ -132,15 +137,18 @@ def _solutions(
     """The row's solutions as (source, text, label)."""
     before, text_path = _before_wildcard(text_field), _path(text_field)
     if before is None:
-        names = [] if _reach(row.values, text_path) is _MISSING else ["imported"]
+        names = [] if _reach(row.values, text_path) is MISSING else ["imported"]
     else:
         holder = _reach(row.values, before)
         candidates = list(holder) if isinstance(holder, dict) else []
-        names = [c for c in candidates if _reach(row.values, _named(text_path, c)) is not _MISSING]
+        names = [c for c in candidates if _reach(row.values, _named(text_path, c)) is not MISSING]
     if not names:
         raise ValueError(f"{row.where}: nothing matches {text_field!r}; found {row.names}")
+
     for name in names:
         text = _reach(row.values, _named(text_path, name))
+        if text is None:
+            text = ""
         if not isinstance(text, str):
             raise ValueError(
                 f"{row.where}: {text_field!r} of {shortened(name)} is a {type(text).__name__}; "
@@ -154,8 +162,8 @@ def _label(row: Row, field: str | None, name: str) -> bool | None:
     if field is None:
         return None
     label = _reach(row.values, _named(_path(field), name))
-    if label is _MISSING or label not in (True, False):
-        found = "missing" if label is _MISSING else shortened(repr(label))
+    if label is MISSING or label not in (True, False):
+        found = "missing" if label is MISSING else shortened(repr(label))
         raise ValueError(
             f"{row.where}: label {field!r} of {shortened(name)} is {found}; expected true or false"
         )
@@ -169,6 +177,6 @@ def _named(path: tuple[str, ...], name: str) -> tuple[str, ...]:
 def _reach(value: Any, path: tuple[str, ...]) -> Any:
     for part in path:
         if not isinstance(value, dict) or part not in value:
-            return _MISSING
+            return MISSING
         value = value[part]
     return value

@@ -1,7 +1,7 @@
 """SVAMP: word problems of one or two operations, from the hub or from the published file.
 
-In: rows with Body, Question, Equation, Answer and Type; out: problems whose question is the body
-and the question in one line, whose kind is the type, and whose reference solution is the published
+In: rows with Body, Question, Equation, Answer and Type. Out: problems whose question is the body
+and the question on one line, whose kind is the type, and whose reference solution is the published
 equation with its value ("( 76.0 - 25.0 ) = 51").
 """
 
@@ -27,9 +27,11 @@ from rlmec.tasks.rows import Row, shortened
 class SvampTask(TableTask):
     """SVAMP with dev cut from train by a hash of the question (`dev_share` of it).
 
-    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file a
-    split (`path.test` alone judges the whole published file); without it the data set `hub` is
-    read. Raises FileNotFoundError for a missing file or an unreachable hub, ValueError for bad rows
+    `path` is one local file, cut into splits (`test_share` and `dev_share` of it), or one file per
+    split (`path.test` alone judges the whole published file). Without it the data set `hub` is
+    read.
+
+    Raises FileNotFoundError for a missing file or an unreachable hub, and ValueError for bad rows
     and empty splits.
     """
 
@@ -53,13 +55,18 @@ class SvampTask(TableTask):
         return judge_number(text, problem.answer)
 
     def _build(self, row: Row) -> Problem | str:
-        body, asked = row.text("Body").strip(), row.text("Question").strip()
+        body = row.text("Body").strip()
+        asked = row.text("Question").strip()
         question = f"{body} {asked}"
-        number = parse_number(row.text("Answer"), bare=True)
+
+        answer = row.text_or_none("Answer") or ""
+        number = parse_number(answer, bare=True)
         if number is None:
-            return f"the answer is no number: {shortened(row.text('Answer'))!r}"
-        gold = _written(number, row.text("Answer"))
-        solution = f"{row.text('Equation').strip()} = {gold}\nThe answer is {gold}"
+            return f"the answer is no number: {shortened(answer)!r}"
+        gold = _written(number, answer)
+
+        equation = row.text_or_none("Equation")
+        solution = f"{equation.strip()} = {gold}\nThe answer is {gold}" if equation else None
         id = f"{self.name}-{digest_of(question)[:16]}"
         return make_problem(row, id, question if asked else "", gold, solution, row.text("Type"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from rlmec.tasks.base import Task
+from rlmec.tasks.base import Task, check_references
 from rlmec.tasks.gsm8k import Gsm8kTask
 from rlmec.tasks.math import MathTask
 from rlmec.tasks.mmlu import MmluTask
@@ -298,3 +298,26 @@ def test_the_published_files_are_read_as_they_are(data: Path):
     sizes = [len(arc.problems(split)) for split in ("train", "dev", "test")]
     assert sum(sizes) == 1000
     assert min(sizes) > 20
+
+
+@pytest.mark.parametrize("blank", ["", " \n", None])
+def test_blank_and_null_references_are_none(tmp_path, blank):
+    """A row without a reference keeps its problem where the answer is a field of its own."""
+    rows = {
+        "svamp": (SvampTask, SVAMP | {"Equation": blank}),
+        "math": (MathTask, MATH_500 | {"solution": blank}),
+        "options": (
+            lambda path: OptionTask("ecqa", path=path),
+            {"problem": "Q?\nOptions:\na x\nb y", "answer": "b y", "solution": blank},
+        ),
+    }
+    for name, (make, row) in rows.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps(row))
+        task = make({"test": str(path)})
+        assert only(task).solution is None
+        (line,) = check_references(task, task.problems("test")).lines()
+        assert "1 of 1" in line
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "1?", "answer": blank}))
+    with pytest.raises(ValueError, match=r"1 rows left out, the first: .*row 1"):
+        Gsm8kTask({"test": str(tmp_path / "gsm8k.jsonl")}).problems("test")

@@ -29,13 +29,14 @@ def test_a_wildcard_takes_every_object_that_holds_the_field(tmp_path):
         },
         {"question": "Three?", "b": {"solution": "A: 3", "ok": True}},
         {"question": "One?", "b": {"solution": " ", "ok": False}},
+        {"question": "One?", "b": {"solution": None, "ok": False}},
     ]
     file = SolutionFile(write(tmp_path / "s.jsonl", rows), PROBLEMS, "*.solution", "*.ok")
     assert list(file) == [
         ImportedSolution("p2", "A: 2", True, "gpt-3.5"),
         ImportedSolution("p2", "A: 3", False, "b"),
     ]
-    assert file.found() == Found(solutions=2, rows=3, unknown_rows=1, blank_solutions=1)
+    assert file.found() == Found(solutions=2, rows=4, unknown_rows=1, blank_solutions=2)
 
 
 def test_plain_and_nested_fields_and_ids(tmp_path):
