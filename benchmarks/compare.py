@@ -52,7 +52,7 @@ def grids(methods: list[str], rates: str | None) -> list[tuple[str, str, list[st
 
 
 def group_of(method: str) -> str:
-    """The group that a method is an option of; exits where neither group has it."""
+    """The group that a method is an option of; exits if neither group has it."""
     for group in ("method", "ablation"):
         if (CONF / group / f"{method}.yaml").is_file():
             return group

@@ -37,12 +37,15 @@ def credited_pairs(
     out = []
     for number, sample in enumerate(samples):
         script = edit_script(sample.attempt, sample.target)
+
+        # Probabilities of the GRM: above 0.5, except for tokens that it finds unlikely.
         chance = np.where(script.removed, punished_removed, punished_kept)  # [n]
         unlikely = draw.random(len(chance)) < chance  # [n]
         high = draw.uniform(0.5, 1.0, len(chance))  # [n]
         probability = np.where(unlikely, draw.uniform(0.0, 0.5, len(chance)), high)  # [n]
 
         rewards = clipped_probability(np.log(probability), sample.is_right, script.removed)
+
         own = np.full(len(chance), -2.0) if network is None else _logprobs(network, sample)
         weights = edit_weights(script)
         if sample.is_right:

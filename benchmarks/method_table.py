@@ -78,7 +78,8 @@ def read_jobs(folder: Path) -> list[Job]:
         if "ablation" in chosen:
             chosen["method"] = chosen["ablation"]
         needed = ("method", "policy.optimizer.lr", "policy.seed")
-        if missing := [name for name in needed if name not in chosen]:
+        missing = [name for name in needed if name not in chosen]
+        if missing:
             raise ValueError(
                 f"{path}: no override of {', '.join(missing)}, so this is not a job of a comparison"
             )

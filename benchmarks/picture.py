@@ -27,7 +27,8 @@ def row(axes: Any, y: float, texts: list[str], colours: list[str], x: float = 0.
 
 def packed(axes: Any) -> None:
     """Draw a pair as two rows, and as one row with its positions."""
-    trunk, (wrong, right) = [SHARED] * len(TRUNK), TAILS
+    trunk = [SHARED] * len(TRUNK)
+    wrong, right = TAILS
     axes.set_title("a pair: two rows of 9 tokens, or one of 12", fontsize=10, loc="left")
     row(axes, 4.2, [*TRUNK, *wrong], [*trunk, *[WRONG] * 3])
     row(axes, 3.2, [*TRUNK, *right], [*trunk, *[RIGHT] * 3])
@@ -58,7 +59,11 @@ def draft(axes: Any) -> None:
     axes.set_title("a draft with one wrong token, in two passes", fontsize=10, loc="left")
     said = ["16", "-", "3", "=", "13", "left", "13", "*", "2"]
     wrong = ["16", "-", "3", "=", "12", "left", "13", "*", "2"]
-    good, bad, late = [RIGHT] * 4, [WRONG], [SHARED] * 4
+    good = [RIGHT] * 4
+    bad = [WRONG]
+    late = [SHARED] * 4
+
+    # Each line of the panel: its title, its tokens, and their colours.
     rows = [
         ("draft, fed at once", wrong, [SHARED] * 9),
         ("what greedy says at each place", said, good + [RIGHT] + [PAD] * 4),
@@ -66,6 +71,7 @@ def draft(axes: Any) -> None:
         ("second pass: the rest, from behind the edit", said[5:], late),
         ("all of it is right: done", said, [RIGHT] * 9),
     ]
+
     for number, (title, texts, colours) in enumerate(rows):
         y = 6.6 - 1.5 * number
         axes.text(0, y + 1.0, title, fontsize=8)

@@ -5,10 +5,10 @@ python -m benchmarks.rewards [--seeds 1,2,3] [--csv FILE] [key=value ...]
 In: the configuration of train.py; the artifacts up to the scores are made or reused. Out: one line
 per rule of conf/policy/reward and per ablation that changes the reward (ablation=discriminator
 trains a reward model of its own); each is the mean over the seeds with its range. Measured on
-the wrong attempts at problems that the GRM was not taught on, against the oracle's edits (where the
-task has no oracle, against the accepted correction's); no policy is trained. `ranking` is the
-average precision of -R as a detector of removed tokens. It does not depend on where a rule is cut,
-and ties count as one.
+the wrong attempts at problems that the GRM was not taught on, against the oracle's edits, or those
+of the accepted correction if the task has no oracle. No policy is trained. `ranking` is the average
+precision of -R as a detector of removed tokens. It does not depend on a threshold, and equal
+rewards count as one.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
         punishing = -torch.cat([torch.as_tensor(i.token_rewards) for i in scored.items])
         removed = torch.cat([torch.as_tensor(i.removed) for i in scored.items])
         right = [c.pair.token_rewards < 0 for c in scored.cases if c.pair.attempt.is_right]
-        precision, recall = found.punished.precision, found.punished.recall
+        precision = found.punished.precision
+        recall = found.punished.recall
 
         # F1 from counts is defined even if the rule punishes nothing.
         hits = precision * found.punished.marked if found.punished.marked else 0.0

@@ -85,7 +85,8 @@ class Samples:
 
     def lengths(self) -> dict[str, float]:
         """Return the mean numbers of tokens of the parts of wrong pairs and of right attempts."""
-        wrong, right = self.wrong, self.right
+        wrong = self.wrong
+        right = self.right
         return {
             "prompt": _mean(len(s.prompt) for s in wrong),
             "shared_prefix": _mean(s.shared for s in wrong),
@@ -124,7 +125,8 @@ def real_samples(path: Path) -> list[Sample]:
     from rlmec.tasks.solution_files import SolutionFile
     from rlmec.teachers.reference import ReferenceTeacher
 
-    task, teacher = Gsm8kTask(path=str(path)), ReferenceTeacher()
+    task = Gsm8kTask(path=str(path))
+    teacher = ReferenceTeacher()
     problems = [p for split in ("train", "dev", "test") for p in task.problems(split)]
     file = SolutionFile(str(path), problems, "*.solution", "*.is_correct", clean=task.clean)
     found = list(file)
@@ -179,7 +181,8 @@ def synthetic_samples(count: int, seed: int) -> list[Sample]:
     out = []
     for number in range(count):
         if number % 4 == 0:
-            prompt, reference = ids("prompt"), ids("reference")
+            prompt = ids("prompt")
+            reference = ids("reference")
         wrong = number % 2 == 0
         attempt = [*ids("wrong" if wrong else "right"), END_ID]
         target = _edited(attempt, draw) if wrong else attempt

@@ -84,7 +84,7 @@ def faults(store: Path, jobs: int) -> list[str]:
     expected = {"warmup": 1, "sample": 1, "teach": 1, "grm": 2, "score": 2, "policy": jobs}
     stages = Counter(path.parent.name for path in found)
     out += [f"{stages[s]} artifacts of {s}, not {n}" for s, n in expected.items() if stages[s] != n]
-    return out + [fault for path in sorted(found) if (fault := damage(path))]
+    return out + [fault for fault in map(damage, sorted(found)) if fault]
 
 
 def damage(artifact: Path) -> str:
@@ -144,7 +144,8 @@ def main(arguments: list[str]) -> int:
 
     folder: Path = given.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
-    store, alone = folder / "sweep", folder / "alone"
+    store = folder / "sweep"
+    alone = folder / "alone"
     for place in (store, alone):
         place.mkdir(parents=True)
 

@@ -67,7 +67,8 @@ def _line(bench: Bench, tokens: int, share: float, count: int, bound: float) -> 
 
 def _text(bench: Bench, tokens: int, draw: np.random.Generator) -> list[int]:
     """Attempts joined one after the other, cut to `tokens` ids."""
-    pool, ids = bench.samples.all, []
+    pool = bench.samples.all
+    ids = []
     while len(ids) < tokens:
         ids += pool[int(draw.integers(len(pool)))].attempt
     return ids[:tokens]

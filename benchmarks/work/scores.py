@@ -79,7 +79,8 @@ def score_wrong(bench: Bench, *, attempts: int, tokens: int) -> list[Result]:
     corrections cut after `tokens`.
     """
     chosen = bench.drawn(bench.samples.wrong, attempts, salt=16)
-    prompts, drafts = [s.rewrite_prompt for s in chosen], [s.attempt for s in chosen]
+    prompts = [s.rewrite_prompt for s in chosen]
+    drafts = [s.attempt for s in chosen]
     network = bench.network()
     net = TokenScorer(network)
     with bench.arithmetic():

@@ -65,7 +65,10 @@ def trainer(bench: Bench, *, steps: int, bound: float) -> list[Result]:
         punished_kept=0.05,
         seed=bench.seed,
     )
-    bare, ours, errors = [], [], []
+
+    bare = []
+    ours = []
+    errors = []
     for repeat in range(bench.repeats + 1):
         one, first = _bare(bench, pairs, steps)
         two, second = _fitted(bench, pairs, steps)
@@ -102,6 +105,7 @@ def _parts(bench: Bench, pairs: Any, steps: int) -> tuple[Any, Any]:
         raise ValueError(
             f"{data.plan.accumulate} micro-batches per step, but the bare loop takes one"
         )
+
     module = _Stamped(
         network,
         pad_id=PAD,

@@ -269,7 +269,8 @@ def paired_difference(first: Sequence[Judged], second: Sequence[Judged]) -> dict
     """
     left = by_id(first, "problem_id")
     right = by_id(second, "problem_id")
-    if missing := sorted(left.keys() ^ right.keys()):
+    missing = sorted(left.keys() ^ right.keys())
+    if missing:
         raise ValueError(
             f"{len(left)} and {len(right)} problems are not the same: {missing[0]!r} is in one "
             f"only ({len(left.keys() - right.keys())} are in the first alone, "

@@ -84,9 +84,11 @@ def find_overlap(trained: Iterable[Problem], judged: Sequence[Problem]) -> Overl
     same: list[tuple[str, str]] = []
     near: list[tuple[str, str]] = []
     for id_, text in judged_words.items():
-        if (equal := questions.get(tuple(text))) is not None:
+        equal = questions.get(tuple(text))
+        if equal is not None:
             same.append((id_, equal))
             continue
+
         sharing = (passages[passage] for passage in _passages(text))
         first = next((trained_id for trained_id in sharing if trained_id), None)
         if first is not None:

@@ -280,6 +280,8 @@ def _refuse_secrets(base_url: str, api_key_env: str | None) -> None:
         raise ValueError(
             "teacher.base_url is no address; it must look like http://localhost:8000/v1"
         )
+
+    # Configurations are written to disk and shown in reports, so they must hold no secret.
     if parts.username or parts.password or parts.query:
         raise ValueError(
             "teacher.base_url holds a user name or a query, and a secret has no place there: put "
@@ -300,7 +302,8 @@ def _request_settings(
     Raises ValueError for an option that has a setting of its own or would multiply the bill.
     """
     own = {"model", "messages", "system", "stream", "n", "temperature", limit_field}
-    if taken := sorted(own & set(options or {})):
+    taken = sorted(own & set(options or {}))
+    if taken:
         raise ValueError(
             f"teacher.options: {', '.join(taken)} cannot be set there; use the settings of teacher"
         )

@@ -96,6 +96,7 @@ class Service(ABC):
     def _key(self) -> str:
         if self.key_variable is None:
             return NO_KEY
+
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
             raise TeacherError(
