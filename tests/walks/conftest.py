@@ -24,7 +24,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Pa
     known = store.with_suffix(".pickle")
     with FileLock(store.with_suffix(".lock")):
         if not known.is_file():
-            known.write_bytes(pickle.dumps(done_well(run(store))))
+            known.write_bytes(pickle.dumps(done_well(run(store, cold=True))))
         return store, pickle.loads(known.read_bytes())
 
 

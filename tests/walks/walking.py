@@ -1,12 +1,15 @@
 """Real commands in child processes, on the `smoke` experiment: how to start them, what they leave.
 
 A command gets its own store and output folder by settings, one thread, and no progress bar. Its
-processor time is measured beside the clock, so that a limit in seconds means what it does on a
-quiet machine, however busy this one is.
+processor time is measured as well as the clock, so that a limit in seconds means what it does on a
+quiet machine, however busy this one is. `run` forks a process that has done the imports (`warm.py`)
+unless the command starts further processes or is asked to be `cold`.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -98,15 +101,19 @@ def start(store: Path, *overrides: str, **how: Any) -> subprocess.Popen[str]:
         )
 
 
-def run(store: Path, *overrides: str, **how: Any) -> Done:
-    """The command run to its end, whatever that is. One at a time in a store, whose log and
-    summaries tests in other workers would mix up."""
+def run(store: Path, *overrides: str, cold: bool = False, **how: Any) -> Done:
+    """The command run to its end, whatever that is. One at a time in a store, because tests in
+    other workers would mix up its log and summaries."""
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / "walk.lock"):
-        before, log = set(summaries(store)), store / "log.txt"
-        said, began = log.stat().st_size if log.is_file() else 0, time.monotonic()
-        process = start(store, *overrides, **how)
-        code, cpu = wait(process)
+        before = set(summaries(store))
+        log = store / "log.txt"
+        said = log.stat().st_size if log.is_file() else 0
+        began = time.monotonic()
+        if cold or _starts_processes(overrides):
+            code, cpu = wait(start(store, *overrides, **how))
+        else:
+            code, cpu = Warm.one().run(command(store, *overrides, **how)[1:], log)
         new = sorted(set(summaries(store)) - before, key=job_order)
         return Done(
             code,
@@ -115,6 +122,42 @@ def run(store: Path, *overrides: str, **how: Any) -> Done:
             cpu,
             [json.loads(path.read_text()) for path in new],
         )
+
+
+def _starts_processes(overrides: Sequence[str]) -> bool:
+    """Whether a command starts ranks or workers, or finds modules in a folder of its own."""
+    text = " ".join(overrides)
+    return "launcher" in text or "devices" in text or "PYTHONPATH" in os.environ
+
+
+class Warm:
+    """The process of warm.py that this pytest worker uses."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "warm.py")],
+            cwd=ROOT,
+            env=environment() | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        atexit.register(self._process.kill)
+
+    @classmethod
+    @functools.cache
+    def one(cls) -> Warm:
+        return cls()
+
+    def run(self, argv: list[str], log: Path) -> tuple[int, float]:
+        """Exit code and processor seconds of a command, its output appended to `log`."""
+        log.touch()
+        asked = {"argv": argv, "env": environment(), "cwd": str(ROOT), "log": str(log)}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        code, seconds = json.loads(self._process.stdout.readline())
+        return code, seconds
 
 
 def wait(process: subprocess.Popen[str]) -> tuple[int, float]:
