@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import re
 import types
 import typing
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from rlmec.settings.key_places import place_of
 from rlmec.settings.signatures import Signature, SignatureError, signature_of
 
 SECRETS = {"api_key", "apikey", "access_token", "secret", "password", "passwd", "token", "key"}
@@ -226,21 +226,11 @@ class Binder:
             hint = f"the nearest is {join(key, near[0])!r}"
         else:
             hint = f"there is {', '.join(sorted(names)) or 'none'}"
-        return f"unknown key {join(key, name)!r} of {owner}: {hint}{self.place(name)}"
-
-    def place(self, name: str, value: str = "") -> str:
-        """The file and line of the configuration that hold a key (and value), experiments first."""
-        found = [(f, folder.parent) for folder in self.config_dirs for f in folder.rglob("*.yaml")]
-        files = sorted(found, key=lambda pair: "experiment" not in pair[0].parts)
-        pattern = re.compile(rf"(^|[{{,])[\s-]*['\"]?{re.escape(name)}['\"]?\s*:")
-        for path, above in files:
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                if pattern.search(line) and value in line:
-                    return f" ({path.relative_to(above)}, line {number})"
-        return ""
+        place = place_of(join(key, name), self.config_dirs)
+        return f"unknown key {join(key, name)!r} of {owner}: {hint}{place}"
 
     def mistyped(self, hint: Any, value: Any, key: str) -> _MistypedError:
-        place = self.place(key.split(".")[-1], str(value)) if isinstance(value, str) else ""
+        place = place_of(key, self.config_dirs, value) if isinstance(value, str) else ""
         text = repr(value)
         text = text if len(text) <= 200 else f"{text[:200]}..."
         shown = f"{text} ({_name(type(value))})"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlmec.answers.final_answer import final_answer
+from rlmec.answers.numbers import parse_number
 from rlmec.answers.options import HEADING
 from rlmec.records import Problem
 from rlmec.tasks.base import SPLITS
@@ -265,7 +266,7 @@ class ProblemTables:
                 left_out.append(f"{row.where}: {problem}")
             elif (earlier := kept.get(problem.question.strip())) is not None:
                 reason = "an earlier row has the same question"
-                if earlier.answer != problem.answer:
+                if not _same_answer(earlier.answer, problem.answer):
                     reason += f" and answers {shortened(earlier.answer)!r}, "
                     reason += f"not {shortened(problem.answer)!r}"
                 left_out.append(f"{row.where}: {reason}")
@@ -278,6 +279,13 @@ class ProblemTables:
                 kept[problem.question.strip()] = problem
                 places[problem.id] = row.where
         return _Read(list(kept.values()), left_out)
+
+
+def _same_answer(first: str, second: str) -> bool:
+    """Whether two gold answers are written alike, or are the same number."""
+    number = parse_number(first, bare=True)
+    same = number is not None and number == parse_number(second, bare=True)
+    return same or first.strip() == second.strip()
 
 
 class TableTask:

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from small_settings import tree
 
-from rlmec.settings import fingerprinted, schema
+from rlmec.settings import fingerprinted, key_places, schema
 from rlmec.settings.binding import is_secret
 from rlmec.settings.build import build
 from rlmec.settings.check import ConfigurationError, check, rebind
@@ -161,6 +161,26 @@ def test_the_file_of_an_unknown_key_is_named(tmp_path):
     assert message.endswith("'grm.val_share' (conf/experiment/mine.yaml, line 3)")
     assert "yaml" not in refusal(conf, **{"grm.foo": 1})
     assert "yaml" not in refusal(conf, **{"grm.val_share": "0.1"}).replace("train.yaml", "")
+
+
+def test_a_file_of_another_run_is_not_blamed(tmp_path, monkeypatch):
+    conf = tmp_path / "conf"
+    (conf / "experiment").mkdir(parents=True)
+    (conf / "task").mkdir()
+    whole = "# @package _global_\n"
+    (conf / "experiment" / "a.yaml").write_text(whole + "grm:\n  vall_share: 1\n")
+    (conf / "experiment" / "b.yaml").write_text(whole + "task:\n  size: 1\n")
+    (conf / "task" / "c.yaml").write_text("# mine\nseed: 1\nsize: 1\n")
+    (conf / "train.yaml").write_text("size: 1\npolicy: {steps: 2}\ngrm:\n  - vall_share: 1\n")
+    files = ["task/c", "experiment/none", "train"]
+    monkeypatch.setattr(key_places.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(key_places, "_chosen_names", lambda: files)
+    assert key_places.place_of("grm.vall_share", [conf]) == ""
+    assert key_places.place_of("task.size", [conf]) == " (conf/task/c.yaml, line 3)"
+    assert key_places.place_of("task.size", [conf], "2") == ""
+    assert key_places.place_of("policy.steps", [conf], "2") == " (conf/train.yaml, line 2)"
+    files.append("experiment/b")
+    assert key_places.place_of("task.size", [conf]) == " (conf/experiment/b.yaml, line 3)"
 
 
 TASK_FILES = {
