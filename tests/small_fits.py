@@ -1,4 +1,4 @@
-"""Fits as the doors run them, on very small models: `fit` with a stand-in for the run around it."""
+"""Fits as the stages run them, on very small models: `fit` with a stand-in for the `Run`."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,7 +64,7 @@ def module_of(net, data, **changes):
 
 
 def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, compiled=False, **settings):
-    """What `fit` reads of a run with one process."""
+    """The attributes of a run with one process that `fit` reads."""
     said = [] if said is None else said
     logger = {} if logs is None else {"csv": {"_target_": CSV, "save_dir": str(logs)}}
     asked = settings.pop("stage", "policy")
@@ -124,12 +124,12 @@ def dropping_network():
 
 
 def adapted_network(*, dropout=0.2):
-    """The same network without dropout of its own, frozen, below an adapter with some."""
+    """The same network without dropout, frozen, with an adapter that has dropout."""
     return with_lora(network("gpt2", seed=5), r=4, alpha=8.0, dropout=dropout, seed=6)
 
 
 def torn_save(end):
-    """A torch.save that writes half of its bytes and then calls `end`."""
+    """A torch.save that leaves half of its bytes in the file and then calls `end`."""
     whole = torch.save
 
     def save(obj, stream):

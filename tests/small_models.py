@@ -38,7 +38,7 @@ def tokenizer(vocabulary_size=300):
 
 
 def chat_tokenizer():
-    """A new one with marks for the speakers and a chat template."""
+    """A new tokenizer with marks for the speakers and a chat template."""
     made = train_tokenizer([p.question for p in PROBLEMS], 300)
     made.add_tokens(["<|system|>", "<|user|>", "<|assistant|>"], special_tokens=True)
     made.chat_template = CHAT
@@ -76,8 +76,8 @@ DROPOUT = {"llama": {"attention_dropout": 0.2}, "gpt2": {"attn_pdrop": 0.2, "res
 def network(kind="llama", *, seed=0, dropout=False, **changes):
     """A causal language model over the small vocabulary, at random weights, in eval mode.
 
-    Weights are drawn widely, so that its greedy texts differ from prompt to prompt. `kind` is a
-    name of SHAPES or another `model_type` that takes llama's keys.
+    Weights are spread widely, so that greedy texts differ from prompt to prompt. `kind` is a name
+    in SHAPES, or another `model_type` that takes the keys of llama.
     """
     shape = {"model_type": kind, "initializer_range": 0.2, **SHAPES.get(kind, _GROUPED), **changes}
     if kind != "gpt2":

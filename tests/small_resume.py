@@ -1,4 +1,4 @@
-"""A small fit that is killed anywhere and goes on."""
+"""A small fit that is killed at any moment and resumed."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +33,7 @@ def kill_it(*args):
 
 @dataclass
 class Objective:
-    """The clipped objective, killed at its `at`-th micro-batch (0: never)."""
+    """The clipped objective; the fit is killed at micro-batch number `at` (0: never)."""
 
     at: int = 0
     seen: int = 0
@@ -47,7 +47,7 @@ class Objective:
 
 @dataclass
 class KillingJudge(Judge):
-    """Killed at its `at`-th validation (0: never)."""
+    """A judge; the fit is killed at validation number `at` (0: never)."""
 
     at: int = 0
     seen: int = field(default=0)
@@ -61,7 +61,7 @@ class KillingJudge(Judge):
 
 @dataclass
 class Case:
-    """A fit with dropout, AdamW, a falling rate and clipping, validated every 2 steps."""
+    """A fit with dropout, AdamW, a falling learning rate and clipping, validated every 2 steps."""
 
     accumulate: int = 1
     workers: int = 0
@@ -71,7 +71,7 @@ class Case:
     schedule: tuple[int, int] = (1, 1)
 
     def once(self, folder, *, objective_at=0, judge_at=0, said=None, **settings):
-        """One try; raises Killed where it is killed. Returns what must be equal."""
+        """One attempt. Raises Killed if it is killed; otherwise returns all that must be equal."""
         net = adapted_network() if self.lora else dropping_network()
         rows = credited_rows(net)
         data = data_of(rows, steps=STEPS, accumulate=self.accumulate, workers=self.workers)
@@ -102,7 +102,7 @@ class Case:
 
 
 def without_progress(checkpoint):
-    """All of a checkpoint but Lightning's loop counters."""
+    """A checkpoint without Lightning's loop counters."""
     return {name: value for name, value in checkpoint.items() if name != "loops"}
 
 

@@ -1,7 +1,7 @@
 """A stand-in for the package vllm: the signatures of version 0.33 over a small network on the CPU.
 
-Names that its LLM does not know are refused, as vLLM refuses them. Tokens and log-probs are real:
-each request is sampled alone, by a loop that shares nothing with `language.generation`.
+Arguments that vLLM's LLM does not know are refused here, too. Tokens and log-probs are real: each
+request is sampled alone, by a loop that shares no code with `lm.generation`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ NAMED = [
     *("max_lora_rank", "load_format", "max_num_seqs"),
     *("enable_prefix_caching", "disable_log_stats"),
 ]
-"""Names that LLM 0.33 takes, itself or as arguments of EngineArgs."""
+"""Arguments of LLM in version 0.33, its own and those of EngineArgs."""
 
 
 @dataclass
 class SamplingParams:
-    """The fields of 0.33 that matter here, with their defaults."""
+    """The fields of version 0.33 that are used here, with their defaults."""
 
     n: int = 1
     temperature: float = 1.0
@@ -67,19 +67,19 @@ class Logprob:
 
 @dataclass
 class Seen:
-    """What the engine was built and asked with."""
+    """The arguments with which the engine was built and called."""
 
     built: list[dict[str, Any]] = field(default_factory=list)
     asked: list[SamplingParams] = field(default_factory=list)
     lora: list[Any] = field(default_factory=list)
     environments: list[dict[str, str]] = field(default_factory=list)
     shutdowns: int = 0
-    shift: float = 0.0  # added to every log-prob, to be found out
+    shift: float = 0.0  # added to every log-prob, which a test must notice
     ending: str | None = None  # a reason that every request ends with
 
 
 def stand_in(monkeypatch) -> Seen:
-    """Puts the stand-in in the place of vllm, and lets the engine find two GPUs."""
+    """Replaces the module vllm, and lets the engine find two GPUs."""
     seen = Seen()
     module, lora = ModuleType("vllm"), ModuleType("vllm.lora.request")
     for name, made in (("vllm", module), ("vllm.lora.request", lora)):

@@ -296,7 +296,7 @@ class _Batch:
         Returns how many tokens of the guess were taken, [S], and the token after them, [S].
         """
         correct = (best[:, :-1] == guess) & (np.arange(guess.shape[1]) < sizes[:, None])
-        # An end token is written as the token after the guess, so that nothing is taken behind it.
+        # An end token is written as the token after the guess, so that nothing is taken after it.
         correct &= ~np.isin(guess, self.end_ids)
         taken = np.cumprod(correct, axis=1).sum(1)  # [S]
 
@@ -385,9 +385,9 @@ class Realignment:
             table = self._after_token(table, drafts, tokens[:, at], counts > at)
         self.table[rows] = table
 
-        # The last of equal minima is the first one from behind.
-        behind = self.places > self.lengths[rows][:, None]  # [S, N + 1]
-        edits = np.where(behind, np.iinfo(np.int32).max, table)
+        # The last of equal minima is the first one from the end.
+        after_draft = self.places > self.lengths[rows][:, None]  # [S, N + 1]
+        edits = np.where(after_draft, np.iinfo(np.int32).max, table)
         found = self.width - edits[:, ::-1].argmin(1)  # [S]
 
         last = tokens[np.arange(len(rows)), counts - 1]  # [S]

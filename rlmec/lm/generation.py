@@ -290,7 +290,7 @@ def _drawn(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """The token [R] in whose share of the weights [R, V] the draw [R] in [0, 1) falls."""
     sums = weights.cumsum(-1)
     token = torch.searchsorted(sums, draws[:, None] * sums[:, -1:], right=True)[:, 0]
-    return token.clamp(max=weights.shape[-1] - 1)  # rounding can put a draw behind the last sum
+    return token.clamp(max=weights.shape[-1] - 1)  # rounding can put a draw after the last sum
 
 
 def _mass_before(probabilities: torch.Tensor, token: torch.Tensor) -> torch.Tensor:

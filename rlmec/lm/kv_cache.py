@@ -4,7 +4,7 @@ In: a causal network, and token ids with the row and the position at which each 
 network's states or logits for these tokens.
 
 A token that is fed at a position again overwrites the one before, and no query ever sees a column
-behind its own position. So a rejected guess needs no hole in the mask, and prompts need no padding
+after its own position. So a rejected guess needs no hole in the mask, and prompts need no padding
 on the left. A sliding window is exact, because it counts positions and so do the columns. Buffers
 are written in place and grow in blocks. `generation` and `draft_decoding` both decode with it.
 """
@@ -100,9 +100,9 @@ class _Layer(DynamicLayer):
     before each pass: a slice of slots when these rows begin, a _Place in all later passes. `rows`
     and `columns` are the first size of the buffers.
 
-    Padding of a pass is written, too. It lies behind the tokens of its row, where no query sees it
+    Padding of a pass is written, too. It lies after the tokens of its row, where no query sees it
     and later tokens overwrite it. The last column is spare and never seen: it takes the padding
-    that would lie behind the buffer.
+    that would lie outside the buffer.
     """
 
     place: _Place | slice | None = None
@@ -252,7 +252,7 @@ class Slots:
         columns = starts[:, None] + step  # [R, q]
         positions = columns
         if counts is not None:
-            # Padding is written behind the tokens but stays within the positions of the model.
+            # Padding is written after the tokens but stays within the positions of the model.
             positions = torch.minimum(positions, (starts + counts - 1)[:, None])
 
         all_rows = rows is None

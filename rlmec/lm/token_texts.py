@@ -31,7 +31,7 @@ class TokenTexts:
     """Texts of tokens under one tokenizer. The text of a token alone is decoded once and kept.
 
     `decode` gives the text of ids, special tokens spelled out. `anchor` is the id of a plain
-    letter: behind it a token shows its leading space, which tokenizers like SentencePiece drop at
+    letter: after it a token shows its leading space, which tokenizers like SentencePiece drop at
     the start of a sequence.
     """
 

@@ -119,10 +119,10 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
 
     decode = _decoder(tokenizer)
     if _drops_first_space(encode, decode):
-        continue_plain = _encode_behind(encode)
-        continue_marked = _encode_behind(encode_marked)
-        continue_many = _encode_many_behind(encode, encode_many)
-        continue_decode = _decode_behind(continue_plain, decode)
+        continue_plain = _encode_after_break(encode)
+        continue_marked = _encode_after_break(encode_marked)
+        continue_many = _encode_many_after_break(encode, encode_many)
+        continue_decode = _decode_after_break(continue_plain, decode)
     else:
         continue_plain = encode
         continue_marked = encode_marked
@@ -184,7 +184,7 @@ def _decoder(tokenizer: Any) -> Decode:
 
 # SentencePiece and tokenizers like it encode every text as if a space came before it, and leave out
 # the first space when they decode. A completion continues a prompt, so its text must be encoded and
-# decoded as it is. Both are done behind a line break, which is then taken off again.
+# decoded as it is. Both are done after a line break, which is then taken off again.
 _BEFORE = "\n"
 
 
@@ -193,43 +193,43 @@ def _drops_first_space(encode: Encode, decode: Decode) -> bool:
     return decode([*encode(_BEFORE), *encode("a")]) != f"{_BEFORE}a"
 
 
-def _encode_behind(encode: Encode) -> Encode:
-    """`encode` behind a line break, whose ids are taken off.
+def _encode_after_break(encode: Encode) -> Encode:
+    """`encode` after a line break, whose ids are taken off.
 
     If the ids of the line break are not the first ones, they have merged with the text; then the
     text is encoded alone.
     """
     before = encode(_BEFORE)
 
-    def encode_behind(text: str) -> list[int]:
+    def encode_after_break(text: str) -> list[int]:
         ids = encode(_BEFORE + text)
         return ids[len(before) :] if ids[: len(before)] == before else encode(text)
 
-    return encode_behind
+    return encode_after_break
 
 
-def _encode_many_behind(
+def _encode_many_after_break(
     encode: Encode, encode_many: Callable[[Sequence[str]], list[list[int]]]
 ) -> Callable[[Sequence[str]], list[list[int]]]:
-    """As `_encode_behind`, for several texts at once."""
+    """As `_encode_after_break`, for several texts at once."""
     before = encode(_BEFORE)
 
-    def encode_many_behind(texts: Sequence[str]) -> list[list[int]]:
+    def encode_many_after_break(texts: Sequence[str]) -> list[list[int]]:
         several = encode_many([_BEFORE + text for text in texts])
         return [
             ids[len(before) :] if ids[: len(before)] == before else encode(text)
             for ids, text in zip(several, texts, strict=True)
         ]
 
-    return encode_many_behind
+    return encode_many_after_break
 
 
-def _decode_behind(encode_behind: Encode, decode: Decode) -> Decode:
-    """`decode` behind a line break, whose text is taken off: the first space stays."""
-    before = encode_behind(_BEFORE)
+def _decode_after_break(encode_after_break: Encode, decode: Decode) -> Decode:
+    """`decode` after a line break, whose text is taken off: the first space stays."""
+    before = encode_after_break(_BEFORE)
     length = len(decode(before))
 
-    def decode_behind(ids: Any) -> str:
+    def decode_after_break(ids: Any) -> str:
         return decode([*before, *ids])[length:] if len(ids) else ""
 
-    return decode_behind
+    return decode_after_break

@@ -56,7 +56,7 @@ def attention_arguments(network: Any, batch: Mapping[str, torch.Tensor]) -> dict
 def visible(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """bool [B, T, T], True where query t may see key u.
 
-    That is where u is not behind t and the segment of u is that of t or above it in the tree.
+    That is where u is not after t and the segment of u is that of t or above it in the tree.
     Padding sees itself alone: softmax over a row of the mask without any key is NaN.
     """
     segments = batch["segments"]  # [B, T]

@@ -261,7 +261,7 @@ SAMPLING = Decoding(LIMIT, temperature=1.0, top_p=0.9, num_generations=3)
 
 @pytest.mark.parametrize("kind", FIVE)
 def test_a_sample_is_named_by_seed_prompt_and_number(kind, monkeypatch):
-    """Not by the rows beside it, the number of samples, the limit or how a batch was cut."""
+    """Not by the rows next to it, the number of samples, the limit or how a batch was cut."""
     net, asked = network(kind, seed=2), prompts()
     end = an_end_token(net, asked)
     ids = [c.ids for c in decode(net, asked, SAMPLING, end=end, seed=1)]

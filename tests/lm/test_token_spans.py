@@ -103,7 +103,7 @@ def test_a_padded_batch_asks_for_the_completions_tokens_only(kind, texts):
 @given(st.lists(TEXT, min_size=2, max_size=4), st.integers(0, 3), TEXT)
 def test_kept_lines_keep_their_ids(kind, lines, changed, other):
     """A correction that shares its first lines with the attempt begins with the attempt's ids,
-    also where encoding the lines anew would cut them otherwise."""
+    also where encoding the lines again would cut them otherwise."""
     coded = codec(small_tokenizer(kind))
     lines = [line.replace("\r", "").strip("\x85\u2028\u2029") or "x" for line in lines]
     lines = ["".join(line.splitlines()) or "x" for line in lines]

@@ -192,7 +192,7 @@ def test_the_policy_scores_rows_and_the_grm_rewrites_too():
 
 
 def test_drafts_are_scored_by_the_passes_that_rewrite_them():
-    """Counted: three drafts that are right take one pass, with and without rows beside them."""
+    """Counted: three drafts that are right take one pass, with and without rows next to them."""
     net, calls = network(), []
     drafts, _ = drafts_of(net)
     grm = RewardModelModule(net, pad_id=0, end_ids=(1,))

@@ -251,7 +251,7 @@ def test_a_named_checkpoint_is_taken_for_its_own_stage(uninterrupted, tmp_path):
 
 
 def test_an_older_checkpoint_of_the_same_folder_drops_the_newer_ones(uninterrupted, tmp_path):
-    """Going on from step 3 where 6 lies: 6 is made anew, and a kill before that resumes from 3."""
+    """Going on from step 3 where 6 lies: 6 is made again, and a kill before that resumes from 3."""
     with pytest.raises(Killed):
         A1.once(tmp_path, objective_at=8)
     folder, said = tmp_path / "checkpoints", []
