@@ -183,20 +183,20 @@ def test_only_an_earlier_export_is_replaced(chain, tmp_path):
     export_model(str(model), target, card="two", dtype="bfloat16")
     assert (target / "README.md").read_text() == "two"
     assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
-    assert [p.name for p in tmp_path.iterdir()] == ["out"], "nothing is left beside it"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"], "nothing else is left"
 
     (target / "mine.txt").write_text("x")
-    with pytest.raises(FileExistsError, match=r"holds mine\.txt, which the earlier export did not"):
+    with pytest.raises(FileExistsError, match=r"mine\.txt"):
         export_model(str(model), target, card="three")
     assert (target / "README.md").read_text() == "two"
     (target / "mine.txt").unlink()
     (target / RECORD).write_text("{}")
-    with pytest.raises(FileExistsError, match=r"export\.json cannot be read"):
+    with pytest.raises(FileExistsError, match=r"export\.json"):
         check_target(target)
     (target / RECORD).unlink()
-    with pytest.raises(FileExistsError, match="is not empty and holds no earlier export"):
+    with pytest.raises(FileExistsError, match=str(target)):
         check_target(target)
-    with pytest.raises(FileExistsError, match=r"README\.md is a file"):
+    with pytest.raises(FileExistsError, match=r"README\.md"):
         check_target(target / "README.md")
     check_target(tmp_path / "nowhere")
 
@@ -261,11 +261,11 @@ def test_right_and_wrong_attempts_make_pairs_too():
     verdicts = {"r0": "right", "w0": "wrong", "w1": "wrong", "r1": "right", "w2": "wrong"}
     several = [attempt(f"p/{name}", name, verdict) for name, verdict in verdicts.items()]
     digest = prompts().codec.digest
-    mended = Correction("p/w0", "p", [8, 1], "better", "right", 0.5, "accepted", "t", digest)
+    better = Correction("p/w0", "p", [8, 1], "better", "right", 0.5, "accepted", "t", digest)
     table = join_pairs(
         [PROBLEM],
         several,
-        [mended],
+        [better],
         [],
         tokenizer=digest,
         reward=None,

@@ -1,4 +1,4 @@
-"""Scored attempts made up for the page: short lines of sums, with any pieces of text as tokens."""
+"""Made-up scored attempts for the page: short lines of sums, with any piece of text as a token."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""The token-reward page in a real browser: what it shows, how its filters count, how soon."""
+"""The token-reward page in a real browser: what it shows, what its filters count, and how soon."""
 
 from functools import cache
 

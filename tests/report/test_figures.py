@@ -1,4 +1,4 @@
-"""The report's figures are drawn from hand-made numbers; its first page shows texts as texts."""
+"""Figures are drawn from hand-made numbers; the first page shows texts as texts."""
 
 import base64
 import hashlib

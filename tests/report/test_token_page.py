@@ -40,7 +40,7 @@ class Elements(HTMLParser):
             self._open = ""
 
 
-def test_every_token_stands_once_and_numbers_are_the_stored_ones():
+def test_every_token_is_there_once_and_numbers_are_the_stored_ones():
     attempts = [case.pair.attempt for case in CASES]
     assert [a["id"] for a in DATA["attempts"]] == [a.id for a in attempts]
     assert [a["n"] for a in DATA["attempts"]] == [len(a.completion_ids) for a in attempts]
@@ -129,7 +129,7 @@ def test_a_page_holds_all_or_an_even_choice_with_most_places_for_wrong_ones():
 
 
 def test_a_case_of_two_lengths_is_refused():
-    with pytest.raises(ValueError, match="'p0/1' has 40 tokens, grm_logprobs 1"):
+    with pytest.raises(ValueError, match=r"'p0/1'.* 40 .* 1"):
         Case(CASES[1].pair, CASES[1].problem, [0.0], None, taught=False)
 
 

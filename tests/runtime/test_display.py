@@ -1,4 +1,4 @@
-"""Progress: a line now and then where there is no terminal, a bar where there is one."""
+"""Progress: a bar on a terminal, and lines elsewhere."""
 
 import io
 

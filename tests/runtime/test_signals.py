@@ -1,4 +1,4 @@
-"""Signals ask a run to stop; it stops where its work is saved, and goes on to the same end."""
+"""Signals ask a run to stop; it stops where its work is saved, and resumes to the same end."""
 
 import multiprocessing
 import os
@@ -266,7 +266,7 @@ def test_a_teacher_is_asked_no_further():
 
 def test_required_refuses_to_begin_from_nothing(tmp_path):
     model = start_model(tmp_path / "model")
-    with pytest.raises(FileNotFoundError, match="resume=required: there is nothing to go on from"):
+    with pytest.raises(FileNotFoundError, match="resume=required"):
         run_chain(tmp_path, model, "stage=sample", "resume=required")
     assert not list((tmp_path / "artifacts").rglob("*.parquet"))
 

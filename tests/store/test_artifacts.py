@@ -1,4 +1,4 @@
-"""The store: whole or not there, one maker at a time, addresses that change when they should."""
+"""The store: artifacts appear whole, have one maker at a time, and have addresses by content."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_commit_makes_the_folder_final_in_one_step(tmp_path):
     assert found.file("table.txt").read_text() == "rows"
     assert not work.exists()
     assert sorted(p.name for p in found.path.iterdir()) == ["manifest.json", "table.txt"]
-    with pytest.raises(ArtifactError, match="has no model"):
+    with pytest.raises(ArtifactError, match="model"):
         found.file("model")
 
 
@@ -82,7 +82,7 @@ def test_a_second_commit_is_refused(tmp_path):
     make(store)
     store.commit("sample", "a" * 20, {"rows": 1})
     make(store)
-    with pytest.raises(ArtifactError, match="already made"):
+    with pytest.raises(ArtifactError, match="a" * 20):
         store.commit("sample", "a" * 20, {"rows": 2})
     assert store.find("sample", "a" * 20).rows == 1
 
@@ -248,7 +248,30 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_differences_of_surroundings_are_named():
+def test_a_folder_stays_or_is_replaced_as_a_whole(tmp_path):
+    target = tmp_path / "out"
+
+    def write(text, fail=False, **how):
+        with atomic.atomic_folder(target, **how) as folder:
+            (folder / "x").write_text(text)
+            if fail:
+                raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        write("one", fail=True)
+    assert list(tmp_path.iterdir()) == []
+    write("one")
+    write("two")
+    assert (target / "x").read_text() == "one"
+    with pytest.raises(OSError, match="no space"):
+        write("three", fail=True, replace=True)
+    assert (target / "x").read_text() == "one"
+    write("four", replace=True)
+    assert (target / "x").read_text() == "four"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_differences_of_environments_are_named():
     old = environment(world_size=1, threads=2)
     new = json.loads(json.dumps(old)) | {"world_size": 2}
     assert {"python", "torch", "lightning", "numpy"} <= set(old["libraries"])

@@ -1,4 +1,4 @@
-"""What lies in a store, what can go from it, and that nothing in use or half removed is mistaken.
+"""What a store holds, what may be removed from it, and that nothing in use is removed.
 
 Stores are made by the store's own commit, and grow old by their files' times.
 """
