@@ -15,7 +15,7 @@ def texts_of_the_code():
 
 
 def quoted():
-    """Parts of the quoted messages, cut at what differs from case to case: `...`, names, numbers."""
+    """Parts of the quoted messages between what differs from case to case."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     for cell in re.findall(r"^\| (.*?) \| ", page, re.MULTILINE):
         for message in re.findall(r"`([^`]+)`", cell):
