@@ -39,7 +39,7 @@ class NamedWarning:
     setting: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.text} (look at {self.setting})"
+        return f"{self.name}: {self.text} (setting: {self.setting})"
 
 
 def diagnose(stage: str, metrics: Metrics, curve: Curve = ()) -> list[NamedWarning]:
@@ -102,10 +102,7 @@ def of_corrections(metrics: Metrics, stage: str) -> list[NamedWarning]:
     if stage == "teach":
         setting = _TEACHER_SETTINGS.get(worst, setting)
     setting = setting.format(stage=stage)
-    text = (
-        f"{count} of {total} corrections are rejected, {rejected[worst]} of them because {words}; "
-        f"change {setting}"
-    )
+    text = f"{count} of {total} corrections are rejected, {rejected[worst]} because {words}"
     return [NamedWarning("corrections_rejected", text, setting)]
 
 

@@ -102,7 +102,7 @@ def test_rejected_corrections_name_the_commonest_reason_and_its_setting(why):
     assert "34 of 54" in found.text
     assert REASONS[why][0] in found.text
     assert found.setting == REASONS[why][1].format(stage="score")
-    assert f"(look at {found.setting})" in str(found)
+    assert f"(setting: {found.setting})" in str(found)
 
 
 def test_the_page_names_every_warning_and_its_setting():
