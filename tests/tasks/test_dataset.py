@@ -214,6 +214,17 @@ def test_a_folder_whose_names_tell_the_splits(tmp_path):
         DatasetTask(str(tmp_path))
 
 
+def test_a_folder_that_datasets_saved_with_its_splits(tmp_path):
+    rows = {"train": range(5), "validation": range(5, 7), "test": range(7, 10)}
+    tables = {
+        split: datasets.Dataset.from_list([{"question": f"{n}?", "answer": n} for n in numbers])
+        for split, numbers in rows.items()
+    }
+    datasets.DatasetDict(tables).save_to_disk(tmp_path / "saved")
+    task = DatasetTask(str(tmp_path / "saved"))
+    assert [len(task.problems(split)) for split in SPLITS] == [5, 2, 3]
+
+
 def test_several_files_are_cut_as_one_would_be(tmp_path):
     rows = [{"question": f"{n}?", "answer": n} for n in range(100)]
     whole = DatasetTask(write(tmp_path / "rows.jsonl", rows))
