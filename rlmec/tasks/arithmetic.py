@@ -187,27 +187,27 @@ class ArithmeticTask:
         return judge_number(text, problem.answer, MARKERS)
 
     def oracle(self, problem: Problem, text: str) -> str | None:
-        """The right solution nearest to `text` (`arithmetic_oracle.mend`)."""
-        return arithmetic_oracle.mended(self._mend(problem, text))
+        """The right solution nearest to `text` (`arithmetic_oracle.line_edits`)."""
+        return arithmetic_oracle.apply_edits(self._line_edits(problem, text))
 
     def first_wrong_line(self, problem: Problem, text: str) -> int | None:
         """Index of the first line of `text` that the oracle would change, or None.
 
         A missing line counts at its place, which may be one past the last line.
         """
-        return arithmetic_oracle.first_wrong_line(self._mend(problem, text))
+        return arithmetic_oracle.first_wrong_line(self._line_edits(problem, text))
 
     def kind_of_error(self, problem: Problem, text: str) -> str:
         """The kind of the first error, one of `arithmetic_oracle.KINDS`; "none" without one."""
-        return arithmetic_oracle.kind_of_error(self._mend(problem, text))
+        return arithmetic_oracle.kind_of_error(self._line_edits(problem, text))
 
-    def _mend(self, problem: Problem, text: str) -> list[arithmetic_oracle.Edit]:
+    def _line_edits(self, problem: Problem, text: str) -> list[arithmetic_oracle.Edit]:
         # In a run that reuses artifacts, the problems may not have been generated yet.
         if not self._steps and (self.references != "steps" or self.reference_share < 1):
             for split in (split for split in SPLITS if self.sizes[split]):
                 self.problems(split)
         steps = self._steps.get(problem.id, problem.solution)
-        return arithmetic_oracle.mend(replace(problem, solution=steps), text, self.phrasings)
+        return arithmetic_oracle.line_edits(replace(problem, solution=steps), text, self.phrasings)
 
     def _story(self, rng: random.Random) -> Story:
         name = rng.choice(NAMES)
@@ -259,8 +259,8 @@ class ArithmeticTask:
         for step in story.steps:
             event = rng.choice(EVENTS[step.operation][: self.phrasings])
             verb = VERBS.get(step.operand, "")
-            told = event.format(name=story.name, item=story.item, b=step.operand, verb=verb)
-            sentences.append(f"{step.day}: {told}")
+            sentence = event.format(name=story.name, item=story.item, b=step.operand, verb=verb)
+            sentences.append(f"{step.day}: {sentence}")
         ending = rng.choice(ENDINGS[: self.phrasings])
         sentences.append(ending.format(name=story.name, item=story.item))
         return " ".join(sentences)

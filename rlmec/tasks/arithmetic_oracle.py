@@ -84,7 +84,7 @@ def story_of(problem: Problem) -> Story:
     return Story(name, item, tuple(steps))
 
 
-def mend(problem: Problem, text: str, phrasings: int) -> list[Edit]:
+def line_edits(problem: Problem, text: str, phrasings: int) -> list[Edit]:
     """The line edits that turn `text` into the nearest right solution, in the order of lines."""
     story = story_of(problem)
     reference = (problem.solution or "").split("\n")
@@ -148,7 +148,7 @@ def _nearest(line: list[str], target: _Target) -> tuple[int, str]:
     return distances[best], target.lines[best]
 
 
-def mended(edits: list[Edit]) -> str:
+def apply_edits(edits: list[Edit]) -> str:
     """The text after the edits."""
     return "\n".join(edit.after for edit in edits if edit.after is not None)
 

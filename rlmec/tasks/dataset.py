@@ -247,7 +247,7 @@ class DatasetTask(TableTask):
         return row.text_or_none(field)
 
     def _reply(self, row: Row) -> str | None:
-        """The reply of a conversation that stands next to the question."""
+        """The reply of a conversation in a field next to the question."""
         field = None if self.solution_field else _first_field(row, MESSAGES)
         if field is None or not isinstance(row.value(field), list | tuple):
             return None
@@ -287,7 +287,7 @@ class DatasetTask(TableTask):
         return stated, text if _has_steps(text) else None
 
     def _labelled(self, row: Row, value: Any, options: tuple[str, ...]) -> str | None:
-        """The option that an index from 0, or a label of the row's own, stands for."""
+        """The option with an index from 0, or with a label that the row gives it."""
         field = self.options_field or _first_field(row, OPTIONS)
         given = row.value(field) if field else None
         if isinstance(given, dict):

@@ -36,7 +36,7 @@ SPLIT_NAMES = {
     "dev": ("dev", "development", "validation", "valid", "val"),
     "test": ("test", "testing"),
 }
-"""Words in a file's name that tell its split, where a folder is read."""
+"""Words in a file's name that identify its split, where a folder is read."""
 
 
 def digest_of(question: str) -> str:
@@ -103,7 +103,7 @@ def file_tables(path: Paths | Mapping[str, Paths | None], whole: str = WHOLE) ->
 
 
 def _files_by_split(path: Paths) -> dict[str, Paths] | None:
-    """The files of a folder by the split that their names tell; None where none tells one."""
+    """The files of a folder by the split in their names; None where no name has one."""
     if not isinstance(path, str) or not Path(path).is_dir():
         return None
 
@@ -117,8 +117,8 @@ def _files_by_split(path: Paths) -> dict[str, Paths] | None:
             found.setdefault(split, []).append(file)
     if found and unnamed:
         raise ValueError(
-            f"{path}: the split of {unnamed[0]} ({len(unnamed)} such files) is not told by its "
-            f"name, but that of others is ({', '.join(found)}): name the files with "
+            f"{path}: the name of {unnamed[0]} ({len(unnamed)} such files) has no split, but names "
+            f"of others have one ({', '.join(found)}): name the files with "
             "task.path.train=FILE, task.path.test=FILE"
         )
     return {split: found[split] for split in SPLITS if split in found} or None

@@ -377,12 +377,12 @@ def _elements(text: str, path: str) -> Iterator[tuple[int, Any, int]]:
         ended = text.startswith("]", at)
         if not ended:
             if not text.startswith(",", at):
-                raise _broken(text, at, path, f"',' or ']' is missing behind row {number}")
+                raise _broken(text, at, path, f"',' or ']' is missing after row {number}")
             at = _next_sign(text, at + 1)
 
-    behind = _next_sign(text, at + 1)
-    if behind < len(text):
-        raise _broken(text, behind, path, "the list has ended already")
+    following = _next_sign(text, at + 1)
+    if following < len(text):
+        raise _broken(text, following, path, "the list has ended already")
 
 
 def _next_sign(text: str, at: int) -> int:

@@ -20,7 +20,7 @@ from rlmec.evaluation.lenient_reading import (
 from rlmec.evaluation.paper_reading import judge_as_authors
 from rlmec.records import VERDICTS, Problem
 from rlmec.report.first_page import index_html
-from rlmec.tasks.arithmetic_oracle import kind_of_error, mend, mended
+from rlmec.tasks.arithmetic_oracle import apply_edits, kind_of_error, line_edits
 from rlmec.tasks.dataset import DatasetTask
 from rlmec.teachers.equations import (
     corrected_line,
@@ -99,8 +99,8 @@ def teachers(rng: random.Random, folder: Path) -> None:
     kept = attempt.split("\n")[: step or 0]
     new = rewritten(attempt, step or 0, reply)
     assert new is None or new.split("\n")[: len(kept)] == kept
-    edits = mend(STORY, attempt, 3)
-    assert "The answer is 7" in mended(edits)
+    edits = line_edits(STORY, attempt, 3)
+    assert "The answer is 7" in apply_edits(edits)
     assert kind_of_error(edits)
     line = attempt.split("\n")[0][:2000]
     corrected_line(line, "3 + 4 = 7"), states_falsehood(line), numbers_in(line), result_of(line)

@@ -10,7 +10,7 @@ from rapidfuzz.distance import Levenshtein
 
 from rlmec.records import Problem
 from rlmec.tasks.arithmetic import ArithmeticTask
-from rlmec.tasks.arithmetic_oracle import KINDS, mend
+from rlmec.tasks.arithmetic_oracle import KINDS, line_edits
 from rlmec.tasks.arithmetic_text import (
     DAYS,
     EQUATION,
@@ -274,7 +274,7 @@ def test_a_line_that_cannot_be_read_is_replaced_by_the_references():
 
 
 def test_of_two_lines_for_one_step_the_one_with_fewer_tokens_goes():
-    """Removing costs a line's tokens, so the longer line stays though it has more to mend.
+    """Removing costs a line's tokens, so the longer line stays though it needs more edits.
 
     The longer is 18 tokens, two of them wrong: to keep it costs 2 and the other's removal 14 + 1.
     The shorter is 14 tokens, one of them wrong: to keep it costs 1 and the other's removal 18 + 1.
@@ -303,7 +303,7 @@ def test_removing_a_line_costs_its_tokens_and_its_newline(extra, middle):
     second = "Tuesday: The sum is 46 + 12 = 58."
     wrong = f"{second}\n{extra}\nThe answer is 58."
     assert TASK.oracle(SUMS, wrong) == SUMS.solution
-    found = mend(SUMS, wrong, phrasings=6)
+    found = line_edits(SUMS, wrong, phrasings=6)
     assert ([edit.after for edit in found if edit.before is None]) == middle
 
 
