@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rlmec.answers.normal_form import clean, heads, normal_text, trimmed
+from rlmec.answers.normal_form import LONGEST_ANSWER, clean, heads, normal_text, trimmed
 from rlmec.answers.numbers import SCALES, parse_number
 from rlmec.records import Verdict
 
@@ -35,19 +35,16 @@ MARKERS = {
 _IN_EVERY = {"####": "####", "A:": "A:", "\\boxed{": "box"}
 """A part of each marker that is quick to look for; the others have "answer" in any case."""
 
-LONGEST_ANSWER = 1000
-"""Characters of an answer that are read."""
 LONGEST_TEXT = 200_000
 """Characters of a text that are searched, counted from its end."""
 
 _MOST_BOXES = 40
-_LONGEST_NEXT_LINE = 120
+_LONGEST_NEXT_LINE = 300
 _HEADING = re.compile(
-    r"(?:step|part|case|phase|stage|method|approach|solution|explanation|verification|check|proof"
-    r"|analysis|conclusion|summary|problem|question|note)\b(?:\s+\w{1,3})?\s*(?:[:.)-].*)?"
-    r"|\d{1,2}[.):]\s+\**(?!I\b|This\b|That\b|It\b|The\b|So\b|Thus\b)[A-Z][^.!?]*"
-    r"|.*[A-Za-z]{2}:",
-    re.IGNORECASE,
+    r"\**(?:Step|Part|Case|Phase|Stage|Method|Approach|Solution|Explanation|Verification|Check"
+    r"|Proof|Analysis|Conclusion|Summary|Problem|Question|Note)\b(?:\s+\w{1,3})?\s*(?:[:.)*-].*)?"
+    r"|\**\d{1,2}[.):]\s+\**(?!I\b|This\b|That\b|It\b|The\b|So\b|Thus\b)[A-Z][^.!?]*"
+    r"|.*[A-Za-z]{2}:\**"
 )
 _JUDGEMENT = re.compile(
     r"(?:(?:indeed|also|now|thus|therefore|hence|probably|likely|definitely|clearly|actually|both"
@@ -57,7 +54,7 @@ _JUDGEMENT = re.compile(
     r"|checked|fine|good|sound|clear|found|done|ready|the same|unchanged|what)\b",
     re.IGNORECASE,
 )
-_QUESTION = re.compile(r"[^.!?\n]*\?\W{1,8}(?:no|wait|hmm|let|not|actually|maybe)\b", re.IGNORECASE)
+_QUESTION = re.compile(r"[^.!?\n]*\?\W{1,8}(?:no|wait|hmm)\b", re.IGNORECASE)
 _NOT = re.compile(r"\b(?:not|isn't|n't)\W{0,12}$")
 _DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("```", "```"))
 _SCALE_WORD = re.compile(rf"(?:\$|\\\)|\s){{0,4}}({'|'.join(SCALES)})\b", re.IGNORECASE)
@@ -67,8 +64,8 @@ _WORDS = (
     r"(?:and|or|also|as well as|for|to|part|case|(?-i:[a-z])|\d|the|is|respectively|with|when|at)"
 )
 _JOINT = re.compile(
-    rf"(?:\s|\$|\\[()\[\],;:! ]|\\q?quad\b|\\\\|[,;&*]|\\(?:text|mbox|mathrm)\{{|\}}"
-    rf"|\n\s*(?:[-*\u2022]|\d{{1,2}}[.)])\s|{_NAME}|\(?{_WORDS}\b[):]?|[({{])*",
+    rf"(?:\n\s*(?:[-*\u2022]|\d{{1,2}}[.)])\s|\s|\$|\\[()\[\],;:! ]|\\q?quad\b|\\\\|[,;&*]"
+    rf"|\\(?:text|mbox|mathrm)\{{|\}}|{_NAME}|\(?{_WORDS}\b[):]?|[({{])*+",  # never goes back
     re.IGNORECASE,
 )
 _CONNECTED = re.compile(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rlmec.answers.normal_form import formulas, normal_form, trimmed, without_fonts
+from rlmec.answers.normal_form import LONGEST_ANSWER, formulas, normal_form, trimmed, without_fonts
 from rlmec.answers.numbers import parse_number
 from rlmec.records import Verdict
 
@@ -72,6 +72,8 @@ _LITERAL = re.compile(
 def formula(answer: str) -> str:
     """The formula that an answer states, as LaTeX without delimiters; several formulas that are
     joined by "and", "or" or a comma keep their dollars."""
+    if len(answer) > LONGEST_ANSWER:
+        return answer
     text = ascii_latex(normal_form(answer))
     found = formulas(text)
     if not found:

@@ -43,6 +43,8 @@ _INVISIBLE = dict.fromkeys(
     (0x00AD, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
 )
 
+LONGEST_ANSWER = 1000
+"""Characters of an answer that are read."""
 _PAIRS = (
     *(("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("```", "```"), ("`", "`")),
     *(('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u201e", "\u201c")),
@@ -58,6 +60,8 @@ _BREAK = re.compile(
     | (?<=\S)[!?](?=\s+[A-Z][a-z])
     | ,?\s+\(?(?=(?:because|since|as)\s)                        # a reason
     | ,\s+(?=(?:so|which|that|given|for|where|not|but|i\.e\.)\s)
+    | (?<=\S)\s+(?=(?-i:I\s(?:hope|think|believe|checked)|Let\s(?:me|us)|Please|Note|Thus|Therefore
+        |Hence|So\sthe|This\s(?:is|was|means))\b)                # a sentence after no full stop
     | \s+[-\u2013\u2014]{1,3}\s+(?=[A-Za-z]{1,20}\s[A-Za-z]{2})  # a remark after a dash
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -143,20 +147,31 @@ def heads(text: str) -> Iterator[tuple[str, str]]:
     Nothing is cut inside a formula.
     """
     yield text, ""
+    for end, start in reversed(list(_cuts(text))):
+        yield text[:end], text[start:]
+
+
+def _cuts(text: str) -> Iterator[tuple[int, int]]:
+    """(end of a head, start of what follows it), the shortest head first."""
     masked = _FORMULA.sub(lambda m: "\0" * len(m.group()), text) if formulas(text) else text
-    for cut in reversed(list(_BREAK.finditer(masked))):
+    for cut in _BREAK.finditer(masked):
         end = cut.start()
         if text[end] == "!" and text[end - 1 : end].isdigit():
             end += 1  # a factorial, or at least nothing that may be dropped
         if text[:end].strip():
-            yield text[:end], text[cut.end() :]
+            yield end, cut.end()
 
 
 def normal_form(text: str) -> str:
-    """The first sentence of an answer, without what encloses it."""
-    while (shorter := trimmed(list(heads(trimmed(clean(text))))[-1][0])) != text:
+    """The first sentence of an answer, without what encloses it; 1,000 characters are read."""
+    text = clean(text)[:LONGEST_ANSWER]
+    while (shorter := trimmed(_first_sentence(trimmed(clean(text))))) != text:
         text = shorter
     return text
+
+
+def _first_sentence(text: str) -> str:
+    return next((text[:end] for end, _ in _cuts(text)), text)
 
 
 def plain_text(text: str) -> str:

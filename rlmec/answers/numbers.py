@@ -457,7 +457,9 @@ def _is_harmless(rest: Sequence[_Token], bare: bool) -> bool:
         before = rest[index - 1] if index else _START
         after = rest[index + 1] if index + 1 < len(rest) else _START
         if token.kind == "word":
-            harmless = not bare and _is_unit(token.text.lower(), before.text.lower())
+            harmless = not bare and (
+                token.text == "I" or _is_unit(token.text.lower(), before.text.lower())
+            )
         elif token.is_value:
             # the power of a unit: m2, m^2
             touches = before.text == "^" or (before.kind == "word" and not token.spaced)

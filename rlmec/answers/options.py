@@ -56,6 +56,10 @@ _DELIMITED = re.compile(
     r"(?=[.!]\s|,?\s\(?(?:because|since|as)\s)",
     re.IGNORECASE,
 )
+_COURTESY = re.compile(
+    r"\b(?:I (?:hope|think|believe)|(?:please )?let me know|this was found)\b[^.!?\n]*",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[^\W_]+")
 _OTHER = re.compile(r"\(([A-Za-z])\)|\b(?:option|choice) ([A-Za-z])\b|\b([A-Z])\b(?! [a-z])")
 
@@ -195,6 +199,7 @@ def _equal(answer: str, texts: Sequence[str]) -> int | None:
 
 
 def _names_another(rest: str, index: int, texts: Sequence[str]) -> bool:
+    rest = _COURTESY.sub("", rest)
     if not rest:
         return False
     letters = set(LETTERS[: len(texts)]) - set(LETTERS[index : index + 1])

@@ -32,7 +32,7 @@ from rlmec.answers.final_answer import final_answer, judge_answer, judge_number,
         ("### Final Answer:\n18", "18"),
         ("**The answer is 18.** There were 3 more.", "18"),
         ("**Answer:** **18**", "18"),
-        ("Answer:\n" + "word " * 40, None),
+        ("Answer:\n" + "word " * 80, None),
         ("A:\n18", None),
         ("Plan A: 12 apples", None),
         ("no marker 12", None),
@@ -227,3 +227,13 @@ def test_verdicts_agree_with_the_released_labels(data: Path):
     assert len(judged) == 2640
     assert all((verdict == "right") == label for verdict, label in judged)
     assert {verdict for verdict, _ in judged} == {"right", "wrong", "no_answer"}
+
+
+@pytest.mark.parametrize(
+    "between", ["\n* ", "\n- ", "\\\\", "x = ", "and ", "(a) ", "\\text{", "1. "]
+)
+def test_what_is_between_boxes_is_read_at_once(between):
+    text = "\\boxed{1}" + (between * 60)[:190] + "?\\boxed{2}"
+    start = time.perf_counter()
+    assert final_answer(text * 30) == "2"
+    assert time.perf_counter() - start < 1
