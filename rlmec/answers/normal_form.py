@@ -91,15 +91,18 @@ def clean(text: str) -> str:
 
 def trimmed(text: str) -> str:
     """An answer without what encloses the whole of it, and without its closing full stop."""
-    while not text.isalnum() and (shorter := _trimmed_once(text)) != text:
+    while (shorter := _trimmed_once(text)) != text:
         text = shorter
     return text
 
 
 def _trimmed_once(text: str) -> str:
     text = text.strip()
-    text = text[:-1] if text.endswith((".", ",", ";", ":")) else text
-    text = text.removesuffix("\\").rstrip() if text.endswith("\\") else text
+    if text[:1].isalnum() and text[-1:].isalnum():
+        return text  # nothing encloses it
+    if text.endswith((".", ",", ";", ":", "\\")):
+        text = text[:-1].rstrip()
+
     for sign in _LOOSE:
         if text.startswith(sign) != text.endswith(sign) and text.count(sign) % 2:
             text = text.strip(sign)

@@ -96,6 +96,7 @@ _SIGNS = str.maketrans(
 _SUPERSCRIPT = re.compile("[\u207a\u207b]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 _SIGN_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
 
+_PARAPHRASE = re.compile(r"(?<=\S),?\s+\(?i\.e\..*", re.DOTALL)
 _THOUSANDS = re.compile(r"\s*\{\s*,\s*\}\s*(?=\d)|,\\!\s*(?=\d)")
 _FRACTION = re.compile(
     r"\\[dtc]?frac\s*(?:\{\s*([-+]?[\d.,]{1,60})\s*\}|(\d))\s*(?:\{\s*([-+]?[\d.,]{1,60})\s*\}|(\d))"
@@ -175,6 +176,8 @@ def _plain(text: str) -> str:
         text = text.replace("\u2212", "-")
 
     text = _THOUSANDS.sub(",", text)
+    if "i.e." in text:
+        text = _PARAPHRASE.sub("", text)
     if "\\" in text:
         text = _DEGREES.sub("°", text)
         text = without_fonts(text)
@@ -325,7 +328,8 @@ def _sign(lead: Sequence[_Token], spaced: bool, bare: bool) -> int | None:
             sign, signed = _sign_of(token), True
         spaced = token.spaced
 
-    if rest and rest[-1].text.lower() in _NUMBER_WORDS:
+    repeated = len(rest) < len(lead) and lead[len(rest)].text == "("  # "five (5)"
+    if rest and rest[-1].text.lower() in _NUMBER_WORDS and not repeated:
         return None
     return sign if all(_may_precede(token, bare) for token in rest) else None
 

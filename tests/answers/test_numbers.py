@@ -65,6 +65,8 @@ def test_bare_numbers_have_no_words_beside_them():
 @pytest.mark.parametrize(
     ("text", "number"),
     [
+        ("five (5)", 5),
+        ("5, i.e. five", 5),
         ("3\xbd", Fraction(7, 2)),
         ("3 \xbd", Fraction(7, 2)),
         ("\xbd", Fraction(1, 2)),
