@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .cases import Case, all_cases, quick
-from .damaging import unmount_all
-from .forking import import_everything
-from .running import Bench, Result
+from .damage import unmount_all
+from .forks import import_everything
+from .runner import Bench, Result
 
 
 def main(argv: Sequence[str] | None = None) -> int:

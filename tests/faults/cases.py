@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from .injecting import FIT_POINTS, PART_POINTS, Stop
+from .injection import FIT_POINTS, PART_POINTS, Stop
 from .settings import FITS, SETTINGS, STAGES
 
 ACTIONS = {"kill": 8, "term": 4, "int": 2, "usr1": 1, "error": 2, "group-term": 2, "int2": 1}

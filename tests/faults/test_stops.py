@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from .forking import ROOT
+from .forks import ROOT
 
 pytestmark = pytest.mark.slow
 

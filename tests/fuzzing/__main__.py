@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .running import Found, one, run, table
+from .runner import Found, one, run, table
 from .targets import TARGETS
 
 MEMORY = 8 * 2**30

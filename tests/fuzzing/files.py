@@ -44,7 +44,7 @@ from rlmec.teachers.server_calls import AnswerCache
 from rlmec.teachers.services import Answer
 
 from .mutations import spoiled_bytes, spoiled_rows, spoiled_text, spoiled_value
-from .running import Changed, Refused, refusing
+from .runner import Changed, Refused, refusing
 from .seeds import ROWS
 
 DIGEST = "ab" * 32

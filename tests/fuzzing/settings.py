@@ -17,7 +17,7 @@ from rlmec.settings.fingerprinted import stage_settings
 from rlmec.settings.signatures import Signature, SignatureError, signature_of
 
 from .mutations import NASTY_TEXTS, spoiled_bytes, spoiled_text, spoiled_value
-from .running import Refused, refusing
+from .runner import Refused, refusing
 
 FUNCTION = {"_target_": "rlmec.method.rewards.clipped_probability", "_partial_": True, "pivot": 0.5}
 FIT = {"optimizer": FUNCTION, "scheduler": {}, "steps": 3}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import files, settings, texts
-from .running import Target
+from .runner import Target
 
 TARGETS = [
     Target("rows", 180, files.rows),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fuzzing.mutations import spoiled_bytes, spoiled_rows, spoiled_text, spoiled_value
-from fuzzing.running import Refused, Target, limited, refusing, run, table
+from fuzzing.runner import Refused, Target, limited, refusing, run, table
 from fuzzing.seeds import SEEDS
 from fuzzing.targets import TARGETS
 
@@ -73,8 +73,8 @@ def _nests(rng, folder):
     "bad", [_hangs, _waits, _crashes, _fails_unclearly, _fails_at_length, _decodes, _nests]
 )
 def test_a_planted_failure_is_caught(tmp_path, monkeypatch, bad):
-    monkeypatch.setattr("fuzzing.running.LIMIT", 0.05)
-    monkeypatch.setattr("fuzzing.running.PATIENCE", 4.0)
+    monkeypatch.setattr("fuzzing.runner.LIMIT", 0.05)
+    monkeypatch.setattr("fuzzing.runner.PATIENCE", 4.0)
     found = run([Target("bad", 1, bad)], 1, 5, tmp_path)["bad"]
     assert len(found.failures) == 1
     assert "--target bad --only 0 --seed 5" in found.failures[0]

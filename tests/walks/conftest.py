@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from walking import Done, done_well, run
+from walk import Done, done_well, run
 
 
 @pytest.fixture(scope="session")

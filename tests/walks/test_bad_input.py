@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from walking import ROOT, finals, leaks, run
+from walk import ROOT, finals, leaks, run
 
 pytestmark = pytest.mark.slow
 QUICK = 12.0

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from walking import ROOT, done_well, finals, run
+from walk import ROOT, done_well, finals, run
 
 pytestmark = pytest.mark.slow
 METHODS = ("rlmec", "rft", "dpo_corrections", "dpo_attempts", "sequence_ppo")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from walking import ROOT, done_well, run
+from walk import ROOT, done_well, run
 
 pytestmark = pytest.mark.slow
 EXAMPLES = ROOT / "examples"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from walking import ROOT, done_well, run
+from walk import ROOT, done_well, run
 
 pytestmark = pytest.mark.slow
 EVALUATE = ROOT / "evaluate.py"

@@ -4,7 +4,7 @@ import csv
 from collections import Counter
 
 import pytest
-from walking import TINY, done_well, finals, run
+from walk import TINY, done_well, finals, run
 
 from benchmarks.sweep import artifacts, damage, made
 

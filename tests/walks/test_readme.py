@@ -10,7 +10,7 @@ import re
 import shlex
 
 import pytest
-from walking import ROOT
+from walk import ROOT
 
 from rlmec.settings.command_line import check_command_line, with_split_files
 

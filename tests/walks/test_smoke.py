@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from walking import ROOT, STAGES, done_well, finals, leaks, run, same_files
+from walk import ROOT, STAGES, done_well, finals, leaks, run, same_files
 
 from rlmec.records import Attempt, Score
 from rlmec.store.tables import read_table

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from misbehaving_server import Server
-from walking import TINY, done_well, run, start
+from walk import TINY, done_well, run, start
 
 pytestmark = pytest.mark.slow
 KEY = "sk-canary-5f3759df"

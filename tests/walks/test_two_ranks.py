@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from walking import STAGES, TINY, command, done_well, environment, finals, run, summaries
+from walk import STAGES, TINY, command, done_well, environment, finals, run, summaries
 
 from rlmec.records import Correction, Score
 from rlmec.store.tables import read_table

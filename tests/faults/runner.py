@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .cases import Case
-from .comparing import differences, finished, joined, trace
-from .damaging import Damage, no_damage
-from .forking import Child, start
-from .injecting import CODES, Stop, act, install
+from .comparison import differences, finished, joined, trace
+from .damage import Damage, no_damage
+from .forks import Child, start
+from .injection import CODES, Stop, act, install
 from .settings import FITS, STAGES, command, upstream, write_configuration
 
 SWEPT = "policy.objective.epsilon=0.1,0.3"

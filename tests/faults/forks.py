@@ -2,7 +2,7 @@
 everything, so that a start costs a tenth of a second instead of ten.
 
 The parent runs no operation of torch or pyarrow, whose threads would not survive a fork. A child
-has its own session, log and faults (`injecting.py`), and ends as a program does.
+has its own session, log and faults (`injection.py`), and ends as a program does.
 """
 
 from __future__ import annotations

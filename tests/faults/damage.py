@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
-from .comparing import finished
+from .comparison import finished
 
 
 def no_damage(store: Path) -> Damage:
