@@ -28,7 +28,9 @@ MARKERS = {
         r"the (?:final |correct |right )?answer is(?!n['\u2019]?t\b):?", re.IGNORECASE
     ),
     "Answer:": re.compile(
-        r"^[ \t>*_#-]{0,8}(?:the )?(?:final |correct )?answer[*_ \t]{0,4}(?::|$)", re.I | re.M
+        r"^[ \t>*_#-]{0,8}(?:(?:the )?(?:final |correct )?answer[*_ \t]{0,4}:"
+        r"|(?:final )?answer[*_ \t]{0,4}$)",
+        re.IGNORECASE | re.MULTILINE,
     ),
     "\\boxed{": re.compile(r"\\(?:boxed|fbox)(?: {0,4}\{|(?= {0,4}\d))"),
 }
