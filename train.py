@@ -40,5 +40,5 @@ if __name__ == "__main__":
     die_with_parent()
     listen()
     sys.argv[1:] = with_split_files(sys.argv[1:])
-    check_command_line(sys.argv[1:], CONF, "train")
+    sys.argv[1:] = check_command_line(sys.argv[1:], CONF, "train")
     main()

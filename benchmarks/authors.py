@@ -47,7 +47,8 @@ def _policy_sum(network: Any, pairs: Sequence[Pair]) -> torch.Tensor:
     rewards = _right_aligned([p.token_rewards for p in pairs], logprobs)
     old = _right_aligned([p.old_logprobs for p in pairs], logprobs)
     zeros = torch.zeros_like(rewards)
-    return rlmec_clipped(TokenBatch(logprobs, old, rewards, zeros, rewards != 0)).policy
+    tokens = TokenBatch(logprobs, old, rewards, zeros, rewards != 0)
+    return rlmec_clipped(tokens, policy_coef=1.0, per_attempt_token=False).policy
 
 
 def _imitation_sum(network: Any, pairs: Sequence[Pair]) -> torch.Tensor:

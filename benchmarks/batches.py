@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,7 +62,12 @@ def planned(
 def policy_module(network: Any, *, steps: int = 1, **optimizing: Any) -> PolicyModule:
     """Return the module of the policy stage with the clipped objective."""
     return PolicyModule(
-        network, pad_id=PAD, end_ids=(1,), objective=rlmec_clipped, steps=steps, **optimizing
+        network,
+        pad_id=PAD,
+        end_ids=(1,),
+        objective=partial(rlmec_clipped, policy_coef=1.0, per_attempt_token=False),
+        steps=steps,
+        **optimizing,
     )
 
 

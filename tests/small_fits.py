@@ -6,21 +6,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from paper_objective import rlmec_clipped
 from small_models import network, prompts, ragged_ids
+from small_settings import part
 
 from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.data.row import Row
 from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.lora import with_lora
-from rlmec.method.objectives import rlmec_clipped
 from rlmec.pipeline.fit import fit
 from rlmec.runtime.ranks import Ranks
-from rlmec.settings.schema import (
-    CallbackSettings,
-    FitSettings,
-    ModelSettings,
-    TrainerSettings,
-)
+from rlmec.settings.schema import FitSettings
 from rlmec.training.checkpoints import BestWeights
 from rlmec.training.policy_module import PolicyModule
 from rlmec.training.validation import Validation
@@ -69,9 +65,9 @@ def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, compiled=
     logger = {} if logs is None else {"csv": {"_target_": CSV, "save_dir": str(logs)}}
     asked = settings.pop("stage", "policy")
     around = {"ckpt_path": None, "resume": "auto"} | settings
-    around |= {"model": ModelSettings(compile=compiled)}
-    trainer = TrainerSettings("cpu", progress_bar=False, log_every_n_steps=log_every)
-    callbacks = CallbackSettings(save_every, keep)
+    around |= {"model": part("model", compile=compiled)}
+    trainer = part("trainer", progress_bar=False, log_every_n_steps=log_every)
+    callbacks = part("callbacks", checkpoint_every_steps=save_every, keep_checkpoints=keep)
     return SimpleNamespace(
         ranks=Ranks(),
         say=said.append,
@@ -81,7 +77,10 @@ def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, compiled=
 
 
 def fit_settings(**changes):
-    return FitSettings({}, {}, **({"seed": 3, "steps": 1, "gradient_clip": None} | changes))
+    given = {"optimizer": {}, "scheduler": {}, "seed": 3, "steps": 1, "gradient_clip": None}
+    given |= {"epochs": None, "tokens_per_step": 8192, "max_length": 2048, "warmup_share": 0.03}
+    given |= {"precision": "32-true", "val_every_steps": 50, "val_problems": 200}
+    return FitSettings(**(given | changes))
 
 
 def fitted(folder, net, data, *, run=None, validation=None, clip=None, **changes):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from paper_objective import rlmec_clipped
 from small_fits import (
     Judge,
     adapted_network,
@@ -17,7 +18,6 @@ from small_fits import (
 )
 from transformers import get_cosine_schedule_with_warmup
 
-from rlmec.method.objectives import rlmec_clipped
 from rlmec.training.checkpoints import saved_checkpoints
 
 STEPS = 8

@@ -1,9 +1,10 @@
 """Random pairs of an attempt and its correction as rows, and what a row says about its tokens."""
 
 import numpy as np
+from paper_objective import rlmec_clipped
 
 from rlmec.data.row import CREDIT, Row
-from rlmec.method.objectives import TokenBatch, rlmec_clipped
+from rlmec.method.objectives import TokenBatch
 
 
 def edited(draw, ids, edits, vocabulary):

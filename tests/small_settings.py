@@ -1,9 +1,40 @@
-"""A whole configuration as a plain dict, small."""
+"""Settings for tests: the configuration's own defaults, with what a test changes."""
 
+import copy
+import dataclasses
 import functools
-import json
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from rlmec.settings.check import check
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
 
 ADAM = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "weight_decay": 0.0}
+
+
+@functools.cache
+def _composed():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=["logger=none"])
+
+
+def part(name, **changes):
+    """The settings of one node (trainer, callbacks, ...) as conf/ has them, with changes."""
+    return dataclasses.replace(getattr(check(_composed()), name), **changes)
+
+
+def over_defaults(changes):
+    """The composed tree as a plain dict, with nodes merged; a node with a target replaces."""
+    return _merged(OmegaConf.to_container(_composed(), resolve=True), changes)
+
+
+def _merged(old, new):
+    if not isinstance(old, dict) or not isinstance(new, dict) or "_target_" in new:
+        return copy.deepcopy(new)
+    return old | {name: _merged(old.get(name), value) for name, value in new.items()}
 
 
 def tree(**changes):
@@ -19,7 +50,7 @@ def tree(**changes):
         "sample": {"num_generations": 2},
         "teacher": {"_target_": "rlmec.teachers.oracle.OracleTeacher"},
         "teach": {"share": 0.5},
-        "grm": fit | {"mixture": {"copy": 1.0}},
+        "grm": fit | {"mixture": {"copy": 1.0, "locate": 0.25}},
         "score": {"rewrite": True},
         "policy": fit
         | {
@@ -27,7 +58,7 @@ def tree(**changes):
             | function,
             "reward": {"_target_": "rlmec.method.rewards.clipped_probability", "pivot": 0.5}
             | function,
-            "rows": {"_target_": "rlmec.method.objectives.rlmec_clipped"} | function,
+            "rows": {"_target_": "rlmec.data.policy_rows.pair_rows"} | function,
             "edit_weights": {"edited": 1.0},
         },
         "evaluate": {"split": "test", "model": None},
@@ -43,7 +74,7 @@ def tree(**changes):
         "security": {"allow": []},
         "tags": ["x"],
     }
-    plain = json.loads(json.dumps(plain))  # nothing shared between nodes
+    plain = over_defaults(plain)
     for key, value in changes.items():
         put(plain, key, value)
     return plain

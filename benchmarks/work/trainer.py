@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_dir
 
 from benchmarks import networks
 from benchmarks.batches import PAD, batch_loss, planned
@@ -26,6 +28,7 @@ from benchmarks.samples import Sample
 from rlmec.method.objectives import rlmec_clipped
 from rlmec.training.policy_module import PolicyModule
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 WARM = 5
 CLIP = 1.0
 SMALL = {
@@ -110,7 +113,7 @@ def _parts(bench: Bench, pairs: Any, steps: int) -> tuple[Any, Any]:
         network,
         pad_id=PAD,
         end_ids=(1,),
-        objective=rlmec_clipped,
+        objective=partial(rlmec_clipped, policy_coef=1.0, per_attempt_token=False),
         steps=steps,
         optimizer=partial(torch.optim.AdamW, lr=1e-3),
         scheduler=partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1.0),
@@ -153,19 +156,17 @@ def _bare(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
 def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
     from rlmec.pipeline.fit import fit
     from rlmec.runtime.ranks import Ranks
-    from rlmec.settings.schema import (
-        CallbackSettings,
-        FitSettings,
-        ModelSettings,
-        TrainerSettings,
-    )
+    from rlmec.settings.check import check
 
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = [f"trainer={'gpu' if bench.on_gpu else 'cpu'}", "logger=none"]
+        defaults = check(compose("train", overrides=chosen))
     module, data = _parts(bench, pairs, steps)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         around = SimpleNamespace(
-            model=ModelSettings(),
-            trainer=TrainerSettings("gpu" if bench.on_gpu else "cpu", progress_bar=False),
-            callbacks=CallbackSettings(10**9, 1),
+            model=replace(defaults.model, shape={}),
+            trainer=replace(defaults.trainer, progress_bar=False),
+            callbacks=replace(defaults.callbacks, checkpoint_every_steps=10**9, keep_checkpoints=1),
             logger={"csv": {"_target_": CSV, "save_dir": folder}},
             stage="policy",
             ckpt_path=None,
@@ -174,7 +175,9 @@ def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
         run: Any = SimpleNamespace(
             ranks=Ranks(), say=lambda text: None, settings=around, asked="policy"
         )
-        settings = FitSettings({}, {}, seed=bench.seed, steps=steps, gradient_clip=CLIP)
+        settings = replace(
+            defaults.policy, seed=bench.seed, steps=steps, gradient_clip=CLIP, precision="32-true"
+        )
         fit(run, "policy", settings, Path(folder), module, data, None)
     return _a_step(module.stamps), module
 

@@ -123,9 +123,9 @@ def rlmec_clipped(
     epsilon: float = 0.3,
     epsilon_high: float | None = None,
     imitation_coef: float = 1.0,
-    policy_coef: float = 1.0,
+    policy_coef: float = 2.0,
     kl_coef: float = 0.0,
-    per_attempt_token: bool = False,
+    per_attempt_token: bool = True,
 ) -> ObjectiveSums:
     """PPO's clipped surrogate: S_RL = -sum_j min(rho_j R_j, clip(rho_j, 1-eps, 1+eps_high) R_j).
 

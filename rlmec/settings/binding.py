@@ -8,6 +8,7 @@ signature it names.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -198,7 +199,16 @@ class Binder:
         if not isinstance(partial, bool):
             raise self.mistyped(bool, partial, f"{key}._partial_")
         bound = self.bind(signature, given, key, name, SUPPLIED, partial)
-        return {"_target_": name, **({"_partial_": True} if partial else {}), **bound}
+
+        # Defaults are bound too, so that a fingerprint depends on their values wherever they live.
+        # The arguments that a stage gives are left to it.
+        defaults = {n: v for n, v in signature.defaults.items() if n not in SUPPLIED}
+        return {
+            "_target_": name,
+            **({"_partial_": True} if partial else {}),
+            **copy.deepcopy(defaults),
+            **bound,
+        }
 
     def bind(
         self,
@@ -212,8 +222,10 @@ class Binder:
         for name in given:
             if name not in signature.hints and not signature.open:
                 raise ConfigurationError(self.unknown(name, key, owner, list(signature.hints)))
-        missing = [n for n in signature.required if n not in given and n not in supplied]
-        if missing and not partial:
+        # A partial target gets its positional arguments when it is called, never those by name.
+        needed = signature.by_name if partial else signature.required
+        missing = [n for n in needed if n not in given and n not in supplied]
+        if missing:
             raise ConfigurationError(f"{join(key, missing[0])} is missing; {owner} needs it")
         hints = signature.hints
         return {n: self.cast(hints.get(n, Any), v, join(key, n)) for n, v in given.items()}

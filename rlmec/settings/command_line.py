@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import re
 import sys
+import typing
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,22 +43,36 @@ def with_split_files(argv: Sequence[str]) -> list[str]:
     return [f"++{arg}" if arg.startswith("task.path.") else arg for arg in argv]
 
 
-def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) -> None:
-    """Ends the program with exit code 2 and one line for an unknown key or option or a secret in
-    `argv` (the arguments after the program's name), before Hydra starts. Costs one composition;
-    help and other questions to Hydra pass unchecked, as do its own keys."""
+def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
+    """The arguments for Hydra, checked before it starts.
+
+    `argv` are the arguments after the program's name. An override of a setting that no YAML file
+    shows, because its default is in the signature of its target, comes back as `++key=value`; so
+    every setting is overridden the same way, wherever its default lives. Help and other questions
+    to Hydra pass unchecked, as do its own keys. Costs one composition.
+
+    Ends the program with exit code 2 and one line for an unknown key or option or a secret.
+    """
     args = get_args_parser().parse_args(list(argv))
     try:
         overrides = OverridesParser.create().parse_overrides(args.overrides)
         for override in overrides:
             _refuse_secret(override)
-        if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-            return
-        if args.config_path or args.config_dir or args.experimental_rerun:
-            return
+        if args.help or args.hydra_help or args.info or args.shell_completion:
+            return list(argv)
+        if args.config_path or args.experimental_rerun:
+            return list(argv)
+
         own = [str(o.input_line) for o in overrides if not o.is_hydra_override()]
+        folder = Path(args.config_dir) if args.config_dir else None
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-            _compose_checked(own, args.config_name or config_name, args.multirun)
+            added = _compose_checked(
+                own,
+                args.config_name or config_name,
+                args.multirun,
+                folder,
+            )
+        return [f"++{arg}" if arg in added else arg for arg in argv]
     except REFUSED as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         known = isinstance(error, HydraException | OmegaConfBaseException | ConfigurationError)
@@ -77,10 +92,21 @@ def _refuse_secret(override: Override) -> None:
         raise ConfigurationError(secret_refusal(override.key_or_group if found == own else found))
 
 
-def _compose_checked(argv: list[str], name: str, multirun: bool) -> None:
+def _compose_checked(
+    argv: list[str], name: str, multirun: bool, own_folder: Path | None
+) -> set[str]:
+    """Raises for a wrong option or key; returns the overrides that add a setting to the tree."""
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(argv)
     groups = {o.key_or_group: loader.get_group_options(o.key_or_group) for o in overrides}
+    searched: list[str] = []
+    if own_folder is not None:
+        if not own_folder.is_dir():
+            raise ConfigurationError(f"--config-dir {own_folder}: there is no such folder")
+        searched = [f"hydra.searchpath=[file://{own_folder.resolve()}]"]
+        for group, options in groups.items():
+            options += [path.stem for path in (own_folder / group).glob("*.yaml")]
+
     known = list(_groups(loader))
     choices = [o for o in overrides if groups[o.key_or_group]]
     values = [o for o in overrides if not groups[o.key_or_group]]
@@ -88,16 +114,19 @@ def _compose_checked(argv: list[str], name: str, multirun: bool) -> None:
     for override in choices:
         for line in lines[id(override)]:
             _check_option(line, override, groups[override.key_or_group])
+
+    # A key may be in the tree of one job of a sweep only: every combination of choices is composed.
+    added: set[str] = set()
     for job in range(max((len(lines[id(o)]) for o in choices), default=1)):
-        chosen = [lines[id(o)][job % len(lines[id(o)])] for o in choices]
+        chosen = searched + [lines[id(o)][job % len(lines[id(o)])] for o in choices]
         tree = compose(config_name=name, overrides=chosen)
         plain: Any = OmegaConf.to_container(tree, resolve=False)
         refuse_held_secret(plain)
-        for override in values:
-            if not override.is_add() and not override.is_force_add():
-                _check_key(override, tree, known)
+        added |= {str(o.input_line) for o in values if _adds(o, tree, known)}
         if values:
-            compose(config_name=name, overrides=chosen + [lines[id(o)][0] for o in values])
+            tried = [(lines[id(o)][0], str(o.input_line) in added) for o in values]
+            compose(config_name=name, overrides=chosen + [f"++{v}" if a else v for v, a in tried])
+    return added
 
 
 def _lines(override: Override) -> list[str]:
@@ -123,28 +152,34 @@ def _check_option(line: str, override: Override, options: list[str]) -> None:
         raise ConfigurationError(f"{override.key_or_group}={option}: no such option; {hint}")
 
 
-def _check_key(override: Override, tree: DictConfig, groups: Sequence[str]) -> None:
-    """Raises ConfigurationError for a key that is not in the composed tree, with the nearest one.
+def _adds(override: Override, tree: DictConfig, groups: Sequence[str]) -> bool:
+    """Whether an override sets a key that no file shows but its node takes.
 
-    An option of a group that is given as a value of its node (policy.reward=edit_labels) is refused
-    too: it would replace the node by a string.
+    Raises ConfigurationError for a key that is neither in the composed tree nor a setting of its
+    node, with the nearest one. An option of a group that is given as a value of its node
+    (policy.reward=edit_labels) is refused too: it would replace the node by a string.
     """
+    if override.is_add() or override.is_force_add():
+        return False
     key = override.key_or_group
     group = key.replace(".", "/")
     if group in groups and isinstance(override.value(), str):
         option = f"{group}={override.value()}"
         raise ConfigurationError(f"{key!r} is a node: to choose an option of it, write {option}")
+
     plain: Any = OmegaConf.to_container(tree, resolve=False)
     keys = list(_dotted(plain))
     above, _, name = key.rpartition(".")
     parent: Any = OmegaConf.select(tree, above) if above else tree
     if key in keys or (isinstance(parent, DictConfig) and name in parent):
-        return
-    if name in _settable(parent, above):
-        raise ConfigurationError(f"{key!r} stands in no file: to add it, write +{key}=...")
+        return False
+    settable = [join(above, known) for known in _settable(parent, above)]
+    if key in settable and not override.is_delete():
+        return True
+
     # A group named without the groups around it (reward for policy/reward) comes first.
     inner = [g for g in groups if "/" in g and g.rpartition("/")[2] == key]
-    near = inner or difflib.get_close_matches(key, [*keys, *groups], 1, 0.4)
+    near = inner or difflib.get_close_matches(key, [*keys, *settable, *groups], 1, 0.4)
     hint = f"the nearest is {near[0]!r}" if near else "nothing is like it"
     raise ConfigurationError(f"unknown key {key!r}: {hint}")
 
@@ -165,10 +200,16 @@ def _settable(parent: Any, key: str) -> Collection[str]:
             return signature_of(parent["_target_"], ALLOWED).hints
         except SignatureError:
             return ()
+
     cls: Any = RunSettings
     for part in key.split(".") if key else ():
-        cls = dataclass_signature(cls).hints.get(part) if dataclasses.is_dataclass(cls) else None
-    return dataclass_signature(cls).hints if dataclasses.is_dataclass(cls) else ()
+        hint = dataclass_signature(cls).hints.get(part)
+        # Of `LoraSettings | None` the class counts.
+        arms = (hint, *typing.get_args(hint))
+        cls = next((arm for arm in arms if dataclasses.is_dataclass(arm)), None)
+        if cls is None:
+            return ()
+    return dataclass_signature(cls).hints
 
 
 def _dotted(tree: Any, key: str = "") -> Iterator[str]:

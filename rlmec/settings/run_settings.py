@@ -3,7 +3,7 @@ result hangs on them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -12,9 +12,9 @@ class PruneSettings:
     """`stage=prune` removes artifacts not used for `keep_days` and left-over work not touched for
     `work_days`, where nothing else keeps them; with `dry_run` it only says what would go."""
 
-    keep_days: float = 14.0
-    work_days: float = 7.0
-    dry_run: bool = True
+    keep_days: float
+    work_days: float
+    dry_run: bool
 
     def __post_init__(self) -> None:
         for name in ("keep_days", "work_days"):
@@ -32,16 +32,16 @@ class PathSettings:
 class SecuritySettings:
     """Further module prefixes (ending in a dot) from which a `_target_` may come."""
 
-    allow: list[str] = field(default_factory=list)
+    allow: list[str]
 
 
 @dataclass(frozen=True)
 class CallbackSettings:
     """Saving of fits; `extra` holds further Lightning callbacks by name, each a `_target_`."""
 
-    checkpoint_every_steps: int = 50
-    keep_checkpoints: int = 2
-    extra: dict[str, Any] = field(default_factory=dict)
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    extra: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ class TrainerSettings:
     """Hardware, strategy and display; nothing here changes a result beyond rounding. `memory_gib`
     is the memory of one device, to plan for (default: that of the device found)."""
 
-    accelerator: str = "auto"
-    devices: int | str = 1
-    num_nodes: int = 1
-    strategy: Any = "auto"
-    num_workers: int = 0
-    max_tokens_per_micro_batch: int = 16384
-    accumulate: int | None = None
-    log_every_n_steps: int = 10
-    progress_bar: bool = True
-    profiler: str | None = None
-    detect_anomaly: bool = False
-    threads: int | None = None
-    memory_gib: float | None = None
+    accelerator: str
+    devices: int | str
+    num_nodes: int
+    strategy: Any
+    num_workers: int
+    max_tokens_per_micro_batch: int
+    accumulate: int | None
+    log_every_n_steps: int
+    progress_bar: bool
+    profiler: str | None
+    detect_anomaly: bool
+    threads: int | None
+    memory_gib: float | None
 
 
 HALF_WEIGHTS = ("bf16-true", "16-true", "64-true", "transformer-engine")
@@ -82,7 +82,7 @@ class LoraSettings:
     """Low-rank adapters: rank `r`, scale `alpha` / r (with `rslora` alpha / sqrt(r)), `dropout` of
     their input, on the modules named by `target_modules` ("all-linear": all but the head)."""
 
-    r: int = 16
+    r: int
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: list[str] | str = "all-linear"
@@ -104,15 +104,15 @@ class ModelSettings:
     directory). With `lora` adapters are trained in float32, and the weights below them stay as they
     are, in `dtype` or quantized; without it all weights are trained, in float32."""
 
-    path: str | None = None
-    revision: str | None = None
-    tokenizer: str | None = None
-    shape: dict[str, Any] = field(default_factory=dict)
-    vocabulary_size: int = 512
-    digits_per_token: int = 1
-    attention: str = "sdpa"
-    gradient_checkpointing: bool = False
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    lora: LoraSettings | None = None
-    quantization: Literal["nf4", "int8"] | None = None
-    compile: bool = False
+    path: str | None
+    revision: str | None
+    tokenizer: str | None
+    shape: dict[str, Any]
+    vocabulary_size: int
+    digits_per_token: int
+    attention: str
+    gradient_checkpointing: bool
+    dtype: Literal["float32", "bfloat16", "float16"]
+    lora: LoraSettings | None
+    quantization: Literal["nf4", "int8"] | None
+    compile: bool

@@ -7,7 +7,7 @@ bound to the signature of what they name instead. Plain values only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from rlmec.settings.run_settings import (
@@ -31,8 +31,8 @@ class PromptSettings:
     rewrite_answer_only: str
     locate: str
     located: str
-    chat: bool = False
-    system: str | None = None
+    chat: bool
+    system: str | None
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class FitSettings:
 
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
-    seed: int = 1
-    steps: int | None = None
-    epochs: float | None = None
-    tokens_per_step: int = 8192
-    max_length: int = 2048
-    precision: str = "32-true"
-    warmup_share: float = 0.03
-    gradient_clip: float | None = 1.0
-    val_every_steps: int = 50
-    val_problems: int = 200
+    seed: int
+    steps: int | None
+    epochs: float | None
+    tokens_per_step: int
+    max_length: int
+    precision: str
+    warmup_share: float
+    gradient_clip: float | None
+    val_every_steps: int
+    val_problems: int
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -78,8 +78,8 @@ class WarmupSettings(FitSettings):
     than those that the policy is then trained on.
     """
 
-    target_accuracy: float | None = None
-    task: dict[str, Any] | None = None
+    target_accuracy: float | None
+    task: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,19 @@ class SampleSettings:
     Of `logprob_checks` sampled attempts the sampler's log-probs are compared with the trainer's.
     """
 
-    seed: int = 1
-    num_generations: int = 4
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_completion_length: int = 512
-    part_size: int = 64
-    max_problems: int | None = None
-    precision: str = "32-true"
-    logprob_checks: int = 64
-    path: str | None = None
-    text_field: str = "solution"
-    label_field: str | None = None
-    question_field: str = "question"
+    seed: int
+    num_generations: int
+    temperature: float
+    top_p: float
+    max_completion_length: int
+    part_size: int
+    max_problems: int | None
+    precision: str
+    logprob_checks: int
+    path: str | None
+    text_field: str
+    label_field: str | None
+    question_field: str
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -111,18 +111,18 @@ class SampleSettings:
 class TeachSettings:
     """Of a `share` of the problems (by a hash) the teacher corrects the wrong attempts."""
 
-    seed: int = 1
-    share: float = 0.5
-    max_edit_ratio: float = 0.5
-    part_size: int = 256
+    seed: int
+    share: float
+    max_edit_ratio: float
+    part_size: int
 
 
 @dataclass(frozen=True)
 class Mixture:
     """Rows of each kind per rewriting row in the training of the GRM."""
 
-    copy: float = 1.0
-    locate: float = 0.25
+    copy: float
+    locate: float
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ class GrmSettings(FitSettings):
     trained on for `later_steps` in each round after the first, or kept where that is None. Above a
     `label_weight` of 0 it also learns to say of an attempt's tokens whether to keep them."""
 
-    model: str | None = None
-    lora: LoraSettings | None = None
-    mixture: Mixture = field(default_factory=Mixture)
-    rows_together: int = 1
-    later_steps: int | None = None
-    label_weight: float = 0.0
-    val_share: float = 0.1
-    max_completion_length: int = 512
+    model: str | None
+    lora: LoraSettings | None
+    mixture: Mixture
+    rows_together: int
+    later_steps: int | None
+    label_weight: float
+    val_share: float
+    max_completion_length: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,14 +155,14 @@ class ScoreSettings:
     `labels` a token's probability is that of its label (see `ablations.labels`), not its
     likelihood."""
 
-    seed: int = 1
-    rewrite: bool = True
-    labels: bool = False
-    max_edit_ratio: float = 0.5
-    max_completion_length: int = 512
+    seed: int
+    rewrite: bool
+    labels: bool
+    max_edit_ratio: float
+    max_completion_length: int
+    part_size: int
+    precision: str
     max_length: int = 2048
-    part_size: int = 256
-    precision: str = "32-true"
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -172,8 +172,8 @@ class ScoreSettings:
 class EditWeights:
     """Imitation weights of tokens of a correction: inserted or substituted, and kept."""
 
-    edited: float = 1.0
-    kept: float = 0.5
+    edited: float
+    kept: float
 
 
 @dataclass(frozen=True)
@@ -185,17 +185,17 @@ class PolicySettings(FitSettings):
     the learning rate over all rounds.
     """
 
-    objective: dict[str, Any] = field(default_factory=dict)
-    reward: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, Any] = field(default_factory=dict)
-    edit_weights: EditWeights = field(default_factory=EditWeights)
-    keep_uncorrected: bool = False
-    max_right_per_problem: int | None = None
-    max_completion_length: int = 512
-    ratio_tolerance: float | None = None
-    score_corrections: bool = False
-    teacher_corrections_only: bool = False
-    one_schedule: bool = False
+    objective: dict[str, Any]
+    reward: dict[str, Any]
+    rows: dict[str, Any]
+    edit_weights: EditWeights
+    keep_uncorrected: bool
+    max_right_per_problem: int | None
+    max_completion_length: int
+    ratio_tolerance: float | None
+    score_corrections: bool
+    teacher_corrections_only: bool
+    one_schedule: bool
 
 
 @dataclass(frozen=True)
@@ -209,26 +209,24 @@ class EvaluateSettings:
     stand before each one judged; `overlap` says what happens to problems that were trained on.
     """
 
-    seed: int = 1
-    model: str | None = None
-    attempts: str | list[str] | None = None
-    against: str | list[str] | None = None
-    tasks: dict[str, Any] | None = None
-    split: str = "test"
-    num_problems: int | None = None
-    num_samples: int = 0
-    num_fewshot: int = 0
-    modes: list[Literal["strict", "flexible", "authors"]] = field(
-        default_factory=lambda: ["strict", "flexible"]
-    )
-    overlap: Literal["refuse", "drop", "allow"] = "refuse"
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_completion_length: int = 512
-    part_size: int = 256
-    precision: str = "32-true"
-    text_field: str = "solution"
-    question_field: str = "question"
+    seed: int
+    model: str | None
+    attempts: str | list[str] | None
+    against: str | list[str] | None
+    tasks: dict[str, Any] | None
+    split: str
+    num_problems: int | None
+    num_samples: int
+    num_fewshot: int
+    modes: list[Literal["strict", "flexible", "authors"]]
+    overlap: Literal["refuse", "drop", "allow"]
+    temperature: float
+    top_p: float
+    max_completion_length: int
+    part_size: int
+    precision: str
+    text_field: str
+    question_field: str
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -244,9 +242,9 @@ class ReportSettings:
     `each_round` the policy of every round, the policy. The token-reward page shows `page_pairs`
     attempts at most."""
 
-    compare: dict[str, dict[str, Any]] | None = None
-    page_pairs: int = 5000
-    each_round: bool = True
+    compare: dict[str, dict[str, Any]] | None
+    page_pairs: int
+    each_round: bool
 
 
 @dataclass(frozen=True)
@@ -259,13 +257,13 @@ class ExportSettings:
     attempt at one problem.
     """
 
-    what: str = "policy"
-    path: str | None = None
-    merge: bool = True
-    dtype: str | None = None
-    format: str = "jsonl"
-    conversational: bool | None = None
-    right_and_wrong: bool = False
+    what: str
+    path: str | None
+    merge: bool
+    dtype: str | None
+    format: str
+    conversational: bool | None
+    right_and_wrong: bool
 
 
 @dataclass(frozen=True)
@@ -293,15 +291,15 @@ class RunSettings:
     logger: Any
     paths: PathSettings
     security: SecuritySettings
-    prune: PruneSettings = field(default_factory=PruneSettings)
-    seed: int = 1
-    stage: str = "report"
-    rounds: int = 1
-    resume: Literal["auto", "required", "never", "weights"] = "auto"
-    ckpt_path: str | None = None
-    run_name: str | None = None
-    tags: list[str] = field(default_factory=list)
-    optimized_metric: str = "dev/accuracy"
+    prune: PruneSettings
+    seed: int
+    stage: str
+    rounds: int
+    resume: Literal["auto", "required", "never", "weights"]
+    ckpt_path: str | None
+    run_name: str | None
+    tags: list[str]
+    optimized_metric: str
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

@@ -34,12 +34,19 @@ class SignatureError(ValueError):
 
 @dataclass(frozen=True)
 class Signature:
-    """Parameter names with their types (Any where the type is not a plain one), the required ones,
-    and whether any other name is taken too (`open`)."""
+    """What a target may be called with.
+
+    `hints` maps each parameter to its type (Any where the type is not a plain one). `required`
+    names the parameters without a default, `by_name` those of them that can be given by name only.
+    An `open` signature takes any other name too. `defaults` holds the defaults that are plain
+    values; they are read from source, so a library's are not among them.
+    """
 
     hints: dict[str, Any] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     open: bool = False
+    defaults: dict[str, Any] = field(default_factory=dict)
+    by_name: tuple[str, ...] = ()
 
 
 def signature_of(target: str, allowed: Sequence[str], importing: bool = True) -> Signature:
@@ -168,7 +175,9 @@ def _of_class(module: str, node: ast.ClassDef, allowed: Sequence[str]) -> Signat
             return _of_function(item, skip_first=True)
     hints: dict[str, Any] = {}
     required: list[str] = []
+    defaults: dict[str, Any] = {}
     is_open = False
+
     for base in reversed(node.bases):
         is_open |= isinstance(base, ast.Attribute)
         if not isinstance(base, ast.Name) or base.id in ("Protocol", "ABC", "object"):
@@ -179,6 +188,7 @@ def _of_class(module: str, node: ast.ClassDef, allowed: Sequence[str]) -> Signat
             is_open = True  # a base from elsewhere: its arguments are not known here
             continue
         hints |= inherited.hints
+        defaults |= inherited.defaults
         required = [*required, *inherited.required]
         is_open |= inherited.open
     if any("dataclass" in ast.unparse(d) for d in node.decorator_list):
@@ -186,19 +196,40 @@ def _of_class(module: str, node: ast.ClassDef, allowed: Sequence[str]) -> Signat
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                 name = item.target.id
                 hints[name] = _from_syntax(item.annotation)
-                required = [r for r in required if r != name] + (
-                    [name] if item.value is None else []
-                )
-    return Signature(hints, tuple(required), is_open)
+                required = [r for r in required if r != name]
+                defaults.pop(name, None)
+                if item.value is None:
+                    required.append(name)
+                else:
+                    defaults |= _plain_defaults({name: item.value})
+    return Signature(hints, tuple(required), is_open, defaults)
 
 
 def _of_function(node: ast.FunctionDef, skip_first: bool) -> Signature:
     a = node.args
-    positional = [*a.posonlyargs, *a.args]
-    needed = positional[: len(positional) - len(a.defaults)]
-    needed += [k for k, default in zip(a.kwonlyargs, a.kw_defaults, strict=True) if default is None]
-    named = [*positional, *a.kwonlyargs]
-    first = 1 if skip_first else 0
-    hints = {p.arg: _from_syntax(p.annotation) for p in named[first:]}
-    required = tuple(p.arg for p in needed if p.arg in hints)
-    return Signature(hints, required, a.kwarg is not None)
+    positional = [*a.posonlyargs, *a.args][1 if skip_first else 0 :]
+    count = len(positional) - len(a.defaults)
+
+    hints = {p.arg: _from_syntax(p.annotation) for p in [*positional, *a.kwonlyargs]}
+    given = {p.arg: value for p, value in zip(positional[count:], a.defaults, strict=True)}
+    by_name = []
+    for parameter, value in zip(a.kwonlyargs, a.kw_defaults, strict=True):
+        if value is None:
+            by_name.append(parameter.arg)
+        else:
+            given[parameter.arg] = value
+
+    required = (*(p.arg for p in positional[:count]), *by_name)
+    return Signature(hints, required, a.kwarg is not None, _plain_defaults(given), tuple(by_name))
+
+
+def _plain_defaults(given: dict[str, ast.expr]) -> dict[str, Any]:
+    """The defaults that are written as plain values; a tuple becomes a list, as in YAML."""
+    out: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            plain = ast.literal_eval(value)
+        except ValueError:  # an expression: it is evaluated when the target is called
+            continue
+        out[name] = list(plain) if isinstance(plain, tuple) else plain
+    return out

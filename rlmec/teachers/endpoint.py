@@ -55,7 +55,7 @@ class EndpointTeacher:
         model: str,
         base_url: str,
         prompts: StepPrompts,
-        api_key_env: str | None = None,
+        api_key_env: str | None,
         temperature: float | None = 0.0,
         max_completion_length: int = 1024,
         limit_field: str = "max_tokens",

@@ -66,7 +66,7 @@ class StepPrompts:
     locate_answer_only: str
     rewrite: str
     rewrite_answer_only: str
-    system: str | None = None
+    system: str | None
 
     def asks_to_locate(self, problem: Problem, attempt: str) -> str:
         """Return the question for the first wrong step of an attempt."""

@@ -227,7 +227,8 @@ def _looked_at(store: ArtifactStore, stage: str, path: Path, data: bytes) -> Non
     entries = {e.stage: e for e in list_entries(store.root)}
     assert set(entries) == set(CHAIN)
     now = time.time() + 40 * 86400
-    kept = reasons_to_keep(list(entries.values()), [], [], PruneSettings(), now)
+    prune = PruneSettings(keep_days=14.0, work_days=7.0, dry_run=True)
+    kept = reasons_to_keep(list(entries.values()), [], [], prune, now)
     assert kept == {}
     assert len(removal_order(list(entries.values()))) == len(CHAIN)
     _unchanged(path, data)

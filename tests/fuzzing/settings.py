@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from small_settings import over_defaults
+
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.check import check
 from rlmec.settings.command_line import check_command_line
@@ -22,32 +24,34 @@ from .runner import Refused, refusing
 FUNCTION = {"_target_": "rlmec.method.rewards.clipped_probability", "_partial_": True, "pivot": 0.5}
 FIT = {"optimizer": FUNCTION, "scheduler": {}, "steps": 3}
 PROMPT = ("policy", "rewrite", "rewrite_answer_only", "locate", "located")
-TREE: dict[str, Any] = {
-    "task": {"_target_": "rlmec.tasks.gsm8k.Gsm8kTask", "path": "x", "dev_share": 0.1},
-    "prompt": {k: k for k in PROMPT},
-    "model": {"shape": {"model_type": "llama", "hidden_size": 32}, "lora": {"r": 4}},
-    "warmup": FIT | {"target_accuracy": 0.7},
-    "sample": {"num_generations": 2, "seed": "${seed}"},
-    "teacher": {"_target_": "rlmec.teachers.oracle.OracleTeacher"},
-    "teach": {"share": 0.5},
-    "grm": FIT | {"mixture": {"copy": 1.0}},
-    "score": {"rewrite": True},
-    "policy": FIT
-    | {"objective": FUNCTION, "reward": FUNCTION, "rows": FUNCTION}
-    | {"edit_weights": {"edited": 1.0}},
-    "evaluate": {"split": "test", "model": None, "tasks": None},
-    "report": {"compare": {"sft": {"steps": 3}}},
-    "export": {"what": "grm"},
-    "prune": {"keep_days": 3.0},
-    "engine": {"_target_": "rlmec.engines.vllm.VllmEngine", "dtype": None},
-    "trainer": {"devices": 1, "strategy": "auto"},
-    "callbacks": {"extra": {}},
-    "logger": None,
-    "paths": {"artifacts": "a", "outputs": "o"},
-    "security": {"allow": []},
-    "seed": 1,
-    "tags": ["x"],
-}
+TREE: dict[str, Any] = over_defaults(
+    {
+        "task": {"_target_": "rlmec.tasks.gsm8k.Gsm8kTask", "path": "x", "dev_share": 0.1},
+        "prompt": {k: k for k in PROMPT},
+        "model": {"shape": {"model_type": "llama", "hidden_size": 32}, "lora": {"r": 4}},
+        "warmup": FIT | {"target_accuracy": 0.7},
+        "sample": {"num_generations": 2, "seed": "${seed}"},
+        "teacher": {"_target_": "rlmec.teachers.oracle.OracleTeacher"},
+        "teach": {"share": 0.5},
+        "grm": FIT | {"mixture": {"copy": 1.0}},
+        "score": {"rewrite": True},
+        "policy": FIT
+        | {"objective": FUNCTION, "reward": FUNCTION, "rows": FUNCTION}
+        | {"edit_weights": {"edited": 1.0}},
+        "evaluate": {"split": "test", "model": None, "tasks": None},
+        "report": {"compare": {"sft": {"steps": 3}}},
+        "export": {"what": "grm"},
+        "prune": {"keep_days": 3.0},
+        "engine": {"_target_": "rlmec.engines.vllm.VllmEngine", "dtype": None},
+        "trainer": {"devices": 1, "strategy": "auto"},
+        "callbacks": {"extra": {}},
+        "logger": None,
+        "paths": {"artifacts": "a", "outputs": "o"},
+        "security": {"allow": []},
+        "seed": 1,
+        "tags": ["x"],
+    }
+)
 SOURCE = b'''
 import functools
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from paper_objective import rlmec_clipped
 from small_models import FIVE, network
 from small_rows import loss_of, random_pair
 
@@ -15,7 +16,7 @@ from rlmec.lm import logprobs
 from rlmec.lm.loading import enable_gradient_checkpointing
 from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.tree_attention import attention_arguments, visible
-from rlmec.method.objectives import rlmec_authors, rlmec_clipped
+from rlmec.method.objectives import rlmec_authors
 
 KINDS = [*FIVE, "soft_capped"]
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from paper_objective import rlmec_clipped
 
 from rlmec.data.collate import collate, step_normalizers
 from rlmec.data.row import Row, step_sizes
@@ -17,7 +18,6 @@ from rlmec.method.objectives import (
     TokenBatch,
     dpo,
     rlmec_authors,
-    rlmec_clipped,
     sequence_ppo,
     weighted_likelihood,
 )

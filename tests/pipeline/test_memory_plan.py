@@ -86,7 +86,7 @@ def test_a_run_that_cannot_fit_is_refused_with_advice(tmp_path):
         plan_memory(settings, 1)
     told = str(caught.value)
     assert re.match(r"warmup needs about \d\d\.\d GiB on a device of 24\.0 GiB; try model", told)
-    lora = LoraSettings()
+    lora = LoraSettings(r=16)
     half = replace(settings.model, dtype="bfloat16", lora=lora, path=str(tmp_path))
     plan_memory(replace(settings, model=half, grm=replace(settings.grm, lora=lora)), 1)
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rlmec
 from rlmec.runtime import ranks
@@ -19,6 +20,7 @@ from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import TrainerSettings
 
 ROOT = Path(rlmec.__file__).parents[1]
+TRAINER = yaml.safe_load((ROOT / "conf" / "trainer" / "base.yaml").read_text())
 CONFIG = """
 mode: ranks
 out: ???
@@ -41,9 +43,11 @@ from rlmec.runtime.ranks import start_ranks
 from rlmec.runtime.sweeps import run_as_child, write_summary, write_sweep_table
 from rlmec.settings.schema import TrainerSettings
 
+TRAINER = __TRAINER__
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")
 def main(cfg):
-    h, settings = HydraConfig.get(), TrainerSettings(**cfg.trainer)
+    h, settings = HydraConfig.get(), TrainerSettings(**(TRAINER | dict(cfg.trainer)))
     if (code := run_as_child(h, settings)) is not None:
         write_sweep_table(pathlib.Path(h.sweep.dir))
         if code:
@@ -67,7 +71,7 @@ def main(cfg):
         left = {"env": [k for k in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT") if k in os.environ]}
         import torch.distributed as dist
         left["group"] = dist.is_initialized()
-        left["world"] = start_ranks(TrainerSettings(), [], ".").world
+        left["world"] = start_ranks(TrainerSettings(**TRAINER), [], ".").world
         (out / "left.json").write_text(json.dumps(left))
 
 def work(ranks, cfg, h):
@@ -113,7 +117,7 @@ def work(ranks, cfg, h):
 
 if __name__ == "__main__":
     main()
-"""
+""".replace("__TRAINER__", repr(TRAINER))
 
 
 @pytest.fixture
@@ -171,7 +175,7 @@ def test_one_process_runs_none_of_it(tmp_path):
     code = (
         "import sys; from rlmec.runtime.ranks import start_ranks\n"
         "from rlmec.settings.schema import TrainerSettings\n"
-        "r = start_ranks(TrainerSettings(), [], '.')\n"
+        f"r = start_ranks(TrainerSettings(**{TRAINER}), [], '.')\n"
         "assert (r.rank, r.world, r.share(lambda: 5)) == (0, 1, 5); r.close()\n"
         "assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
     )
@@ -256,22 +260,22 @@ def test_a_rank_whose_parent_is_gone_already_ends():
     ],
 )
 def test_world_size_of_the_settings(settings, world):
-    assert world_size(TrainerSettings(**settings)) == world
+    assert world_size(TrainerSettings(**(TRAINER | settings))) == world
 
 
 def test_impossible_launches_are_refused(monkeypatch):
     with pytest.raises(ConfigurationError, match=r"trainer\.devices: 'many'"):
-        world_size(TrainerSettings(devices="many"))
+        world_size(TrainerSettings(**(TRAINER | {"devices": "many"})))
     with pytest.raises(ConfigurationError, match=r"trainer\.num_nodes is 2"):
-        start_ranks(TrainerSettings(num_nodes=2), [], ".")
+        start_ranks(TrainerSettings(**(TRAINER | {"num_nodes": 2})), [], ".")
 
     class Job:
         mode = type("Mode", (), {"name": "MULTIRUN"})
 
-    assert run_as_child(Job, TrainerSettings()) is None
+    assert run_as_child(Job, TrainerSettings(**TRAINER)) is None
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ConfigurationError, match="torchrun"):
-        run_as_child(Job, TrainerSettings(devices=2))
+        run_as_child(Job, TrainerSettings(**(TRAINER | {"devices": 2})))
 
 
 def test_the_table_of_a_sweep_holds_every_job(tmp_path):

@@ -201,8 +201,9 @@ def test_judged_tasks_are_named_by_their_files(task_files):
     def tasks(given):
         return check(tree(**{"evaluate.tasks": given, "seed": 5}), task_files).evaluate.tasks
 
-    own = {"_target_": "rlmec.tasks.arithmetic.ArithmeticTask", "seed": 5, "train": 7}
-    lines = {"_target_": "rlmec.tasks.dataset.DatasetTask", "path": "x"}
+    shown = {"_target_": "rlmec.tasks.arithmetic.ArithmeticTask", "seed": 5, "train": 7}
+    own = checked(task=shown).task  # with what the signature adds
+    lines = checked(task={"_target_": "rlmec.tasks.dataset.DatasetTask", "path": "x"}).task
     assert tasks(None) is None
     assert tasks(["own"]) == {"own": own}
     assert tasks({"own": {"train": 9.0}, "lines": {"path": "x"}}) == {
@@ -249,7 +250,7 @@ def test_a_comparison_is_bound_as_changes_of_the_policy_node():
     new = {"_target_": "rlmec.method.objectives.weighted_likelihood", "_partial_": True}
     changes = {"steps": 7.0, "optimizer": {"lr": 1}, "objective": new}
     other = rebind(policy, changes, "report.compare.sft")
-    assert (other.steps, other.objective) == (7, new)
+    assert (other.steps, other.objective) == (7, new | {"imitation_coef": 1.0})
     assert other.optimizer == policy.optimizer | {"lr": 1.0}
     assert other.edit_weights == policy.edit_weights
 
@@ -332,7 +333,8 @@ def test_a_users_own_code_is_bound_without_importing_it(user):
     assert ok({"_target_": f"{user}Task", "seed": 3.0})["seed"] == 3
     own = {"_target_": f"{user}Own", "path": "p", "share": 1, "sizes": [1], "mode": "b"}
     assert type(ok(own)["share"]) is float
-    assert ok({"_target_": f"{user}Data", "width": 3}) == {"_target_": f"{user}Data", "width": 3}
+    data = {"_target_": f"{user}Data", "width": 3}
+    assert ok(data) == data | {"depth": 2}  # the default is bound, so that a fingerprint has it
     assert ok({"_target_": f"{user}schedule", "power": 2})["power"] == 2.0
     assert ok({"_target_": f"{user}anything", "x": 1, "y": "z"})["y"] == "z"
     assert ok({"_target_": f"{user}Own", "_partial_": True})["_partial_"] is True
@@ -587,15 +589,36 @@ def conf(tmp_path_factory):
         "~grm.steps",
         "hydra.run.dir=/tmp/x/y",
         "--help polcy=1",
-        "--cfg job polcy=1",
+        "--cfg job policy.steps=1",
         "--hydra-help",
-        "--config-dir=/nowhere polcy=1",
         "path='a,b=c'",
     ],
 )
 def test_right_command_lines_pass(conf, capsys, line):
     check_command_line(line.split(), conf, "train")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_setting_that_no_file_shows_is_overridden_like_any_other(conf):
+    line = "policy.steps=3 policy.tokens_per_step=4 policy.objective.kl_coef=0.1 task=gsm8k"
+    checked = check_command_line(line.split(), conf, "train")
+    assert checked == (
+        [
+            "policy.steps=3",
+            "++policy.tokens_per_step=4",
+            "++policy.objective.kl_coef=0.1",
+            "task=gsm8k",
+        ]
+    )
+    swept = check_command_line(["-m", "policy.objective.kl_coef=0.1,0.2"], conf, "train")
+    assert swept == ["-m", "++policy.objective.kl_coef=0.1,0.2"]
+
+
+def test_files_of_an_own_folder_are_known(conf, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ngrm: {steps: 2}\n")
+    line = [f"--config-dir={tmp_path}", "experiment=mine", "policy.tokens_per_step=4"]
+    assert check_command_line(line, conf, "train") == [*line[:2], "++policy.tokens_per_step=4"]
 
 
 @pytest.mark.parametrize(
@@ -613,8 +636,9 @@ def test_right_command_lines_pass(conf, capsys, line):
         ("policy/objective=author", "no such option; the nearest is 'authors'"),
         ("policy.objective=authors", "write policy/objective=authors"),
         ("experiment=zzz", "experiment=zzz: no such option; there is smoke"),
-        ("policy.tokens_per_step=3", "to add it, write +policy.tokens_per_step=..."),
-        ("policy.objective.imitation_coef=3", "write +policy.objective.imitation_coef=..."),
+        ("~policy.tokens_per_step", "unknown key 'policy.tokens_per_step'"),
+        ("policy.objective.imitation_coeff=3", "the nearest is 'policy.objective.imitation_coef'"),
+        ("--config-dir=/nowhere policy.steps=1", "--config-dir /nowhere"),
         ("task=gsm8k task.train=5", "unknown key 'task.train'"),
         ("policy.steps=1,2", "error:"),
         ("policy.steps={", "error:"),

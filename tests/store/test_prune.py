@@ -35,6 +35,7 @@ from rlmec.store.prune import (
     remove,
 )
 
+KEEPING = {"keep_days": 14.0, "work_days": 7.0, "dry_run": True}
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE, TEACH, POLICY = ("a" * 20, "b" * 20, "c" * 20)
 
@@ -68,7 +69,9 @@ def chain(root, days=0.0):
 def kept(root, named=(), mentioned=(), **settings):
     """Fingerprints with the reasons for which they are kept."""
     found = list_entries(root)
-    why = reasons_to_keep(found, named, mentioned, PruneSettings(**settings), time.time())
+    why = reasons_to_keep(
+        found, named, mentioned, PruneSettings(**(KEEPING | settings)), time.time()
+    )
     return {e.fingerprint: why[e.path] for e in found if e.path in why}
 
 
@@ -340,7 +343,7 @@ class Settings:
 def opened(root, capsys, stage, chain=(), model=None, **prune):
     names = lambda: lambda settings: list(chain)  # noqa: E731
     store_commands.run_store_command(
-        Settings(Paths(str(root)), PruneSettings(**prune), stage, model), names
+        Settings(Paths(str(root)), PruneSettings(**(KEEPING | prune)), stage, model), names
     )
     return capsys.readouterr().out
 

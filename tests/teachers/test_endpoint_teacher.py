@@ -470,6 +470,7 @@ def test_anthropic_has_one_name_for_the_limit():
 )
 def test_settings_that_cannot_be_are_refused_unseen(changes, expected):
     given_ = {"model": "m", "base_url": "http://localhost/v1", "prompts": PROMPTS}
+    given_ |= {"api_key_env": None}
     with pytest.raises(ValueError, match=expected) as caught:
         OpenAITeacher(**(given_ | changes))
     assert KEY not in str(caught.value)

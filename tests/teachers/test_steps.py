@@ -127,6 +127,7 @@ def test_a_step_that_is_not_there_is_refused():
 
 
 PROMPTS = StepPrompts(
+    system=None,
     locate="{question}|{solution}|{answer}|{attempt}",
     locate_answer_only="{question}|{answer}|{attempt}",
     rewrite="{solution}|{attempt}|{step}",

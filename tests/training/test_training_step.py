@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paper_objective import rlmec_clipped
 from small_fits import SGD, credited_rows, data_of, fitted, module_of, run_of, weights_of
 from small_models import network
 from transformers import get_cosine_schedule_with_warmup
@@ -19,7 +20,6 @@ from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.method.objectives import (
     dpo,
     rlmec_authors,
-    rlmec_clipped,
     sequence_ppo,
     weighted_likelihood,
 )
