@@ -76,6 +76,7 @@ def profiled(overrides: list[str]) -> list[Stage]:
 
     from rlmec.runtime.ranks import Ranks
     from rlmec.settings.check import check
+    from rlmec.settings.command_line import check_command_line, with_split_files
     from rlmec.stages.run import train
 
     found = []
@@ -83,6 +84,7 @@ def profiled(overrides: list[str]) -> list[Stage]:
         for name in STAGES:
             chosen = [*SHORT, *overrides, f"stage={name}", f"paths.artifacts={folder}/made"]
             chosen += [f"paths.outputs={folder}/outputs", f"logger.csv.save_dir={folder}/log"]
+            chosen = check_command_line(with_split_files(chosen), CONF, "train")
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 settings = check(compose("train", chosen), CONF)
             run_dir = Path(folder) / name

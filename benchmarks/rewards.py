@@ -71,11 +71,13 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
     from rlmec.pipeline.chain import Run, make
     from rlmec.runtime.ranks import Ranks
     from rlmec.settings.check import check
+    from rlmec.settings.command_line import check_command_line, with_split_files
     from rlmec.stages import flow
     from rlmec.stages.report_credit import scored_attempts
 
     for rule, choice in rules().items():
         chosen = [*overrides, f"seed={seed}", choice, "stage=score", "logger=none"]
+        chosen = check_command_line(with_split_files(chosen), CONF, "train")
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = check(compose("train", chosen), CONF)
         with tempfile.TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ from small_models import SHAPES, tokenizer
 from rlmec.lm.loading import export_network, new_network
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.check import check
+from rlmec.settings.command_line import check_command_line
 from rlmec.settings.schema import RunSettings
 from rlmec.stages import train
 
@@ -32,8 +33,9 @@ def start_model(folder: Path, made=None) -> Path:
 def settings_of(root: Path, model: Path, *overrides: str) -> RunSettings:
     """The composed and checked settings of a small run below `root`."""
     places = [f"paths.artifacts={root / 'artifacts'}", f"paths.outputs={root / 'outputs'}"]
+    given = [*SMALL, "model=hf", f"model.path={model}", *places, *overrides]
+    given = check_command_line(given, CONF, "train")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        given = [*SMALL, "model=hf", f"model.path={model}", *places, *overrides]
         return check(compose("train", overrides=given), CONF)
 
 

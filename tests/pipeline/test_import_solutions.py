@@ -15,6 +15,7 @@ from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt, Correction
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.check import check
+from rlmec.settings.command_line import check_command_line
 from rlmec.stages.sample import SampleStage
 from rlmec.stages.teach import TeachStage
 from rlmec.store import tables
@@ -61,6 +62,7 @@ def settings(tmp_path_factory):
         *("trainer.progress_bar=false", f"sample.path={root}/none.jsonl"),
         *(f"paths.artifacts={root}/artifacts", f"paths.outputs={root}/outputs"),
     ]
+    overrides = check_command_line(overrides, CONF, "train")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return check(compose("train", overrides=overrides), CONF)
 

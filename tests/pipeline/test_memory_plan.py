@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_fits import credited_rows, data_of, fitted, run_of
 from small_models import FIVE, SHAPES, network, tokenizer
-from small_settings import tree
+from small_settings import part, tree
 
 from rlmec.lm.loading import export_network
 from rlmec.lm.lora import with_lora
@@ -24,7 +24,7 @@ from rlmec.pipeline.memory_plan import (
 )
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.check import check
-from rlmec.settings.schema import LoraSettings
+from rlmec.settings.schema import LoraSettings, as_plain
 
 QWEN3_1_7B = {
     **{"model_type": "qwen3", "hidden_size": 2048, "intermediate_size": 6144},
@@ -62,14 +62,15 @@ def test_sizes_of_a_large_model_need_no_memory():
 def settings_of(tmp_path, **changes):
     export_network(network(), tokenizer(), tmp_path)
     changes = {"model.lora": None, "model.path": str(tmp_path), **changes}
-    return check(tree(**{"trainer": {"accelerator": "cpu"}, **changes}))
+    trainer = {"max_tokens_per_micro_batch": 16384, **changes.pop("trainer", {})}
+    return check(tree(trainer=as_plain(part("trainer", **trainer)), **changes))
 
 
 def test_the_table_has_a_line_a_stage(tmp_path, capsys):
     plan_memory(settings_of(tmp_path), 1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["sample", "grm", "score", "policy"]
-    assert re.search(r"policy .* 8192 +3$", lines[4])  # tokens a step, steps
+    assert re.search(r"policy .* 4096 +3$", lines[4])  # tokens a step, steps
     assert "total with 1 GiB in reserve)" in lines[-1]
 
 
@@ -79,7 +80,7 @@ def test_only_stages_that_are_made_are_planned(tmp_path, capsys):
 
 
 def test_a_run_that_cannot_fit_is_refused_with_advice(tmp_path):
-    large = {"trainer": {"accelerator": "cpu", "memory_gib": 24}, "model.shape": QWEN3_1_7B}
+    large = {"trainer": {"memory_gib": 24}, "model.shape": QWEN3_1_7B}
     settings = settings_of(tmp_path, **large, **{"model.path": None})
     settings = replace(settings, model=replace(settings.model, vocabulary_size=151936))
     with pytest.raises(ConfigurationError) as caught:
@@ -99,7 +100,7 @@ def test_a_limit_that_is_not_known_refuses_nothing(tmp_path):
 
 def test_cut_weights_and_optimizers_are_read_from_the_strategy(tmp_path):
     target = {"_target_": "rlmec.training.fsdp.FullyShardedStrategy"}
-    cut = {"trainer": {"accelerator": "cpu", "devices": 4, "strategy": target}}
+    cut = {"trainer": {"devices": 4, "strategy": target}}
     whole = {s.name: s.need for s in planned_stages(settings_of(tmp_path), 4)}
     found = {s.name: s.need for s in planned_stages(settings_of(tmp_path, **cut), 4)}
     assert found["policy"].optimizer == whole["policy"].optimizer / 4

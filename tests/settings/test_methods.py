@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from rlmec.settings.build import build
 from rlmec.settings.check import check
+from rlmec.settings.command_line import check_command_line
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("policy/objective", "policy/reward", "policy/rows", "method", "ablation")
@@ -55,6 +56,7 @@ def test_an_ablation_can_be_added_to_a_method():
 
 
 def test_settings_of_a_nested_rule_are_reached_from_the_command_line():
-    policy = settings("ablation=good_prefix", "policy.reward.rule.wrong_low=-0.3")
+    line = ["ablation=good_prefix", "policy.reward.rule.wrong_low=-0.3"]
+    policy = settings(*check_command_line(line, CONF, "train"))
     rule = build(policy.policy.reward)
     assert rule.keywords["rule"].keywords["wrong_low"] == -0.3

@@ -23,7 +23,7 @@ from rlmec.prompts import Prompts, Templates
 from rlmec.records import Problem
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.check import check
-from rlmec.settings.command_line import with_split_files
+from rlmec.settings.command_line import check_command_line, with_split_files
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("RLMEC_DATA", "nowhere"))
@@ -44,8 +44,10 @@ def settings_of(store, *overrides):
     """The bound tree of train.py with these overrides, its artifacts and outputs in `store`."""
     places = [f"paths.artifacts={store}/artifacts", f"paths.outputs={store}/outputs"]
     quiet = ["trainer.progress_bar=false", "logger=none", "trainer.threads=1"]
+    given = with_split_files([*overrides, *places, *quiet])
+    given = check_command_line(given, ROOT / "conf", "train")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return check(compose("train", with_split_files([*overrides, *places, *quiet])))
+        return check(compose("train", given))
 
 
 def lines(path, count):

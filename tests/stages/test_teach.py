@@ -17,6 +17,7 @@ from rlmec.lm.loading import export_network
 from rlmec.records import Correction
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.check import check
+from rlmec.settings.command_line import check_command_line
 from rlmec.store.tables import read_table
 from rlmec.teachers.base import Proposal, Proposals, TeacherError
 
@@ -52,8 +53,9 @@ def teach(start, server, *more, store="store", teacher="openai"):
         overrides += ["teacher.model=m", f"teacher.base_url={server.url}/v1"]
         overrides += ["teacher.backoff=0.001", "teacher.max_wait=0.002", "teacher.timeout=1.0"]
     overrides = [o.replace("task.path.train", "++task.path.train") for o in overrides]
+    overrides = check_command_line([*overrides, *more], ROOT / "conf", "train")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        settings = check(compose("train", [*overrides, *more]))
+        settings = check(compose("train", overrides))
     run_dir = start / "outputs" / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
     stages.train(settings, Ranks(), run_dir, list(more))

@@ -21,7 +21,8 @@ from rlmec.tasks.arithmetic_text import (
 )
 from rlmec.tasks.base import Task
 
-TASK = ArithmeticTask(train=200, dev=50, test=100, phrasings=6, operations=list(SYMBOLS))
+RICH = {"max_steps": 4, "phrasings": 6, "operations": list(SYMBOLS)}
+TASK = ArithmeticTask(train=200, dev=50, test=100, **RICH)
 PROBLEMS = TASK.problems("train")
 MIA = Problem(
     id="mia",
@@ -77,10 +78,10 @@ def test_no_calculation_stands_in_two_splits():
 
 
 def test_a_split_depends_on_the_seed_and_not_on_other_sizes():
-    other = ArithmeticTask(train=7, dev=1, test=100, phrasings=6, operations=list(SYMBOLS))
+    other = ArithmeticTask(train=7, dev=1, test=100, **RICH)
     assert other.problems("test") == TASK.problems("test")
     assert other.problems("train") == PROBLEMS[:7]
-    reseeded = ArithmeticTask(seed=2, train=200, phrasings=6, operations=list(SYMBOLS))
+    reseeded = ArithmeticTask(seed=2, train=200, **RICH)
     assert not {p.question for p in reseeded.problems("train")} & {p.question for p in PROBLEMS}
 
 
@@ -409,7 +410,7 @@ def test_a_problem_of_another_task_is_refused_by_name():
 
 
 def test_terse_references_state_the_same_equations():
-    task = ArithmeticTask(train=200, references="terse", phrasings=6, operations=list(SYMBOLS))
+    task = ArithmeticTask(train=200, references="terse", **RICH)
     for problem, plain in zip(task.problems("train"), PROBLEMS, strict=True):
         assert (problem.id, problem.question) == (plain.id, plain.question)
         stated = [match.group() for match in EQUATION.finditer(plain.solution)]
