@@ -15,7 +15,7 @@ from rlmec.pipeline.judges import Answer, attempts_of
 from rlmec.pipeline.predict import Finish, Tables, make_parts, predict_parts
 from rlmec.records import Attempt, Problem
 from rlmec.runtime.display import Bar
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.schema import EvaluateSettings, SampleSettings
 from rlmec.store.parts import PartFolder
 from rlmec.tasks.base import Task

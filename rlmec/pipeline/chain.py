@@ -25,7 +25,7 @@ from rlmec.runtime import signals
 from rlmec.runtime.display import say
 from rlmec.runtime.ranks import Ranks
 from rlmec.runtime.sweeps import write_summary
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.fingerprinted import stage_settings
 from rlmec.settings.schema import RunSettings
 from rlmec.settings.sources import source_digest

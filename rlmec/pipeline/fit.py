@@ -22,7 +22,7 @@ from rlmec.pipeline.memory_plan import FIT_REMEDIES, named_memory
 from rlmec.pipeline.resume import resume_from
 from rlmec.prompts import Codec
 from rlmec.runtime.ranks import lone_group
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.schema import FitSettings, TrainerSettings
 from rlmec.training.callbacks import (
     FiniteLoss,

@@ -9,7 +9,7 @@ from typing import Any
 from rlmec.data.pairs import PairTable, join_pairs
 from rlmec.pipeline.chain import Run
 from rlmec.records import Attempt, Correction, Problem, Score
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.schema import PolicySettings
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table

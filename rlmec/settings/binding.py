@@ -1,9 +1,9 @@
-"""Plain nodes bound to signatures: unknown, missing and mistyped keys and forbidden targets are
-found here.
+"""Binds plain nodes to signatures, and builds the objects that bound nodes describe.
 
-In: a tree of plain dicts, lists and values. Out: the dataclasses of `settings.py`, with every value
-cast to its annotated type and every node with a `_target_` checked against the allow-list and the
-signature it names.
+In: a tree of plain dicts, lists and values. Out: the dataclasses of `schema.py`, with every value
+cast to its annotated type. Every node with a `_target_` is checked against the allow-list and the
+signature that it names, and gets the defaults of that signature. Unknown, missing and mistyped keys
+and forbidden targets raise ConfigurationError.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.utils import get_object
 
 from rlmec.settings.key_places import place_of
 from rlmec.settings.signatures import Signature, SignatureError, signature_of
@@ -27,9 +28,9 @@ SECRETS = {"api_key", "apikey", "access_token", "secret", "password", "passwd", 
 # digits_per_token and sort_key.
 SECRET_ENDINGS = ("_api_key", "_access_token", "_auth_token", "_hf_token", "_secret", "_password")
 SECRET_ENDINGS += ("_secret_key", "_private_key", "_access_key")
-# Required arguments of targets that a stage gives when it builds them.
+# Arguments of targets that a stage gives when it builds them.
 SUPPLIED = {"task", "params", "optimizer", "num_warmup_steps", "num_training_steps"}
-# The right home of Lightning's trainer arguments that shape a result.
+# Arguments of Lightning's trainer that shape a result, with the setting that replaces each.
 MOVED = {
     "precision": "precision",
     "max_steps": "steps",
@@ -44,7 +45,7 @@ MOVED = {
 
 
 class ConfigurationError(ValueError):
-    """A key or a value that does not fit; one line that names the key and what would."""
+    """A key or a value that does not fit. The message is one line: the key, and what would fit."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= 1000 else f"{message[:1000]}...")
@@ -65,7 +66,7 @@ def secret_refusal(key: str) -> str:
 
 
 def allowed_prefixes(tree: dict[str, Any]) -> list[str]:
-    """`security.allow` of a plain tree; ConfigurationError for what is no module prefix."""
+    """`security.allow` of a plain tree. Raises ConfigurationError for what is no module prefix."""
     node = tree.get("security")
     given = node.get("allow") if isinstance(node, dict) else None
     allow = given if isinstance(given, list) else [] if given is None else [given]
@@ -78,8 +79,8 @@ def allowed_prefixes(tree: dict[str, Any]) -> list[str]:
 
 
 def unreadable(folder: Path) -> str:
-    """The first file of a configuration's folder that is no YAML mapping in UTF-8, as the start of
-    a message; empty where all are."""
+    """The first file of a configuration folder that is no YAML mapping in UTF-8, as the start of a
+    message; empty if all files are."""
     for path in sorted(folder.rglob("*.yaml")):
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -91,7 +92,7 @@ def unreadable(folder: Path) -> str:
 
 
 def refuse_held_secret(tree: Any, key: str = "") -> None:
-    """Raises ConfigurationError where a plain tree has a value under a name of a secret."""
+    """Raises ConfigurationError if a plain tree has a value under the name of a secret."""
     for item in tree if isinstance(tree, list) else ():
         refuse_held_secret(item, key)
     for name, value in tree.items() if isinstance(tree, dict) else ():
@@ -102,15 +103,18 @@ def refuse_held_secret(tree: Any, key: str = "") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Binder:
-    """Binds values; targets start with a prefix in `allowed`, messages cite `config_dirs`. Without
-    `importing`, what a library's target takes is not looked at."""
+    """Binds values to types and signatures.
+
+    A target must start with a prefix in `allowed`. Messages cite the files of `config_dirs`.
+    Without `importing`, the arguments of a library's target are not checked.
+    """
 
     allowed: tuple[str, ...]
     config_dirs: tuple[Path, ...] = ()
     importing: bool = True
 
     def cast(self, hint: Any, value: Any, key: str) -> Any:
-        """`value` as the annotated type; a value that would lose something is refused."""
+        """`value` as the annotated type; ConfigurationError if a cast would lose something."""
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if hint is Any:
             return self.walk(value, key)
@@ -138,7 +142,8 @@ class Binder:
             try:
                 return self.cast(arm, value, key)
             except _MistypedError as error:
-                if not str(error).startswith(f"{key}: "):  # the fault lies deeper, in this arm
+                # A fault at a deeper key means that this arm was meant: it is the one to report.
+                if not str(error).startswith(f"{key}: "):
                     raise
         raise self.mistyped(" or ".join(map(_name, arms)), value, key)
 
@@ -162,7 +167,7 @@ class Binder:
         ]
 
     def node(self, cls: type, value: Any, key: str) -> Any:
-        """A dataclass of `settings.py` from a node of its name."""
+        """A dataclass of `schema.py` from the node of its name."""
         if not isinstance(value, dict):
             raise self.mistyped(f"a node of {cls.__name__}", value, key)
         bound = self.bind(dataclass_signature(cls), value, key, cls.__name__)
@@ -274,3 +279,26 @@ def dataclass_signature(cls: type) -> Signature:
 
 def _has_no_default(f: dataclasses.Field[Any]) -> bool:
     return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def build(node: dict[str, Any], **extra: Any) -> Any:
+    """The object that a checked node describes.
+
+    The target of the node is called with its values and `extra`; nodes among the values are built
+    first. With `_partial_` the function is returned with these arguments, still to be called.
+    """
+    plain = {k: _build_value(v) for k, v in node.items() if k not in ("_target_", "_partial_")}
+    target = get_object(node["_target_"])
+    if node.get("_partial_"):
+        return functools.partial(target, **{**plain, **extra})
+    return target(**{**plain, **extra})
+
+
+def _build_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_build_value(item) for item in value]
+    if isinstance(value, dict):
+        if "_target_" in value:
+            return build(value)
+        return {key: _build_value(item) for key, item in value.items()}
+    return value

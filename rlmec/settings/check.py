@@ -1,10 +1,9 @@
-"""The configuration tree: checked before anything heavy is imported, and bound to plain settings.
+"""Checks the composed configuration before anything heavy is imported.
 
-In: the command line and the tree that Hydra composed from conf/. Out: `RunSettings` of plain
-values, every node bound to its class in `settings.py` or, where it has a `_target_`, to the
-signature of what that names. Signatures of this project's and of a user's own code are read from
-their source, without importing it. Targets come from an allow-list only. Below this room nobody
-sees an OmegaConf object.
+In: the tree that Hydra composed from conf/. Out: `RunSettings` of plain values. Each node is bound
+to its class in `schema.py` or, if it has a `_target_`, to the signature of that target. Signatures
+of this project's and of a user's own code are read from source, without importing it. Targets come
+from an allow-list. No other package sees an OmegaConf object.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ ALLOWED = (
     "lightning.pytorch.strategies.",
     "transformers.get_",
 )
-# The nodes that are nothing without a target.
+# Nodes that need a target.
 TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")
 TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
 
 
 def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
-    """The composed tree as settings, every value cast to its annotated type.
+    """The composed tree as settings, with every value cast to its annotated type.
 
-    Raises ConfigurationError for an unknown, missing or mistyped key and a target that is not
-    allowed, naming the key, the nearest one there is and, where one of `config_dirs` holds it, the
-    file and line. Libraries are imported for their signatures only when the rest is right.
+    Raises ConfigurationError for an unknown, missing or mistyped key and for a target that is not
+    allowed. The message names the key, the nearest known key, and the file and line if one of
+    `config_dirs` holds it.
     """
     try:
         config: Any = OmegaConf.create(cfg)  # pyright: ignore
@@ -58,12 +57,16 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
         message = str(error).splitlines()[0][:500]
         raise ConfigurationError(f"{where}: {message}" if where else message) from error
     allow = allowed_prefixes(tree)
+
+    # Importing a library for its signatures takes seconds: first everything else must be right.
     Binder((*ALLOWED, *allow), config_dirs, importing=False).cast(RunSettings, tree, "")
     for key in TARGETS:
         node: Any = functools.reduce(lambda at, name: (at or {}).get(name), key.split("."), tree)
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigurationError(f"{key} needs a _target_: {node!r} has none")
     settings = Binder((*ALLOWED, *allow), config_dirs).cast(RunSettings, tree, "")
+
+    # Changes of a node are bound together with the node that they change.
     if settings.warmup.task:
         if "_target_" in settings.warmup.task:
             raise ConfigurationError("warmup.task changes the task's settings, not its _target_")
@@ -74,8 +77,11 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
 
 
 def _name_judged_tasks(config: Any, config_dirs: Sequence[Path]) -> None:
-    """Puts nodes by name in place of `evaluate.tasks`: a name stands for its file of conf/task,
-    with the changes given beside it; a node with a `_target_` stands for itself."""
+    """Replaces `evaluate.tasks` by nodes with names.
+
+    A name is replaced by its file of conf/task, with the changes that are given for it. A node with
+    a `_target_` stays as it is.
+    """
     given: Any = OmegaConf.select(config, "evaluate.tasks")
     if not isinstance(given, ListConfig | DictConfig):
         return
@@ -102,9 +108,12 @@ def _judged_task(name: str, changes: Any, config_dirs: Sequence[Path]) -> Any:
 
 
 def rebind(settings: Any, changes: dict[str, Any], where: str) -> Any:
-    """A settings object with nested `changes`, bound and checked again; a change with a `_target_`
-    of its own replaces the node. Raises ConfigurationError naming the key below `where`. Targets
-    among the changes passed the allow-list when `check` saw the tree that they stand in."""
+    """A settings object with nested `changes`, bound and checked again.
+
+    A change with a `_target_` of its own replaces the node. Raises ConfigurationError with the key
+    below `where`. Any target is allowed here, because `check` has compared the targets of the whole
+    tree, changes included, with the allow-list.
+    """
     return Binder(("",)).cast(type(settings), _changed(as_plain(settings), changes), where)
 
 

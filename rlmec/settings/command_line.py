@@ -1,4 +1,8 @@
-"""The command line: checked before Hydra starts."""
+"""Checks the command line before Hydra starts.
+
+In: the arguments of train.py or evaluate.py. Out: the arguments for Hydra, or one line and exit
+code 2.
+"""
 
 from __future__ import annotations
 

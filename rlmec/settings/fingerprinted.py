@@ -1,4 +1,9 @@
-"""Which settings count in the fingerprint of which stage."""
+"""Which settings count in the fingerprint of which stage.
+
+In: the bound settings of a run and the name of a stage. Out: the plain values that can change the
+stage's artifact. Defaults of signatures count like values of YAML, because binding adds them to the
+node of their target.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from typing import Any
 
 from rlmec.settings.schema import RunSettings, as_plain
 
-# How weights that are not trained are held: counts wherever a network is used.
+# The format of weights that are not trained counts wherever a network is used.
 WEIGHTS = ("model.dtype", "model.quantization")
 
 
@@ -24,9 +29,9 @@ STAGE_NODES = {
 }
 
 
-# Keys that change no artifact: hardware, display, places. (Of a judged model the digest counts; of
-# several judged tasks each one's node, in its own artifact alone; a key of a node that STAGE_NODES
-# names by itself counts there alone.)
+# Keys that change no artifact: hardware, display, places. A judged model counts by its digest. Each
+# of several judged tasks counts in its own artifact only. A key that STAGE_NODES names by itself
+# counts only there.
 IGNORED = (
     "trainer",
     "callbacks",
@@ -40,7 +45,7 @@ IGNORED = (
     "run_name",
     "tags",
     "optimized_metric",
-    *("rounds", "grm.later_steps", "report.each_round"),  # say which artifacts there are
+    *("rounds", "grm.later_steps", "report.each_round"),  # they select artifacts
     "evaluate.model",
     "evaluate.attempts",
     "evaluate.against",
@@ -55,12 +60,12 @@ IGNORED = (
 )
 
 
-# Keys that count where they are on alone: off, an artifact is what it was before they were there.
+# Keys that count only when they are on. When off, they leave the address of an artifact unchanged.
 SWITCHES = {"grm": {"label_weight": 0.0}, "score": {"labels": False}}
 
 
-# Keys of this project's own teachers that change how they ask, not what they answer. Their budget
-# counts: it decides which attempts get a correction.
+# Keys of this project's own teachers that change how they ask, not what they answer. The budget is
+# not among them, because it decides which attempts get a correction.
 ASKING = ("api_key_env", "cache", "max_concurrency", "max_retries", "max_failures")
 ASKING += ("timeout", "backoff", "max_wait", "device")
 

@@ -1,5 +1,7 @@
-"""The settings of what a run works on and with: hardware, folders, saving, what may be imported. No
-result hangs on them."""
+"""The settings of a run's surroundings: model, hardware, folders, saving, allowed modules.
+
+The fields that conf/ shows have no default here: their defaults are in YAML.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ class SecuritySettings:
 
 @dataclass(frozen=True)
 class CallbackSettings:
-    """Saving of fits; `extra` holds further Lightning callbacks by name, each a `_target_`."""
+    """How fits save; `extra` holds further Lightning callbacks by name, each with a `_target_`."""
 
     checkpoint_every_steps: int
     keep_checkpoints: int
@@ -100,7 +102,7 @@ class ModelSettings:
     """A causal language model: `path` names a Hugging Face directory (an adapter's too) or hub
     name; without it a model of `shape` (its `model_type` and configuration keys) starts from
     scratch, with a byte-level BPE tokenizer of at most `vocabulary_size` tokens and
-    `digits_per_token` digits a token, trained on the task's train text (or `tokenizer`, a
+    `digits_per_token` digits per token, trained on the task's train text (or `tokenizer`, a
     directory). With `lora` adapters are trained in float32, and the weights below them stay as they
     are, in `dtype` or quantized; without it all weights are trained, in float32."""
 

@@ -1,8 +1,9 @@
-"""The settings of every stage: constructors whose signatures are the configuration's schema.
+"""The settings of every stage: dataclasses that are the schema of the configuration.
 
-A YAML node is bound to the class of its name here, so that a misspelt key is found before anything
-heavy is imported. Nodes with a `_target_` (task, teacher, optimizer, objective, reward, ...) are
-bound to the signature of what they name instead. Plain values only.
+Each YAML node is bound to the class of its name here, so that a misspelt key is found before
+anything heavy is imported. Nodes with a `_target_` (task, teacher, optimizer, objective, reward,
+...) are bound to the signature of their target instead. All values are plain. A field that conf/
+shows has no default here: its default is in YAML.
 """
 
 from __future__ import annotations
@@ -268,9 +269,13 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The tree's root. `resume` what was cut off: auto; required: not from nothing; never; weights:
-    also on another number of ranks, no longer bit for bit. `ckpt_path` is of the stage `stage`. The
-    chain is gone through `rounds` times, each time from the policy trained before."""
+    """The root of the tree.
+
+    `resume` says how an interrupted run continues: auto; required (an error if there is nothing to
+    resume); never; weights (also on another number of ranks, no longer bit for bit). `ckpt_path` is
+    a checkpoint of the stage `stage`. The chain runs `rounds` times, each time from the policy that
+    the round before trained.
+    """
 
     task: Any
     prompt: PromptSettings

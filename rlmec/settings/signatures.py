@@ -1,9 +1,9 @@
-"""What a `_target_` may be called with: names, types and which are required.
+"""Reads what a `_target_` may be called with: names, types, defaults and which are required.
 
-In: a dotted name. Out: its `Signature`. For this project's and a user's own code it is read from
-the source, so that a misspelt key is found without importing anything; for a library by importing
-it. What the name leads to must itself be defined below an allowed prefix, so that no path through a
-module's imports leads outside.
+In: a dotted name. Out: its `Signature`. The signatures of this project's and of a user's own code
+are read from source, so that a misspelt key is found without importing anything; a library is
+imported. The definition behind the name must itself be below an allowed prefix, so that the imports
+of an allowed module lead to nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GENERIC |= {"Tuple": tuple, "dict": dict, "Dict": dict, "Mapping": dict}
 
 
 class SignatureError(ValueError):
-    """A name behind which there is nothing to call."""
+    """A dotted name that leads to nothing that can be called."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,11 @@ class Signature:
 
 
 def signature_of(target: str, allowed: Sequence[str], importing: bool = True) -> Signature:
-    """The signature of a class or function; SignatureError where it is missing or defined
-    elsewhere. Without `importing`, a library's takes anything."""
+    """The signature of a class or function.
+
+    Raises SignatureError if the definition is missing or not below an allowed prefix. Without
+    `importing`, the signature of a library's target takes anything.
+    """
     if target.split(".")[0] in VERSIONED:
         return _imported(target, allowed) if importing else Signature(open=True)
     try:

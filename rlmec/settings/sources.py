@@ -1,4 +1,4 @@
-"""The source behind a dotted name."""
+"""Finds the source behind a dotted name, and its digest for fingerprints."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ JUDGES = "rlmec.answers"
 
 
 def module_file(dotted: str) -> tuple[str, Path, list[str]] | None:
-    """The module behind a dotted name: its own dotted name, its source file and the names left over
-    for attributes. Nothing is imported; None where there is no such package or it has no source."""
+    """The module behind a dotted name: its own name, its source file and the attributes left over.
+
+    Nothing is imported. None if there is no such package or it has no source.
+    """
     top, *rest = dotted.split(".")
     try:
         spec = importlib.util.find_spec(top)

@@ -20,7 +20,7 @@ from rlmec.pipeline.attempts import attempt_parts
 from rlmec.pipeline.chain import Outcome, Run, Settings, Stage
 from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt, Problem
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.schema import EvaluateSettings
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder

@@ -22,7 +22,7 @@ from rlmec.pipeline.fit import best_weights, can_share_prefixes, fit, plan_setti
 from rlmec.pipeline.judges import rewriting_judge
 from rlmec.pipeline.sources import ModelSource, RoundStage, is_taught
 from rlmec.records import Attempt, Correction, Problem, by_id, hash_share, require_same_tokenizer
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table
 from rlmec.training.reward_model_module import RewardModelModule

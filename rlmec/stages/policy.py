@@ -22,7 +22,7 @@ from rlmec.pipeline.judges import accuracy_judge
 from rlmec.pipeline.pair_records import join_arguments, pair_records
 from rlmec.pipeline.score_sequences import correction_logprobs
 from rlmec.pipeline.sources import ModelSource, RoundStage, dev_problems
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.schema import ModelSettings, PolicySettings, as_plain
 from rlmec.store.artifacts import Artifact
 from rlmec.training.validation import Validation

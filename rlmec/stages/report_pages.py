@@ -23,7 +23,7 @@ from rlmec.report.figures import (
 )
 from rlmec.report.first_page import index_html
 from rlmec.report.token_page import chosen, page_data, page_html
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.stages.report_credit import Scored
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_text

@@ -22,7 +22,7 @@ from rlmec.prompts import Codec
 from rlmec.records import Attempt, Correction, Problem, by_id, is_wrong
 from rlmec.runtime import signals
 from rlmec.runtime.display import Bar
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.store.artifacts import Artifact
 from rlmec.store.fingerprint import directory_digest, file_digest
 from rlmec.store.parts import PartFolder

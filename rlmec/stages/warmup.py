@@ -15,7 +15,7 @@ from rlmec.pipeline import models
 from rlmec.pipeline.chain import Outcome, Run, Stage, model_digest
 from rlmec.pipeline.fit import best_weights, fit, new_policy_module, plan_settings
 from rlmec.pipeline.judges import accuracy_judge
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.store.artifacts import Artifact
 from rlmec.tasks.base import Task
 from rlmec.training.validation import Validation

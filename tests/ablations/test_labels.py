@@ -30,8 +30,7 @@ from rlmec.records import (
     Score,
     by_id,
 )
-from rlmec.settings.binding import ConfigurationError
-from rlmec.settings.build import build
+from rlmec.settings.binding import ConfigurationError, build
 from rlmec.store.tables import read_table
 
 FIXED = settings(derandomize=True, deadline=None, max_examples=40)

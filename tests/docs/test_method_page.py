@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 import rlmec.method
 from rlmec.method.objectives import TokenBatch, weighted_likelihood
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.check import check
 from rlmec.settings.command_line import check_command_line
 

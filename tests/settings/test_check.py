@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 from small_settings import tree
 
 from rlmec.settings import fingerprinted, key_places, schema
-from rlmec.settings.binding import is_secret
-from rlmec.settings.build import build
+from rlmec.settings.binding import build, is_secret
 from rlmec.settings.check import ConfigurationError, check, rebind
 from rlmec.settings.command_line import check_command_line
 from rlmec.settings.signatures import signature_of
@@ -521,6 +520,21 @@ def test_how_a_teacher_asks_does_not_count_and_what_shapes_its_answers_does():
         )
         found = {stage for stage in stages if one[stage] != other[stage]}
         assert found == (set() if key[1] in ASKED else {"teach"}), key
+
+
+@pytest.mark.parametrize("name", ["epsilon", "kl_coef", "policy_coef"])
+def test_a_default_of_a_signature_counts_in_the_fingerprint(name):
+    """An artifact's address is the same whether the default's value is given or left out, and
+    another one for another value."""
+    node = {"_target_": "rlmec.method.objectives.rlmec_clipped", "_partial_": True}
+    default = signature_of(node["_target_"], ("rlmec.",)).defaults[name]
+    nodes = [node, node | {name: default}, node | {name: 0.25}]
+    left, given, other = (
+        fingerprinted.stage_settings(checked(**{"policy.objective": n}), "policy") for n in nodes
+    )
+    assert left == given
+    assert left != other
+    assert left["policy"]["objective"][name] == default
 
 
 def test_a_users_own_teacher_counts_whole(user):

@@ -7,8 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from rlmec.pipeline.fit import fit_strategy
 from rlmec.pipeline.models import check_weights
-from rlmec.settings.binding import ConfigurationError
-from rlmec.settings.build import build
+from rlmec.settings.binding import ConfigurationError, build
 from rlmec.settings.check import check
 from rlmec.settings.schema import LoraSettings
 

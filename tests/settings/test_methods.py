@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.check import check
 from rlmec.settings.command_line import check_command_line
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 from rlmec.settings.check import ConfigurationError, check
 from rlmec.tasks.base import SPLITS, Task
 
@@ -69,7 +69,7 @@ def test_its_package_has_to_be_allowed_and_its_settings_are_checked():
 @pytest.mark.parametrize("name", [*NAMES, "dataset"])
 def test_every_task_of_the_project_composes_and_is_bound(name, tmp_path):
     (tmp_path / "a.jsonl").write_text("")
-    path = [f"task.path={tmp_path / 'a.jsonl'}"] if name == "dataset" else []
+    path = [f"++task.path={tmp_path / 'a.jsonl'}"] if name == "dataset" else []
     assert build(check(tree(f"task={name}", *path)).task).name == name
 
 

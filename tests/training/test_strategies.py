@@ -16,7 +16,7 @@ from small_models import network
 
 from rlmec.pipeline.fit import check_strategy
 from rlmec.runtime.ranks import Ranks, launched_outside
-from rlmec.settings.build import build
+from rlmec.settings.binding import build
 
 CHILD = Path(__file__).with_name("ranked_fit.py")
 ROOT = Path(__file__).resolve().parents[2]
