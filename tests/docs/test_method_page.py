@@ -49,6 +49,7 @@ def user(tmp_path, monkeypatch):
 
 
 def composed(argv):
+    argv = check_command_line(argv, CONF, "train")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=["logger=none", *argv])
 
