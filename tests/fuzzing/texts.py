@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -65,6 +66,12 @@ def _options(rng: random.Random) -> tuple[str, ...]:
     return options
 
 
+@functools.cache
+def _task() -> DatasetTask:
+    """One task for all inputs: each starts processes of its own for mathematics."""
+    return DatasetTask(__file__)
+
+
 def answers(rng: random.Random, folder: Path) -> None:
     """Every judge gives a verdict on every text; every reader a text, a number or None."""
     text, gold = _text(rng, rng.choice(SOLUTIONS)), rng.choice(GOLDS)
@@ -88,7 +95,7 @@ def answers(rng: random.Random, folder: Path) -> None:
     last_number(text), last_line(text)
     problem = Problem("p", "q?", gold, options=options)
     flexible_answer(text, problem)
-    task = DatasetTask(__file__)
+    task = _task()
     lenient = judge_flexible(task, text, problem)
     assert lenient in VERDICTS
     assert lenient == "right" or task.judge(text, problem) != "right"
