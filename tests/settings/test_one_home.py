@@ -96,6 +96,35 @@ def test_no_value_has_two_homes():
     assert not double, f"these have a default in YAML and one in code:\n{shown}"
 
 
+HEAD = (
+    "# Defaults of the target (a test keeps these lines true). Override them like any other key:\n"
+)
+
+
+def commented_defaults(text):
+    """The defaults that a file shows in comments: {name: value}."""
+    lines = text.partition(HEAD)[2].splitlines()
+    shown = [line.removeprefix("# ") for line in lines if not line.startswith("# (")]
+    return yaml.safe_load("\n".join(shown)) or {}
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda f: f.stem)
+def test_a_file_shows_the_defaults_of_its_target(file):
+    """Whoever reads conf/ sees every value: what a file does not set is shown in its comments."""
+    text = file.read_text(encoding="utf-8")
+    node = yaml.safe_load(text) or {}
+    name = node.get("_target_")
+    wanted = {}
+    if isinstance(name, str) and name.startswith("rlmec."):
+        parameters = inspect.signature(target(name)).parameters.values()
+        wanted = {
+            p.name: list(p.default) if isinstance(p.default, tuple) else p.default
+            for p in parameters
+            if p.default is not p.empty and p.name not in node and p.name != "task"
+        }
+    assert commented_defaults(text) == wanted
+
+
 def test_the_reviewed_list_holds_nothing_that_is_gone():
     assert set(REVIEWED) <= set(found())
     assert all(REVIEWED.values())
