@@ -110,3 +110,10 @@ def test_strategies_of_the_trainers():
     assert node["_target_"] == "lightning.pytorch.strategies.DeepSpeedStrategy"
     assert node["stage"] == 2
     assert callable(build(node | {"_partial_": True}))
+
+
+def test_debug_wins_over_an_experiment():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["experiment=smoke", "debug=fdr"])
+        alone = compose("train", ["debug=fdr"])
+    assert cfg.policy.steps == alone.policy.steps < 10
