@@ -99,8 +99,10 @@ def _run(settings: RunSettings, run_dir: Path, program: Callable[[], Program]) -
     overrides = list(hydra.overrides.task)
     with start_ranks(settings.trainer, overrides, run_dir) as ranks:
         run = program()
+        # Shown as the user writes them: the programs put `++` before settings that no file shows.
+        shown = [override.removeprefix("++") for override in overrides]
         with signals.working():
-            return run(settings, ranks, run_dir, overrides)
+            return run(settings, ranks, run_dir, shown)
 
 
 def _metric_of_child(run_dir: Path) -> float | None:

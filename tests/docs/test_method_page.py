@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ OVERRIDES = sorted(
 def user(tmp_path, monkeypatch):
     (tmp_path / "my_pkg.py").write_text(CODE)
     monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("my_pkg", None)  # other pages have one of this name
 
 
 def composed(argv):

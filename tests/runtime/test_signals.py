@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from paper_objective import rlmec_clipped
 from small_fits import (
     credited_rows,
     data_of,
@@ -25,7 +26,6 @@ from small_runs import run as run_chain
 from small_runs import start_model
 
 from rlmec.lm.generation import Decoding, generate
-from rlmec.method.objectives import rlmec_clipped
 from rlmec.runtime import signals
 from rlmec.runtime.ranks import stop_with_parent
 from rlmec.runtime.signals import RunStopped
