@@ -88,14 +88,14 @@ def test_a_question_is_found_with_and_without_its_options(tmp_path):
 
 
 def test_the_cases_with_options(data, tmp_path):
-    """Rows that cannot be read are left out and said, whatever readers of options can read."""
+    """All 14 rows are judged, those with LaTeX options as well, and all 14 outputs are right."""
     cases = data.parent / "cases" / "data"
     if not cases.is_dir():
         pytest.skip(f"no folder {cases} with the cases")
     task = DatasetTask({"test": str(cases / "options_mixed.jsonl")})
     problems = task.problems("test")
-    path = str(cases / "options_outputs.jsonl")
     passed_over = []
+    path = str(cases / "options_outputs.jsonl")
     found = read_stored(path, task, problems, "output", "question", passed_over)
-    assert len(problems) + len(task.left_out) == 14
-    assert len(found) + len(passed_over) == 14
+    assert (len(problems), list(task.left_out), passed_over) == (14, [], [])
+    assert [output.verdict for output in found] == ["right"] * 14
