@@ -1,11 +1,10 @@
-"""The answer of a solution that does not mark it: the last one named, whatever stands around it.
+"""The answer of a solution that does not mark it: the last one named.
 
-In: the text of a solution and its problem. Out: the text of an answer, to be compared by the task's
-own judge. Where the problem has options it is the last option named; otherwise the last boxed
-answer; otherwise, where the gold answer is a number, the last number, and where it is a text what
-follows the last marker or else the last line. lm-evaluation-harness calls this kind of reading
-flexible-extract, and what follows a marker strict-match; there the last number is taken of every
-text, also of one with a box.
+In: the text of a solution and its problem. Out: the text of an answer, for the task's own judge. It
+is the last option named, if the problem has options; else the last boxed answer; else the last
+number, if the gold answer is a number; else what follows the last marker, or the last line.
+lm-evaluation-harness calls this kind of reading flexible-extract, and that of what follows a marker
+strict-match. There the last number is taken, also from a text with a box.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rlmec.records import Problem, Verdict
 from rlmec.tasks.base import Task
 
 STATEMENTS = ("The answer is {}", "#### {}", "A: {}", "\\boxed{{{}}}")
-"""How an answer is put before a task's own judge, the first way in which the task finds one."""
+"""Ways to state an answer for a task's judge; the first one that the task can read is used."""
 
 _FRACTION = r"\\[dtc]?frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d)"
 _SIGN_FRACTION = "[\u00bc-\u00be\u2150-\u215e]"
@@ -31,8 +30,8 @@ _NUMBER = re.compile(
     rf"(?:/\d+| \d+/\d+|\s?{_SIGN_FRACTION}|\s?{_FRACTION})?|{_FRACTION}|{_SIGN_FRACTION})"
     rf"(?:[kKM]\b|\s(?:{'|'.join(SCALES)})\b)?(?:\s(?:{'|'.join(SCALES)})\b)?"
 )
-# A letter names an option in brackets, behind a word that announces it, or alone on a line; always
-# as a capital, so that the article "a" is none.
+# A letter names an option if it is in brackets, after a word that announces it, or alone on a line.
+# It must be a capital, because "a" is an article.
 _LETTER = re.compile(
     r"[(\[]([A-Z])[)\]]|(?:[Oo]ption|[Cc]hoice|[Aa]nswer(?: is)?):?[ *]{1,4}([A-Z])(?![\w'])"
     r"|^[ \t*]{0,8}([A-Z])[.):]?[ \t*]{0,8}$",

@@ -1,18 +1,18 @@
-"""The paper's own scorer as a mode, so that figures can be set beside published ones.
+"""The paper's own scorer as a reading, so that figures can be compared with published ones.
 
-In: the text of a solution and its problem. Out: a verdict as the released scripts of arXiv
-2401.06081 would give it, re-made from a description of their behaviour and without evaluating any
-text. Its known faults are kept, that is what it is for:
+In: the text of a solution and its problem. Out: the verdict that the released scripts of arXiv
+2401.06081 would give, written from a description of their behaviour, without evaluating any text.
+Its known faults are kept on purpose:
 
-- options by text: the prediction is lower-cased, the gold answer is not, so that no prediction
-  meets a gold answer with a capital letter; a closing full stop is set aside on both sides;
-- options by letter: the first letter that stands alone in the answer is the choice, so that "the
-  answer is a bloody mess" is choice A;
-- MATH: a number within 4 % of the gold number is right;
-- a completion that was cut at the length limit is judged like any other.
+- Options by text: the prediction is lower-cased and the gold answer is not, so no prediction equals
+  a gold answer with a capital letter. A closing full stop is ignored on both sides.
+- Options by letter: the first single letter in the answer is the choice, so "the answer is a bloody
+  mess" is choice A.
+- MATH: a number within 4 % of the gold number is right.
+- A completion that was cut at the length limit is judged like any other.
 
-`ceiling` says what share of the problems this scorer can give at all. Nothing else in this project
-uses it: rewards come from the exact comparison.
+`ceiling` is the largest accuracy that this scorer can give. Nothing else in this project uses the
+scorer: rewards come from the exact comparison.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ _LETTERED = re.compile(r"^[ \t]*\(?A[).:]", re.MULTILINE)
 
 
 def judge_as_authors(text: str, problem: Problem, tolerance: float = 0.0) -> Verdict:
-    """The verdict of the released scripts; `tolerance` is relative, for numbers alone."""
+    """The verdict of the released scripts; `tolerance` is relative and for numbers only."""
     if not normal_text(problem.answer):
         return "unparsable"
+
     if problem.options:
         said = _after_marker(text.lower())
         if said is None:
@@ -50,10 +51,12 @@ def judge_as_authors(text: str, problem: Problem, tolerance: float = 0.0) -> Ver
         last = LETTERS[: len(problem.options)][-1].lower()
         choice = re.search(rf"(?<!\w)[a-{last}](?!\w)", said)
         return "right" if choice is not None and choice.group() == letter.lower() else "wrong"
+
     found = final_answer(text)
     if found is None:
         return "no_answer"
-    gold, value = parse_number(problem.answer, bare=True), parse_number(found)
+    gold = parse_number(problem.answer, bare=True)
+    value = parse_number(found)
     if gold is None or value is None:
         return "right" if _bare(found) == _bare(problem.answer) else "wrong"
     return "right" if abs(value - gold) <= tolerance * float(abs(gold)) else "wrong"
@@ -72,6 +75,7 @@ def ceiling(problems: Sequence[Problem], tolerance: float = 0.0) -> float:
 
 
 def _after_marker(lowered: str) -> str | None:
+    """The rest of the line after the last marker; None without one."""
     ends = [match.end() for match in _SAID.finditer(lowered[-LONGEST_TEXT:])]
     if not ends:
         return None
@@ -80,8 +84,10 @@ def _after_marker(lowered: str) -> str | None:
 
 
 def _gold_letter(problem: Problem) -> str | None:
-    """The gold answer's letter where the question goes by letters ("" where it is none of the
-    options), None where by texts."""
+    """The letter of the gold answer, "" if it is none of the options.
+
+    None if the question lists its options without letters.
+    """
     letters = LETTERS[: len(problem.options)]
     if len(problem.answer) == 1 and problem.answer in letters:
         return problem.answer

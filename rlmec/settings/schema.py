@@ -201,13 +201,13 @@ class PolicySettings(FitSettings):
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Greedy accuracy (`num_samples` 0) or sampling with pass@k and maj@k on a split.
+    """Evaluation on a split: greedy (`num_samples` 0) or sampled, with pass@k and maj@k.
 
-    `model` or stored outputs (`attempts`, read by `text_field` and `question_field` where they are
-    JSON) are judged, and compared with `against`: model directories or stored outputs. `tasks`, by
-    name, are judged beside the task of training, or in its place where a model of the user's is
-    judged. `modes` are the readings of an answer that are reported; `num_fewshot` train problems
-    stand before each one judged; `overlap` says what happens to problems that were trained on.
+    `model` or stored outputs (`attempts`, with `text_field` and `question_field`) are judged, and
+    compared with `against`: model directories or stored outputs. `tasks` are judged in addition to
+    the task of training, or instead of it in `evaluate.py`. `modes` are the readings of an answer
+    that are reported. `num_fewshot` train problems precede each judged one. `overlap` is what
+    happens to problems that were trained on.
     """
 
     seed: int
