@@ -11,6 +11,9 @@ import pytest
 from filelock import FileLock
 from walk import Done, done_well, run
 
+IN_WORK = shutil.ignore_patterns(".*")
+"""What another worker's job may be writing into the shared store at the same moment."""
+
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, Done]:
@@ -35,7 +38,7 @@ def copied(shared: tuple[Path, Done], tmp_path: Path) -> Callable[..., Path]:
     def copy(*stages: str) -> Path:
         for folder in (shared[0] / "artifacts").iterdir():
             if not stages or folder.name in stages:
-                shutil.copytree(folder, tmp_path / "artifacts" / folder.name)
+                shutil.copytree(folder, tmp_path / "artifacts" / folder.name, ignore=IN_WORK)
         return tmp_path
 
     return copy
