@@ -10,8 +10,10 @@ import pytest
 TESTS = Path(__file__).parent
 BROAD = {
     # seconds of work for one subject: make check leaves them out, make test runs them
+    "ablations/test_labels",
     "answers/test_math_verifier",
     "benchmarks/test_benchmarks",
+    "docs/test_method_page",
     "engines/test_sampling_engine",
     "export/test_export",
     "export/test_library",
@@ -19,20 +21,26 @@ BROAD = {
     "lm/test_half_precision",
     "lm/test_lora",
     "lm/test_token_spans",
+    "pipeline/test_chain",
     "pipeline/test_import_solutions",
     "report/test_figures",
     "runtime/test_ranks",
     "runtime/test_signals",
+    "settings/test_check",
     "settings/test_conf",
     "settings/test_methods",
+    "settings/test_own_files",
     "settings/test_security",
+    "stages/test_flow",
     "stages/test_rounds",
     "stages/test_teach",
+    "tasks/test_own_task",
     "teachers/test_endpoint_teacher",
     "teachers/test_local_teacher",
     "training/test_callbacks",
     "training/test_resume",
     "training/test_strategies",
+    "training/test_training_step",
     "walks/test_readme",
 }
 

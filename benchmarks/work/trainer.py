@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import networks
 from benchmarks.batches import PAD, batch_loss, planned
@@ -158,6 +159,8 @@ def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
     from rlmec.runtime.ranks import Ranks
     from rlmec.settings.check import check
 
+    # The benchmark is a Hydra program itself, whose own composition is done by now.
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = [f"trainer={'gpu' if bench.on_gpu else 'cpu'}", "logger=none"]
         defaults = check(compose("train", overrides=chosen))

@@ -287,7 +287,7 @@ def test_workers_outlive_what_asks_the_run_to_stop(number):
     expected = [batch["input_ids"].tolist() for batch in planned().train_dataloader()]
     assert len(expected) > 2 * 2 + 2
     batches = iter(planned(workers=2).train_dataloader())
-    found = [next(batches)]
+    found = [next(batches), next(batches)]  # one of each worker: both have begun
     for child in multiprocessing.active_children():
         os.kill(child.pid, number)
     found += batches
