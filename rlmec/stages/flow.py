@@ -20,7 +20,7 @@ from rlmec.settings.schema import PolicySettings
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.grm import GrmStage
 from rlmec.stages.policy import PolicyStage
-from rlmec.stages.report import MAIN, START, ReportStage
+from rlmec.stages.report import MAIN, ROUND, START, ReportStage
 from rlmec.stages.sample import SampleStage
 from rlmec.stages.score import ScoreStage
 from rlmec.stages.teach import TeachStage
@@ -42,6 +42,11 @@ class Round:
     @property
     def number(self) -> int:
         return self.policy.round
+
+    @property
+    def name(self) -> str:
+        """The name of its policy among the judged models, if it is not the last round."""
+        return f"{ROUND}{self.number}"
 
 
 def start(run: Run) -> ModelSource:
@@ -89,7 +94,7 @@ def variants(run: Run) -> dict[str, list[Round]]:
     """The rounds of every policy variant that `report.compare` names."""
     found = {}
     for name, changes in (run.settings.report.compare or {}).items():
-        if name in (START, MAIN) or name.startswith("round_"):
+        if name in (START, MAIN) or name.startswith(ROUND):
             raise ConfigurationError(f"report.compare: the name {name!r} is taken")
         node = rebind(run.settings.policy, changes, f"report.compare.{name}")
         found[name] = rounds(run, name, node)
@@ -108,7 +113,7 @@ def report(run: Run) -> ReportStage:
     judged = {START: start(run)}
     judged |= {name: ModelSource(run, found[-1].policy) for name, found in others.items()}
     if run.settings.report.each_round:
-        judged |= {f"round_{r.number}": ModelSource(run, r.policy) for r in main[:-1]}
+        judged |= {each.name: ModelSource(run, each.policy) for each in main[:-1]}
 
     evaluations = {
         task: {

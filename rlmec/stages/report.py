@@ -35,6 +35,9 @@ START = "start"
 MAIN = "rlmec"
 """Name of the trained policy among the judged models."""
 
+ROUND = "round_"
+"""Beginning of the names of the policies of earlier rounds."""
+
 
 class ReportStage(Stage):
     """The table of the start, the compared policies and RLMEC on the same problems.
@@ -69,9 +72,8 @@ class ReportStage(Stage):
         rounds: dict[str, Stage] = {}
         policies: dict[str, Stage] = {}
         for each in self.main[:-1]:
-            name = f"round_{each.number}"
-            rounds |= {f"{kind}/{name}": stage for kind, stage in self._made_in(each).items()}
-            policies[f"policy/{name}"] = each.policy
+            rounds |= {f"{kind}/{each.name}": stage for kind, stage in self._made_in(each).items()}
+            policies[f"policy/{each.name}"] = each.policy
         rounds |= self._made_in(self.main[-1])
         policies |= {f"policy/{name}": found[-1].policy for name, found in self.variants.items()}
         policies[f"policy/{MAIN}"] = self.main[-1].policy
@@ -160,7 +162,7 @@ class ReportStage(Stage):
 
     def _spent(self, name: str) -> tuple[int | None, float | None]:
         """Updates and seconds of a policy's trainings, those of earlier rounds included."""
-        trained = {f"round_{r.number}": self.main[: r.number] for r in self.main[:-1]}
+        trained = {each.name: self.main[: each.number] for each in self.main[:-1]}
         trained |= {MAIN: self.main, **self.variants}
         if name not in trained:
             return None, None
@@ -175,7 +177,7 @@ class ReportStage(Stage):
         out = []
         for each in self.main:
             last = each is self.main[-1]
-            name = MAIN if last else f"round_{each.number}"
+            name = MAIN if last else each.name
             own = {k: parents[k if last else f"{k}/{name}"] for k in ("sample", "teach", "score")}
             found = credit
             if not last:
