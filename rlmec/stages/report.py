@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlmec.pipeline.chain import Outcome, Settings, Stage
 from rlmec.pipeline.sources import ModelSource
+from rlmec.prompts import Codec
 from rlmec.records import Correction
 from rlmec.report.figures import accuracy_figure
 from rlmec.report.harness_results import harness_results
@@ -113,9 +114,10 @@ class ReportStage(Stage):
         own = self._lines(judged[None])
         lines = {task: self._lines(models) for task, models in judged.items() if task is not None}
 
-        scored = scored_attempts(self.run, self.start.model(parents).codec, parents)
+        codec = self.start.model(parents).codec
+        scored = scored_attempts(self.run, codec, parents)
         credit = scored.metrics()
-        rounds = self._rounds(parents, judged[None], credit)
+        rounds = self._rounds(parents, codec, judged[None], credit)
         notes = self._notes(parents)
         if len(rounds) > 1:
             notes.insert(0, rounds_table(rounds))
@@ -170,7 +172,11 @@ class ReportStage(Stage):
         return sum(m.rows for m in made), sum(m.manifest["seconds"] for m in made)
 
     def _rounds(
-        self, parents: dict[str, Artifact], judged: list[Judgement], credit: Mapping[str, Any]
+        self,
+        parents: dict[str, Artifact],
+        codec: Codec,
+        judged: list[Judgement],
+        credit: Mapping[str, Any],
     ) -> list[RoundLine]:
         """What each round sampled, corrected and trained; the last one's `credit` is known."""
         accuracy = {j.model: j.figures["accuracy"] for j in judged}
@@ -181,7 +187,6 @@ class ReportStage(Stage):
             own = {k: parents[k if last else f"{k}/{name}"] for k in ("sample", "teach", "score")}
             found = credit
             if not last:
-                codec = self.start.model(parents).codec
                 found = scored_attempts(self.run, codec, parents | own).metrics()
             policy = parents[f"policy/{name}"]
             out.append(
