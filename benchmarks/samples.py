@@ -149,7 +149,7 @@ def real_samples(path: Path) -> list[Sample]:
             text = teacher.correct(problem, attempt.text)
             ids = None
             if text is not None:
-                ids = proposal_ids(attempt, text, codes.encode, codes.decode, codes.eos_id)
+                ids = proposal_ids(attempt, text, codes.encode, codes.decode, codes.end_id)
             correction = judge_proposal(
                 problem,
                 attempt,

@@ -60,7 +60,8 @@ class Codec:
     - `encode_many` is `encode` for several texts at once, if the tokenizer can do that.
     - `chat` turns (system, user, earlier turns of user and assistant) into text.
     - `prefix_ids` begin every sequence: a BOS token or nothing.
-    - `end_ids` are all ids that end a completion, `eos_id` first.
+    - `end_ids` are all ids that end a completion. `end_id`, the first of them, ends what is written
+      here: references, corrections, the answers that the GRM learns.
     - `digest` identifies the tokenizer.
     """
 
@@ -69,7 +70,7 @@ class Codec:
     encode_start: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     prefix_ids: tuple[int, ...]
-    eos_id: int
+    end_id: int
     end_ids: tuple[int, ...]
     pad_id: int
     digest: str
@@ -82,11 +83,32 @@ class Codec:
         """`completion` of each text, encoded together if the tokenizer can do that."""
         if self.encode_many is None:
             return [self.completion(text) for text in texts]
-        return [[*ids, self.eos_id] for ids in self.encode_many(texts)]
+        return [[*ids, self.end_id] for ids in self.encode_many(texts)]
 
-    def completion(self, text: str) -> list[int]:
-        """Ids of a whole completion: those of the text, then the end-of-sequence token."""
-        return [*self.encode(text), self.eos_id]
+    def completion(self, text: str, attempt_ids: Sequence[int] = ()) -> list[int]:
+        """Ids of a whole completion: those of the text, then the end token.
+
+        A correction of `attempt_ids` ends as that attempt does.
+        """
+        return [*self.encode(text), self.end_of(attempt_ids)]
+
+    def end_of(self, completion_ids: Sequence[int]) -> int:
+        """The end token of a completion; `end_id` if it has none."""
+        has_end = len(completion_ids) and completion_ids[-1] in self.end_ids
+        return completion_ids[-1] if has_end else self.end_id
+
+    def with_end_of(self, completion_ids: Sequence[int], attempt_ids: Sequence[int]) -> list[int]:
+        """A completion whose end token, if it has one, is that of an attempt.
+
+        All end tokens mean the same, so a correction must not differ from its attempt in them.
+        """
+        ids = self.without_end(completion_ids)
+        has_end = len(ids) < len(completion_ids)
+        return [*ids, self.end_of(attempt_ids)] if has_end else ids
+
+    def as_written(self, completion_ids: Sequence[int]) -> list[int]:
+        """A completion whose end token, if it has one, is `end_id`."""
+        return self.with_end_of(completion_ids, ())
 
     def text(self, completion_ids: Sequence[int]) -> str:
         """The text of a completion, without its end token."""

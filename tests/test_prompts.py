@@ -37,7 +37,7 @@ def test_a_text_field_is_encoded_with_the_text_around_it():
 @given(ids_of_the_vocabulary)
 def test_an_attempt_stands_in_the_prompt_as_it_is(attempt):
     made, encode = prompts(), prompts().codec.encode
-    kept = attempt[:-1] if attempt[-1] == made.codec.eos_id else attempt
+    kept = attempt[:-1] if attempt[-1] == made.codec.end_id else attempt
     before = encode(f"{PROBLEM.question}\nSolution:\n{PROBLEM.solution}\nAttempt:\n")
     assert made.rewrite(PROBLEM, attempt) == before + kept + encode("\nCorrected:\n")
 
@@ -55,7 +55,7 @@ def test_ids_that_encoding_would_join_stay_apart():
 @given(ids_of_the_vocabulary)
 def test_an_attempt_in_a_chat_prompt_stands_as_it_is(chat, attempt):
     encode = chat.codec.encode_marked
-    kept = attempt[:-1] if attempt[-1] == chat.codec.eos_id else attempt
+    kept = attempt[:-1] if attempt[-1] == chat.codec.end_id else attempt
     before = f"<|system|>Be brief.<|end|><|user|>{PROBLEM.question}\nSolution:\n{PROBLEM.solution}"
     after = "\nCorrected:\n<|end|><|assistant|>"
     assert chat.rewrite(PROBLEM, attempt) == [
@@ -145,7 +145,7 @@ def test_labels_count_every_line():
 
 def test_a_located_step_of_two_digits():
     codec_ = prompts().codec
-    assert prompts().located(10) == [*codec_.encode("The first error step is [10]."), codec_.eos_id]
+    assert prompts().located(10) == [*codec_.encode("The first error step is [10]."), codec_.end_id]
 
 
 # --- one prompt for every use ---
@@ -212,7 +212,7 @@ def test_a_missing_chat_template_is_refused():
 
 def test_a_completion_ends_with_the_end_token_and_its_text_has_none():
     made = prompts().codec
-    assert made.completion("3 + 5")[-1] == made.eos_id
+    assert made.completion("3 + 5")[-1] == made.end_id
     assert made.text(made.completion("3 + 5")) == "3 + 5"
     assert made.text(made.encode("3 + 5")) == "3 + 5"
     assert made.text([]) == ""
@@ -220,10 +220,10 @@ def test_a_completion_ends_with_the_end_token_and_its_text_has_none():
 
 def test_any_end_id_of_the_model_is_left_out_of_text_and_prompt():
     other = prompts().codec.encode("A")[0]
-    coded = codec(tokenizer(), [other, prompts().codec.eos_id])
-    assert coded.end_ids == (coded.eos_id, other)
+    coded = codec(tokenizer(), [other, prompts().codec.end_id])
+    assert coded.end_ids == (coded.end_id, other)
     assert coded.text([*coded.encode("3 + 5"), other]) == "3 + 5"
-    assert coded.completion("3")[-1] == coded.eos_id
+    assert coded.completion("3")[-1] == coded.end_id
     made = Prompts(TEMPLATES, coded)
     assert made.rewrite(PROBLEM, [5, other]) == made.rewrite(PROBLEM, [5])
 

@@ -76,7 +76,7 @@ def labelled_rows(
             continue
         # What the row is trained to write is the correction, or the right attempt itself.
         target = item.row.targets.tolist()
-        attempt_ids = item.attempt.completion_ids
+        attempt_ids = prompts.codec.as_written(item.attempt.completion_ids)
         kept = ~edit_script(attempt_ids, target).removed  # [n]
         problem = problems[item.attempt.problem_id]
         row = _with_labels(item.row, prompts, problem, attempt_ids, kept, weight)

@@ -91,9 +91,11 @@ def rewriting_row(
     """The rewriting prompt of an attempt, followed by `target`.
 
     The target is a correction when the GRM is trained, and the attempt itself when it is scored.
+    Its end token is the one that the codec writes: the prompt does not show how the attempt ended,
+    so the GRM can know only one end (docs/method.md, step 6).
     """
     prompt = prompts.rewrite(problem, attempt_ids)
-    return Row.likelihood(id_, [*prompt, *target], len(prompt))
+    return Row.likelihood(id_, [*prompt, *prompts.codec.as_written(target)], len(prompt))
 
 
 def first_changed_line(attempt: str, correction: str) -> int:

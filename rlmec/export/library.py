@@ -155,10 +155,11 @@ class RewardModel:
         """
         place = str(model)
         origin = read_origin(Path(model))
-        own = codec(tokenizer_of(place, revision), end_ids(place, revision))
+        found = templates or (origin.templates if origin else None)
+        turns = found is not None and found.chat
+        own = codec(tokenizer_of(place, revision), end_ids(place, revision), turns=turns)
         if origin is not None:
             require_same_tokenizer(own.digest, origin.tokenizer, f"{Path(model) / FILE}")
-        found = templates or (origin.templates if origin else None)
         if found is None:
             raise ValueError(
                 f"{model}: there is no {FILE}, which names the prompts that the model was trained "
@@ -266,7 +267,7 @@ class RewardModel:
 
         out = []
         for example, done in zip(examples, made, strict=True):
-            ids = done.completion.ids
+            ids = self.prompts.codec.as_written(done.completion.ids)
             script = edit_script(example.ids, ids)
             # A right attempt has nothing that a correction should remove.
             removed = np.zeros_like(script.removed) if example.is_right else script.removed

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from rlmec.lm.loading import export_network, load_network, tokenizer_of
+from rlmec.lm.loading import end_ids, export_network, load_network, tokenizer_of
 from rlmec.lm.lora import merged
+from rlmec.lm.tokenizers import codec
 from rlmec.prompts import Templates
 from rlmec.store.atomic import atomic_folder, atomic_write_json, atomic_write_text, sync_below
 
@@ -157,13 +158,20 @@ def export_model(
             network, tokenizer = _load_whole(source)
             if dtype is not None:
                 network.to(getattr(torch, dtype))
-            export_network(network, tokenizer, folder)
+            export_network(network, tokenizer, folder, end_ids=_ends(source, tokenizer, found))
         if found is not None:
             write_origin(folder, found)
         atomic_write_text(folder / "README.md", card)
         return record or {}
 
     return write_folder(target, found.kind if found else "model", fill)
+
+
+def _ends(source: str, tokenizer: Any, origin: Origin | None) -> tuple[int, ...]:
+    """The ids at which a model that was trained as `origin` says ends a completion."""
+    if origin is None:
+        return ()
+    return codec(tokenizer, end_ids(source, None), turns=origin.templates.chat).end_ids
 
 
 def _is_adapter(source: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +151,19 @@ def enable_gradient_checkpointing(network: Any) -> None:
 
 
 def export_network(
-    network: Any, tokenizer: Any, folder: Path, state: dict[str, torch.Tensor] | None = None
+    network: Any,
+    tokenizer: Any,
+    folder: Path,
+    state: dict[str, torch.Tensor] | None = None,
+    end_ids: Sequence[int] = (),
 ) -> None:
     """Writes a plain Hugging Face directory: safetensors, tokenizer, chat template.
 
     A network with an adapter gives the directory of the adapter. `state` has the weights if the
-    network itself does not (they are gathered from shards).
+    network itself does not (they are gathered from shards). `end_ids` are further ids at which
+    generation stops.
     """
+    _stop_at(network, end_ids)
     if is_adapted(network):
         save_adapter(network, folder, state)
     elif state is None:
@@ -167,6 +174,17 @@ def export_network(
     for name in ("is_local", "local_files_only"):  # how it was loaded here does not concern others
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(folder)
+
+
+def _stop_at(network: Any, end_ids: Sequence[int]) -> None:
+    """Adds ids to those at which the network's generation settings stop."""
+    settings = getattr(network, "generation_config", None)
+    if settings is None:
+        return
+    known = settings.eos_token_id
+    own = known if isinstance(known, list) else [] if known is None else [known]
+    if missing := [id_ for id_ in end_ids if id_ not in own]:
+        settings.eos_token_id = [*own, *missing]
 
 
 def tokenizer_of(path: str | Path, revision: str | None = None) -> Any:

@@ -97,12 +97,14 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
+def codec(tokenizer: Any, end_ids: Sequence[int] = (), *, turns: bool = False) -> Codec:
     """A tokenizer as the functions that the rest of the project uses.
 
     `end_ids` are the ids at which the model's own settings end a completion, besides the end token.
-    Text is encoded without special tokens, and the names of special tokens in a user's text are
-    encoded as plain text; only `encode_marked` recognises them.
+    With `turns`, prompts and completions are turns of a conversation: a completion then ends with
+    the token that the chat template puts after an answer, if it has one. Text is encoded without
+    special tokens, and the names of special tokens in a user's text are encoded as plain text; only
+    `encode_marked` recognises them.
     """
 
     def encode(text: str) -> list[int]:
@@ -138,6 +140,9 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
             [*turns, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
         )
 
+    answer_end = turn_end(tokenizer) if turns else None
+    end = tokenizer.eos_token_id if answer_end is None else answer_end
+
     start = tokenizer("a")["input_ids"]
     bos = tokenizer.bos_token_id
     pad = tokenizer.pad_token_id
@@ -147,8 +152,8 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
         encode_start=encode_marked,
         decode=continue_decode,
         prefix_ids=(bos,) if bos is not None and start[:1] == [bos] else (),
-        eos_id=tokenizer.eos_token_id,
-        end_ids=tuple(dict.fromkeys([tokenizer.eos_token_id, *end_ids])),
+        end_id=end,
+        end_ids=tuple(dict.fromkeys([end, tokenizer.eos_token_id, *end_ids])),
         pad_id=tokenizer.eos_token_id if pad is None else pad,
         digest=tokenizer_digest(tokenizer),
         vocabulary_size=len(tokenizer),
@@ -156,6 +161,30 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = ()) -> Codec:
         chat=chat if getattr(tokenizer, "chat_template", None) else None,
         encode_many=continue_many,
     )
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The id of the token that the chat template puts after the text of an answer.
+
+    None if there is no template, or if it has no answers, or ends them with plain text or nothing.
+    """
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    answer = "7391"
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": answer}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # a template for single questions refuses other turns
+        return None
+
+    # Some templates put a line break between the text and the token. The longest token counts,
+    # because one may begin with another.
+    rest = text[text.rfind(answer) + len(answer) :].lstrip()
+    added = {token.content.strip(): id_ for id_, token in tokenizer.added_tokens_decoder.items()}
+    found = [content for content in added if content and rest.startswith(content)]
+    return added[max(found, key=len)] if found else None
 
 
 def _decoder(tokenizer: Any) -> Decode:

@@ -42,9 +42,9 @@ Decode = Callable[[list[int]], str]
 
 
 def proposal_ids(
-    attempt: Attempt, text: str, encode: Encode, decode: Decode, eos_id: int | None
+    attempt: Attempt, text: str, encode: Encode, decode: Decode, end_id: int | None
 ) -> list[int]:
-    """Token ids of a proposed `text`, followed by `eos_id` unless it is None.
+    """Token ids of a proposed `text`, followed by `end_id` unless it is None.
 
     `encode` adds no special tokens and `decode` shows none. Leading lines that the text shares with
     the attempt keep the attempt's ids, provided that a token boundary of the attempt lies behind
@@ -53,7 +53,7 @@ def proposal_ids(
     ids = _carried_ids(attempt, text, encode, decode)
     if ids is None:
         ids = encode(text)
-    return ids if eos_id is None else [*ids, eos_id]
+    return ids if end_id is None else [*ids, end_id]
 
 
 def _carried_ids(attempt: Attempt, text: str, encode: Encode, decode: Decode) -> list[int] | None:

@@ -44,6 +44,11 @@ def attempt_parts(
     """
     run = stage.run
     codec = model.codec
+    if model.added_ends:
+        run.say(
+            f"  {stage.title}: completions also end at {', '.join(model.added_ends)}, which the "
+            f"chat template puts after an answer; the model's own settings do not name it"
+        )
     each = decoding.num_generations
     judge = task or run.task
 

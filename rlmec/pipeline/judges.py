@@ -74,7 +74,7 @@ def correction_of(
     return judge_proposal(
         problem,
         attempt,
-        completion.ids,
+        codec.with_end_of(completion.ids, attempt.completion_ids),
         codec.text(completion.ids),
         judge=judge,
         max_edit_ratio=max_edit_ratio,

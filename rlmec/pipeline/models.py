@@ -40,11 +40,12 @@ from rlmec.store.artifacts import Artifact
 class LanguageModel:
     """A model directory (or that of an adapter) or a hub name, with its tokenizer.
 
-    A network is loaded from it at every use.
+    A network is loaded from it at every use. `more_end_ids` also end its completions.
     """
 
     path: str
     settings: RunSettings
+    more_end_ids: tuple[int, ...] = ()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -53,7 +54,14 @@ class LanguageModel:
     @cached_property
     def codec(self) -> Codec:
         tokenizer = self.tokenizer  # before the end ids, so that a missing tokenizer is named
-        return codec(tokenizer, end_ids(self.path, self._revision))
+        own = (*end_ids(self.path, self._revision), *self.more_end_ids)
+        return codec(tokenizer, own, turns=self.settings.prompt.chat)
+
+    @cached_property
+    def added_ends(self) -> list[str]:
+        """Tokens that end its completions although its own settings do not name them."""
+        own = {self.tokenizer.eos_token_id, *end_ids(self.path, self._revision)}
+        return [self.tokenizer.decode([id_]) for id_ in self.codec.end_ids if id_ not in own]
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -152,8 +160,11 @@ def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
 
 
 def save(module: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes the network of a trained module: a plain directory, or that of its adapter."""
-    export_network(module.network, tokenizer, folder, module.whole_weights)
+    """Writes the network of a trained module: a plain directory, or that of its adapter.
+
+    Generation from the directory stops where the module's completions end.
+    """
+    export_network(module.network, tokenizer, folder, module.whole_weights, module.end_ids)
 
 
 def check_weights(settings: RunSettings) -> None:

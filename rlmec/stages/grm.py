@@ -72,7 +72,9 @@ class GrmStage(RoundStage):
         if "grm" in parents:
             return models.of_artifact(parents["grm"], self.run.settings)
         if self.own.model is not None:
-            return models.LanguageModel(self.own.model, self.run.settings)
+            # The attempts may end with tokens that this model's own settings do not name.
+            ends = start.codec.end_ids
+            return models.LanguageModel(self.own.model, self.run.settings, ends)
         return start
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:

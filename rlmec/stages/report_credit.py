@@ -129,7 +129,7 @@ class Scored:
         if self._oracle is None:
             return pair.target_ids or None
         text = self._oracle(problem, pair.attempt.text)
-        return None if text is None else self.codec.completion(text)
+        return None if text is None else self.codec.completion(text, pair.attempt.completion_ids)
 
 
 def scored_attempts(run: Run, codec: Codec, parents: Mapping[str, Artifact]) -> Scored:

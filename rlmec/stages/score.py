@@ -66,7 +66,7 @@ class GrmView:
         drafts: list[Draft] = []
         for attempt in group:
             problem = self.problems[attempt.problem_id]
-            ids = attempt.completion_ids
+            ids = self.grm.codec.as_written(attempt.completion_ids)
             if attempt.id in self.shown.drafts:
                 drafts.append(Draft(self.grm.prompts.rewrite(problem, ids), ids))
             if s.labels:
@@ -246,8 +246,9 @@ class ScoreStage(RoundStage):
         """Figures of the trivial rewriter, which copies the reference solution."""
         wrong = by_id(attempts)
         ratios = sorted(
-            edit_ratio(wrong[c.attempt_id].completion_ids, codec.completion(solution))
+            edit_ratio(ids, codec.completion(solution, ids))
             for c in corrections
+            for ids in [wrong[c.attempt_id].completion_ids]
             if (solution := problems[c.problem_id].solution) is not None
         )
         if not ratios:

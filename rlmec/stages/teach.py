@@ -145,7 +145,8 @@ class TeachStage(RoundStage):
         signals.check()
 
         def judged(text: str | None, clipped: bool) -> Correction:
-            encode, decode, end = codec.encode, codec.decode, codec.eos_id
+            encode, decode = codec.encode, codec.decode
+            end = codec.end_of(attempt.completion_ids)
             return judge_proposal(
                 problem,
                 attempt,

@@ -44,7 +44,8 @@ class WarmupStage(Stage):
 
         # The tokenizer is trained on the problems (or given), the network is new.
         tokenizer = models.fresh_tokenizer(run.settings, problems)
-        prompts = models.Prompts(models.templates(run.settings), models.codec(tokenizer))
+        codec = models.codec(tokenizer, turns=run.settings.prompt.chat)
+        prompts = models.Prompts(models.templates(run.settings), codec)
         network = models.fresh_network(run.settings, tokenizer)
 
         plan = plan_settings(settings, run.settings.trainer, models.context_length(network))

@@ -79,9 +79,8 @@ class LocalTeacher:
 
     @cached_property
     def _codec(self) -> Codec:
-        return codec(
-            load_tokenizer(self._path, self._revision), end_ids(self._path, self._revision)
-        )
+        tokenizer = load_tokenizer(self._path, self._revision)
+        return codec(tokenizer, end_ids(self._path, self._revision), turns=True)
 
     @cached_property
     def _question_prompts(self) -> Prompts:

@@ -47,7 +47,7 @@ def chat_prompts():
 def test_every_token_is_judged_where_it_has_been_read(ids, ended, chat, solved):
     made = chat_prompts() if chat else prompts()
     problem = PROBLEM if solved else replace(PROBLEM, solution=None)
-    attempt = [*ids, made.codec.eos_id] if ended else ids
+    attempt = [*ids, made.codec.end_id] if ended else ids
     row = reading_row(made, problem, attempt, "a")
     n = len(attempt)
     assert row.input_ids == made.rewrite(problem, attempt)

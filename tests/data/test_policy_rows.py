@@ -134,7 +134,7 @@ def test_reference_rows_train_all_of_a_solution_and_its_end():
     rows = reference_rows(data)
     assert [r.id for r in rows] == [p.id for p in PROBLEMS]
     for row, problem in zip(rows, PROBLEMS, strict=True):
-        target = [*prompts().codec.encode(problem.solution), prompts().codec.eos_id]
+        target = [*prompts().codec.encode(problem.solution), prompts().codec.end_id]
         assert row.input_ids[row.prompt_length :] == target
         assert values(row) == [[0] * len(target), [0] * len(target), [1] * len(target)]
 

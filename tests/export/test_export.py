@@ -205,7 +205,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(chain, tmp_path, monkeypatc
     _, model, _ = chain
     target = tmp_path / "out"
     export_model(str(model), target, card="one")
-    monkeypatch.setattr("rlmec.export.model_folder.export_network", lambda *_: 1 / 0)
+    monkeypatch.setattr("rlmec.export.model_folder.export_network", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_model(str(model), target, card="two")
     assert (target / "README.md").read_text() == "one"

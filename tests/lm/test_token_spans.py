@@ -68,7 +68,7 @@ def test_an_attempt_stands_in_the_rewriting_prompt_id_for_id(kind, data):
     ids = st.integers(0, coded.vocabulary_size - 1).filter(lambda i: i not in coded.end_ids)
     attempt = data.draw(st.lists(ids, min_size=1, max_size=12))
     before, after = made.templates.rewrite.split("{attempt}")
-    found = made.rewrite(PROBLEMS[1], [*attempt, coded.eos_id])
+    found = made.rewrite(PROBLEMS[1], [*attempt, coded.end_id])
     tail = coded.encode_marked(after)
     if made.templates.chat:
         tail = coded.encode_marked(f"{after}{small_tokenizer(kind).eos_token}<|assistant|>")
@@ -113,7 +113,7 @@ def test_kept_lines_keep_their_ids(kind, lines, changed, other):
     proposal = "\n".join([*lines[:at], "".join(other.splitlines()) + "?", *lines[at + 1 :]])
 
     attempt = Attempt("a", "p", [], ids, [], text, "wrong", False, coded.digest)
-    found = proposal_ids(attempt, proposal, coded.encode, coded.decode, coded.eos_id)
+    found = proposal_ids(attempt, proposal, coded.encode, coded.decode, coded.end_id)
     assert coded.text(found) == proposal
     kept = [i for line in lines[:at] for i in coded.encode(line + "\n")]
     assert found[: len(kept)] == kept
@@ -133,5 +133,5 @@ def test_a_saved_tokenizer_is_the_same(kind, tmp_path):
         theirs.end_ids,
         theirs.prefix_ids,
     )
-    assert ours.pad_id == ours.eos_id
+    assert ours.pad_id == ours.end_id
     assert bool(ours.prefix_ids) == kind.startswith("sentence")

@@ -153,7 +153,7 @@ def test_without_a_pad_token_the_end_token_pads_and_stays_in_the_masks():
     made = train_tokenizer(["a b a"], 260)
     made.pad_token = None
     coded = codec(made)
-    assert coded.pad_id == coded.eos_id == made.eos_token_id
+    assert coded.pad_id == coded.end_id == made.eos_token_id
     prompt = coded.encode("a")
     rows = [
         Row.likelihood("short", [*prompt, *coded.completion("a")], len(prompt)),
@@ -183,7 +183,7 @@ def test_only_a_tokenizer_that_starts_texts_with_a_mark_has_a_prefix():
 
 def test_a_codec_carries_the_tokenizers_facts():
     base, made = chat_tokenizer(), codec(chat_tokenizer())
-    assert (made.pad_id, made.eos_id) == (0, 1)
+    assert (made.pad_id, made.end_id) == (0, 1)
     assert made.vocabulary_size == base.backend_tokenizer.get_vocab_size(False) + 3  # the speakers
     assert max(made.encode_marked("<|assistant|>")) == made.vocabulary_size - 1
     assert set(made.marks) == {END, PAD, "<|system|>", "<|user|>", "<|assistant|>"}
