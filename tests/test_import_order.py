@@ -117,6 +117,7 @@ def _training_sees_credit(name, imported):
 
 def _engine_trains(name, imported):
     allowed = ["engines", "training.predict_parts", "lm", "data", "runtime", "records"]
+    allowed += ["settings.ranges"]
     mine = own(imported)
     return within(name, ["engines"]) and mine is not None and not within(mine, allowed)
 

@@ -17,10 +17,11 @@ from rlmec.method.rewards import (
     edit_labels,
     token_probability,
 )
+from rlmec.settings.ranges import AnyFloat, NonNegativeFloat
 
 
 def continuous_probability(
-    grm_logprobs: np.ndarray, is_right: bool, removed: np.ndarray, *, scale: float = 0.5
+    grm_logprobs: np.ndarray, is_right: bool, removed: np.ndarray, *, scale: NonNegativeFloat = 0.5
 ) -> np.ndarray:
     """R_j = scale (2 p_j - 1), in [-scale, scale], for right and wrong attempts alike.
 
@@ -39,8 +40,8 @@ def verdict(
     is_right: bool,
     removed: np.ndarray,
     *,
-    right: float = 0.5,
-    wrong: float = -0.1,
+    right: AnyFloat = 0.5,
+    wrong: AnyFloat = -0.1,
 ) -> np.ndarray:
     """One reward for all tokens of an attempt, chosen by its verdict (a sequence reward).
 
@@ -56,8 +57,8 @@ def first_error_labels(
     removed: np.ndarray,
     first_edit: int | None,
     *,
-    reward: float = 0.5,
-    penalty: float = 0.1,
+    reward: NonNegativeFloat = 0.5,
+    penalty: NonNegativeFloat = 0.1,
 ) -> np.ndarray:
     """`edit_labels` whose penalties end with the run of removed tokens at the first edit.
 
@@ -83,7 +84,7 @@ def good_prefix(
     old_logprobs: np.ndarray | None = None,
     *,
     rule: RewardRule,
-    reward: float = 0.1,
+    reward: NonNegativeFloat = 0.1,
 ) -> np.ndarray:
     """The rewards of `rule`, but `reward` on the tokens of a wrong attempt before its first edit.
 
@@ -107,7 +108,7 @@ def bounded_penalty(
     first_edit: int | None = None,
     *,
     rule: RewardRule,
-    bound: float = 1.0,
+    bound: NonNegativeFloat = 1.0,
 ) -> np.ndarray:
     """The rewards of `rule`, with penalties limited by the token's own probability.
 

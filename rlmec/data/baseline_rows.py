@@ -19,6 +19,7 @@ from rlmec.data.policy_rows import Joined
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
 from rlmec.records import Pair
+from rlmec.settings.ranges import AnyFloat, AtMost
 
 Logprobs = Sequence[float] | np.ndarray
 
@@ -51,7 +52,7 @@ def right_rows(data: Joined) -> list[Row]:
 
 
 def advantage_rows(
-    data: Joined, *, right: float = 1.0, wrong: float = -1.0, center: bool = True
+    data: Joined, *, right: AnyFloat = 1.0, wrong: AnyFloat = -1.0, center: bool = True
 ) -> list[Row]:
     """One row per attempt, with the same reward (its advantage) on all its tokens.
 
@@ -103,7 +104,7 @@ def correction_preferences(data: JoinedWithStart) -> list[Row]:
     return rows
 
 
-def attempt_preferences(data: Joined, *, most_per_problem: int | None = None) -> list[Row]:
+def attempt_preferences(data: Joined, *, most_per_problem: AtMost | None = None) -> list[Row]:
     """One preference row per wrong attempt: a right attempt of its problem is preferred to it.
 
     The right attempts of a problem take turns. At most `most_per_problem` wrong attempts per

@@ -25,6 +25,7 @@ import torch
 
 from rlmec.engines.base import EngineError, ModelPlace
 from rlmec.lm.generation import Completion
+from rlmec.settings.ranges import Dtype, PositiveInt, PositiveShare
 from rlmec.training.predict_parts import GenerationPart
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -47,10 +48,10 @@ class VllmEngine:
 
     def __init__(
         self,
-        dtype: str | None = None,
-        tensor_parallel_size: int = 1,
-        gpu_memory_utilization: float = 0.9,
-        max_model_len: int | None = None,
+        dtype: Dtype | None = None,
+        tensor_parallel_size: PositiveInt = 1,
+        gpu_memory_utilization: PositiveShare = 0.9,
+        max_model_len: PositiveInt | None = None,
         enforce_eager: bool = False,
     ) -> None:
         if not 0 < gpu_memory_utilization <= 1:

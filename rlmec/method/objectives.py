@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlmec.settings.ranges import NonNegativeFloat, PositiveFloat, Share
+
 MAX_LOG_RATIO = 20.0
 """The limit of |log rho| (rho = 4.9e8), far outside any clip range. Beyond it the gradient is 0."""
 
@@ -86,7 +88,9 @@ class _RewardedTokens:
     is_rewarded: Tensor
 
 
-def weighted_likelihood(tokens: TokenBatch, *, imitation_coef: float = 1.0) -> ObjectiveSums:
+def weighted_likelihood(
+    tokens: TokenBatch, *, imitation_coef: NonNegativeFloat = 1.0
+) -> ObjectiveSums:
     """Imitation alone: S_IR = -sum_j w_j log pi(u_j), S_RL = 0.
 
     With all weights 1 this is plain likelihood training. Source: docs/method.md, L_IR of step 7.
@@ -98,10 +102,10 @@ def weighted_likelihood(tokens: TokenBatch, *, imitation_coef: float = 1.0) -> O
 def rlmec_authors(
     tokens: TokenBatch,
     *,
-    epsilon: float = 0.3,
-    imitation_coef: float = 1.0,
-    policy_coef: float = 1.0,
-    kl_coef: float = 0.0,
+    epsilon: Share = 0.3,
+    imitation_coef: NonNegativeFloat = 1.0,
+    policy_coef: NonNegativeFloat = 1.0,
+    kl_coef: NonNegativeFloat = 0.0,
     per_attempt_token: bool = False,
 ) -> ObjectiveSums:
     """S_RL = -sum_j stopgrad[min(rho_j R_j, clip(rho_j, 1-eps, 1+eps) R_j)] log pi_j.
@@ -120,11 +124,11 @@ def rlmec_authors(
 def rlmec_clipped(
     tokens: TokenBatch,
     *,
-    epsilon: float = 0.3,
-    epsilon_high: float | None = None,
-    imitation_coef: float = 1.0,
-    policy_coef: float = 2.0,
-    kl_coef: float = 0.0,
+    epsilon: Share = 0.3,
+    epsilon_high: NonNegativeFloat | None = None,
+    imitation_coef: NonNegativeFloat = 1.0,
+    policy_coef: NonNegativeFloat = 2.0,
+    kl_coef: NonNegativeFloat = 0.0,
     per_attempt_token: bool = True,
 ) -> ObjectiveSums:
     """PPO's clipped surrogate: S_RL = -sum_j min(rho_j R_j, clip(rho_j, 1-eps, 1+eps_high) R_j).
@@ -142,7 +146,7 @@ def rlmec_clipped(
 
 
 def sequence_ppo(
-    tokens: TokenBatch, *, epsilon: float = 0.2, kl_coef: float = 0.0
+    tokens: TokenBatch, *, epsilon: Share = 0.2, kl_coef: NonNegativeFloat = 0.0
 ) -> ObjectiveSums:
     """One advantage A per attempt: S_RL = -sum_j min(rho_j A, clip(rho_j, 1-eps, 1+eps) A).
 
@@ -157,7 +161,7 @@ def sequence_ppo(
     return _with_imitation(tokens, rewarded, policy, 0.0, clip, True)
 
 
-def dpo(tokens: TokenBatch, *, beta: float = 0.1) -> ObjectiveSums:
+def dpo(tokens: TokenBatch, *, beta: PositiveFloat = 0.1) -> ObjectiveSums:
     """Direct preference optimisation: S_RL = -sum_i log sigmoid(beta m_i), divided by the rows.
 
     m_i = sum_j R_j (log pi_j - log pi_0j) over the tokens of row i, which holds a preferred

@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from rlmec.settings.ranges import AnyFloat, NonNegativeFloat
+
 RewardRule = Callable[..., np.ndarray]
 """(grm_logprobs, is_right, removed) -> token rewards, float32 [n]."""
 
@@ -39,11 +41,11 @@ def clipped_probability(
     is_right: bool,
     removed: np.ndarray,
     *,
-    pivot: float = 0.5,
-    right_low: float = 0.0,
-    right_high: float = 0.5,
-    wrong_low: float = -0.1,
-    wrong_high: float = 0.0,
+    pivot: AnyFloat = 0.5,
+    right_low: AnyFloat = 0.0,
+    right_high: AnyFloat = 0.5,
+    wrong_low: AnyFloat = -0.1,
+    wrong_high: AnyFloat = 0.0,
 ) -> np.ndarray:
     """R_j = clip(p_j - pivot, low, high), p_j = exp(grm_logprobs_j); the verdict picks the bounds.
 
@@ -62,8 +64,8 @@ def edit_labels(
     is_right: bool,
     removed: np.ndarray,
     *,
-    reward: float = 0.5,
-    penalty: float = 0.1,
+    reward: NonNegativeFloat = 0.5,
+    penalty: NonNegativeFloat = 0.1,
 ) -> np.ndarray:
     """`reward` on every token of a right attempt, -`penalty` on every removed token of a wrong one.
 

@@ -1,9 +1,10 @@
 """Binds plain nodes to signatures, and builds the objects that bound nodes describe.
 
 In: a tree of plain dicts, lists and values. Out: the dataclasses of `schema.py`, with every value
-cast to its annotated type. Every node with a `_target_` is checked against the allow-list and the
-signature that it names, and gets the defaults of that signature. Unknown, missing and mistyped keys
-and forbidden targets raise ConfigurationError.
+cast to its annotated type and checked against its range. Every node with a `_target_` is checked
+against the allow-list and the signature that it names, and gets the defaults of that signature.
+Unknown, missing and mistyped keys, values out of range and forbidden targets raise
+ConfigurationError.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import math
 import types
 import typing
 from pathlib import Path
@@ -21,6 +23,7 @@ import yaml
 from hydra.utils import get_object
 
 from rlmec.settings.key_places import place_of
+from rlmec.settings.ranges import Home, note_of, range_text, with_home
 from rlmec.settings.signatures import Signature, SignatureError, signature_of
 
 SECRETS = {"api_key", "apikey", "access_token", "secret", "password", "passwd", "token", "key"}
@@ -114,10 +117,13 @@ class Binder:
     importing: bool = True
 
     def cast(self, hint: Any, value: Any, key: str) -> Any:
-        """`value` as the annotated type; ConfigurationError if a cast would lose something."""
+        """`value` as the annotated type; ConfigurationError if a cast would lose something, or if
+        the value is out of the range of the type."""
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if hint is Any:
             return self.walk(value, key)
+        if origin is typing.Annotated:
+            return self.ranged(hint, value, key)
         if origin in (typing.Union, types.UnionType):
             return self.union(args, value, key)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -125,27 +131,62 @@ class Binder:
         if hint in (list, tuple, dict) or origin in (list, tuple, dict):
             return self.container(origin or hint, args, value, key)
         if origin is typing.Literal:
-            if value in args:
-                return value
-        elif type(value) is hint:
-            return value
-        elif isinstance(value, int) and not isinstance(value, bool) and hint in (float, str):
+            return self.choice(args, value, key)
+        return self.plain(hint, value, key)
+
+    def plain(self, hint: Any, value: Any, key: str) -> Any:
+        """A number, a text or a switch."""
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        if is_int and hint in (float, str):
             return hint(value)
-        elif hint is int and isinstance(value, float) and value.is_integer():
+        if hint is int and isinstance(value, float) and value.is_integer():
             return int(value)
-        raise self.mistyped(hint, value, key)
+        if type(value) is not hint:
+            raise self.mistyped(hint, value, key)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.out_of_range("a finite number", value, key)
+        return value
+
+    def choice(self, choices: tuple[Any, ...], value: Any, key: str) -> Any:
+        """One of a few values. YAML reads `precision: 32` as a number, so its text counts too."""
+        if value in choices:
+            return value
+        if type(value) is int and str(value) in choices:
+            return str(value)
+        raise self.mistyped(typing.Literal[choices], value, key)
+
+    def ranged(self, hint: Any, value: Any, key: str) -> Any:
+        """A value of a type of `ranges`."""
+        plain, *rules = typing.get_args(hint)
+        try:
+            bound = self.cast(plain, value, key)
+        except _MistypedError as error:
+            raise type(error)(f"{error}{note_of(rules)}") from error
+        if not _is_within(hint, bound):
+            raise self.out_of_range(range_text(rules), value, key, note_of(rules))
+        return with_home(bound) if any(isinstance(rule, Home) for rule in rules) else bound
 
     def union(self, arms: tuple[Any, ...], value: Any, key: str) -> Any:
-        if type(value) in arms and not isinstance(value, (dict, list)):
+        if type(value) in arms and not isinstance(value, (dict, list, float)):
             return value
+
+        # A library's `float | Tensor` is read as `float | Any`. Of what YAML can hold, only a node
+        # may be the unknown type.
+        named = [arm for arm in arms if arm is not Any]
+        if set(named) - {type(None)} and not isinstance(value, (dict, list)):
+            arms = tuple(named)
+
+        refused: ConfigurationError | None = None
         for arm in sorted(arms, key=lambda a: a is Any):
             try:
                 return self.cast(arm, value, key)
+            except _OutOfRangeError as error:
+                refused = refused or error
             except _MistypedError as error:
                 # A fault at a deeper key means that this arm was meant: it is the one to report.
                 if not str(error).startswith(f"{key}: "):
                     raise
-        raise self.mistyped(" or ".join(map(_name, arms)), value, key)
+        raise refused or self.mistyped(" or ".join(map(_name, arms)), value, key)
 
     def container(self, kind: Any, args: tuple[Any, ...], value: Any, key: str) -> Any:
         wanted: type = dict if kind is dict else list
@@ -253,14 +294,45 @@ class Binder:
         shown = f"{text} ({_name(type(value))})"
         return _MistypedError(f"{key}: expected {_name(hint)}, found {shown}{place}")
 
+    def out_of_range(self, needed: str, value: Any, key: str, note: str = "") -> _OutOfRangeError:
+        place = place_of(key, self.config_dirs, str(value))
+        return _OutOfRangeError(f"{key} is {value!r}: {needed} is needed{note}{place}")
+
 
 class _MistypedError(ConfigurationError):
-    pass
+    """A value of another type than the annotated one."""
+
+
+class _OutOfRangeError(ConfigurationError):
+    """A value of the right type that is out of its range."""
+
+
+def _is_within(hint: Any, value: Any) -> bool:
+    """Whether pydantic finds a value of the right type within the constraints of its annotation."""
+    from pydantic import ValidationError  # here, because `--help` has no use for it
+
+    try:
+        _adapter(hint).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+@functools.cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(hint)
 
 
 def _name(hint: Any) -> str:
+    """A type as a user knows it: `int`, `null`, or the values of a closed list."""
     if hint is type(None):
         return "null"
+    if typing.get_origin(hint) is typing.Annotated:
+        return _name(typing.get_args(hint)[0])
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
     return hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint))
 
 
@@ -272,7 +344,7 @@ def join(key: str, name: str) -> str:
 @functools.cache
 def dataclass_signature(cls: type) -> Signature:
     """The fields of a settings class as a signature."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     needed = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
     return Signature({f.name: hints[f.name] for f in dataclasses.fields(cls)}, tuple(needed), False)
 

@@ -210,7 +210,8 @@ def _settable(parent: Any, key: str) -> Collection[str]:
         hint = dataclass_signature(cls).hints.get(part)
         # Of `LoraSettings | None` the class counts.
         arms = (hint, *typing.get_args(hint))
-        cls = next((arm for arm in arms if dataclasses.is_dataclass(arm)), None)
+        classes = (arm for arm in arms if isinstance(arm, type))
+        cls = next((arm for arm in classes if dataclasses.is_dataclass(arm)), None)
         if cls is None:
             return ()
     return dataclass_signature(cls).hints

@@ -1,9 +1,10 @@
 """The settings of every stage: dataclasses that are the schema of the configuration.
 
 Each YAML node is bound to the class of its name here, so that a misspelt key is found before
-anything heavy is imported. Nodes with a `_target_` (task, teacher, optimizer, objective, reward,
-...) are bound to the signature of their target instead. All values are plain. A field that conf/
-shows has no default here: its default is in YAML.
+anything heavy is imported. A number is annotated with its range (`ranges`). Nodes with a
+`_target_` (task, teacher, optimizer, objective, reward, ...) are bound to the signature of their
+target instead. All values are plain. A field that conf/ shows has no default here: its default is
+in YAML.
 """
 
 from __future__ import annotations
@@ -11,6 +12,26 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from rlmec.settings.ranges import (
+    AtMost,
+    AtMostOrNone,
+    Dtype,
+    GradientClip,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PathText,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Precision,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Split,
+    StageName,
+    Temperature,
+    TopP,
+)
 from rlmec.settings.run_settings import (
     CallbackSettings,
     LoraSettings,
@@ -19,7 +40,6 @@ from rlmec.settings.run_settings import (
     PruneSettings,
     SecuritySettings,
     TrainerSettings,
-    check_precision,
 )
 
 
@@ -47,28 +67,22 @@ class FitSettings:
 
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
-    seed: int
-    steps: int | None
-    epochs: float | None
-    tokens_per_step: int
-    max_length: int
-    precision: str
-    warmup_share: float
-    gradient_clip: float | None
-    val_every_steps: int
-    val_problems: int
+    seed: Seed
+    steps: PositiveInt | None
+    epochs: PositiveFloat | None
+    tokens_per_step: PositiveInt
+    max_length: PositiveInt
+    precision: Precision
+    warmup_share: Share
+    gradient_clip: GradientClip | None
+    val_every_steps: PositiveInt
+    val_problems: AtMostOrNone
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(
                 f"give steps or epochs: steps is {self.steps}, epochs is {self.epochs}"
             )
-        for name in ("steps", "tokens_per_step", "max_length", "val_every_steps"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} is {value}, at least 1 is needed")
-        if self.epochs is not None and self.epochs <= 0:
-            raise ValueError(f"epochs is {self.epochs}, more than 0 is needed")
-        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ class WarmupSettings(FitSettings):
     than those that the policy is then trained on.
     """
 
-    target_accuracy: float | None
+    target_accuracy: Share | None
     task: dict[str, Any] | None
 
 
@@ -90,40 +104,37 @@ class SampleSettings:
     Of `logprob_checks` sampled attempts the sampler's log-probs are compared with the trainer's.
     """
 
-    seed: int
-    num_generations: int
-    temperature: float
-    top_p: float
-    max_completion_length: int
-    part_size: int
-    max_problems: int | None
-    precision: str
-    logprob_checks: int
-    path: str | None
+    seed: Seed
+    num_generations: PositiveInt
+    temperature: Temperature
+    top_p: TopP
+    max_completion_length: PositiveInt
+    part_size: PositiveInt
+    max_problems: AtMost | None
+    precision: Precision
+    logprob_checks: AtMostOrNone
+    path: PathText | None
     text_field: str
     label_field: str | None
     question_field: str
-
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
 
 
 @dataclass(frozen=True)
 class TeachSettings:
     """Of a `share` of the problems (by a hash) the teacher corrects the wrong attempts."""
 
-    seed: int
-    share: float
-    max_edit_ratio: float
-    part_size: int
+    seed: Seed
+    share: PositiveShare
+    max_edit_ratio: NonNegativeFloat
+    part_size: PositiveInt
 
 
 @dataclass(frozen=True)
 class Mixture:
     """Rows of each kind per rewriting row in the training of the GRM."""
 
-    copy: float
-    locate: float
+    copy: NonNegativeFloat
+    locate: NonNegativeFloat
 
 
 @dataclass(frozen=True)
@@ -133,21 +144,14 @@ class GrmSettings(FitSettings):
     trained on for `later_steps` in each round after the first, or kept where that is None. Above a
     `label_weight` of 0 it also learns to say of an attempt's tokens whether to keep them."""
 
-    model: str | None
+    model: PathText | None
     lora: LoraSettings | None
     mixture: Mixture
-    rows_together: int
-    later_steps: int | None
-    label_weight: float
-    val_share: float
-    max_completion_length: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.later_steps is not None and self.later_steps < 1:
-            raise ValueError(f"later_steps is {self.later_steps}, at least 1 is needed")
-        if self.label_weight < 0:
-            raise ValueError(f"label_weight is {self.label_weight}, a weight is not below 0")
+    rows_together: PositiveInt
+    later_steps: PositiveInt | None
+    label_weight: NonNegativeFloat
+    val_share: ShareBelowOne
+    max_completion_length: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -156,25 +160,22 @@ class ScoreSettings:
     `labels` a token's probability is that of its label (see `ablations.labels`), not its
     likelihood."""
 
-    seed: int
+    seed: Seed
     rewrite: bool
     labels: bool
-    max_edit_ratio: float
-    max_completion_length: int
-    part_size: int
-    precision: str
-    max_length: int = 2048
-
-    def __post_init__(self) -> None:
-        check_precision(self.precision)
+    max_edit_ratio: NonNegativeFloat
+    max_completion_length: PositiveInt
+    part_size: PositiveInt
+    precision: Precision
+    max_length: PositiveInt = 2048
 
 
 @dataclass(frozen=True)
 class EditWeights:
     """Imitation weights of tokens of a correction: inserted or substituted, and kept."""
 
-    edited: float
-    kept: float
+    edited: NonNegativeFloat
+    kept: NonNegativeFloat
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,9 @@ class PolicySettings(FitSettings):
     rows: dict[str, Any]
     edit_weights: EditWeights
     keep_uncorrected: bool
-    max_right_per_problem: int | None
-    max_completion_length: int
-    ratio_tolerance: float | None
+    max_right_per_problem: NonNegativeInt | None
+    max_completion_length: PositiveInt
+    ratio_tolerance: NonNegativeFloat | None
     score_corrections: bool
     teacher_corrections_only: bool
     one_schedule: bool
@@ -210,29 +211,26 @@ class EvaluateSettings:
     happens to problems that were trained on.
     """
 
-    seed: int
-    model: str | None
-    attempts: str | list[str] | None
-    against: str | list[str] | None
+    seed: Seed
+    model: PathText | None
+    attempts: PathText | list[PathText] | None
+    against: PathText | list[PathText] | None
     tasks: dict[str, Any] | None
-    split: str
-    num_problems: int | None
-    num_samples: int
-    num_fewshot: int
+    split: Split
+    num_problems: AtMost | None
+    num_samples: NonNegativeInt
+    num_fewshot: NonNegativeInt
     modes: list[Literal["strict", "flexible", "authors"]]
     overlap: Literal["refuse", "drop", "allow"]
-    temperature: float
-    top_p: float
-    max_completion_length: int
-    part_size: int
-    precision: str
+    temperature: Temperature
+    top_p: TopP
+    max_completion_length: PositiveInt
+    part_size: PositiveInt
+    precision: Precision
     text_field: str
     question_field: str
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
-        if self.num_fewshot < 0:
-            raise ValueError(f"num_fewshot is {self.num_fewshot}, at least 0 is needed")
         if self.model is not None and self.attempts is not None:
             raise ValueError("model and attempts: one of them is judged, name the other in against")
 
@@ -244,7 +242,7 @@ class ReportSettings:
     attempts at most."""
 
     compare: dict[str, dict[str, Any]] | None
-    page_pairs: int
+    page_pairs: PositiveInt
     each_round: bool
 
 
@@ -258,11 +256,11 @@ class ExportSettings:
     attempt at one problem.
     """
 
-    what: str
-    path: str | None
+    what: Literal["policy", "grm", "pairs", "scores"]
+    path: PathText | None
     merge: bool
-    dtype: str | None
-    format: str
+    dtype: Dtype | None
+    format: Literal["jsonl", "parquet"]
     conversational: bool | None
     right_and_wrong: bool
 
@@ -297,18 +295,16 @@ class RunSettings:
     paths: PathSettings
     security: SecuritySettings
     prune: PruneSettings
-    seed: int
-    stage: str
-    rounds: int
+    seed: Seed
+    stage: StageName
+    rounds: PositiveInt
     resume: Literal["auto", "required", "never", "weights"]
-    ckpt_path: str | None
+    ckpt_path: PathText | None
     run_name: str | None
     tags: list[str]
     optimized_metric: str
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"rounds is {self.rounds}, at least 1 is needed")
         if self.score.labels and not self.grm.label_weight:
             raise ValueError("score.labels: the GRM learns no labels; set grm.label_weight=1")
 

@@ -14,11 +14,12 @@ import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlmec.settings import ranges
 from rlmec.settings.sources import VERSIONED, module_file
 
 _PLAIN: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -36,7 +37,8 @@ class SignatureError(ValueError):
 class Signature:
     """What a target may be called with.
 
-    `hints` maps each parameter to its type (Any where the type is not a plain one). `required`
+    `hints` maps each parameter to its type (Any where the type is neither a plain one nor one of
+    `ranges`). `required`
     names the parameters without a default, `by_name` those of them that can be given by name only.
     An `open` signature takes any other name too. `defaults` holds the defaults that are plain
     values; they are read from source, so a library's are not among them.
@@ -81,23 +83,27 @@ def _imported(target: str, allowed: Sequence[str]) -> Signature:
     return Signature(hints, required, any(p.kind is p.VAR_KEYWORD for p in given))
 
 
-def _from_text(annotation: str) -> Any:
+def _from_text(annotation: str, names: Mapping[str, Any] = _PLAIN) -> Any:
     try:
-        return _from_syntax(ast.parse(annotation.strip("'\""), mode="eval").body)
+        return _from_syntax(ast.parse(annotation.strip("'\""), mode="eval").body, names)
     except SyntaxError:
         return Any
 
 
-def _from_syntax(node: ast.expr | None) -> Any:
-    """A type annotation with everything that is not a plain type replaced by Any."""
+def _from_syntax(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
+    """A type annotation with everything that is not in `names` replaced by Any."""
     if isinstance(node, ast.Constant):
-        return _from_text(node.value) if isinstance(node.value, str) else type(None)
+        return _from_text(node.value, names) if isinstance(node.value, str) else type(None)
     if isinstance(node, ast.Name):
-        return _PLAIN.get(node.id, Any)
+        return names.get(node.id, Any)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _UNION[_from_syntax(node.left), _from_syntax(node.right)]
+        return _UNION[_from_syntax(node.left, names), _from_syntax(node.right, names)]
     if not isinstance(node, ast.Subscript):
         return Any
+    return _subscripted(node, names)
+
+
+def _subscripted(node: ast.Subscript, names: Mapping[str, Any]) -> Any:
     name = ast.unparse(node.value).rpartition(".")[2]
     inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if name == "Literal":
@@ -105,7 +111,7 @@ def _from_syntax(node: ast.expr | None) -> Any:
             return typing.Literal[tuple(ast.literal_eval(i) for i in inner)]
         except (ValueError, TypeError):  # no plain values
             return Any
-    hints = tuple(... if _is_ellipsis(i) else _from_syntax(i) for i in inner)
+    hints = tuple(... if _is_ellipsis(i) else _from_syntax(i, names) for i in inner)
     if name in ("Optional", "Union"):
         return _UNION[(*hints, type(None))] if name == "Optional" else _UNION[hints]
     return _GENERIC[name][hints] if name in _GENERIC else Any
@@ -116,15 +122,26 @@ def _is_ellipsis(node: ast.expr) -> bool:
 
 
 def _from_source(target: str, allowed: Sequence[str], follow: bool) -> Signature:
-    module, _, definition = _definition(target, allowed, follow)
+    module, tree, definition = _definition(target, allowed, follow)
+    names = _PLAIN | _imported_ranges(tree)
     if isinstance(definition, ast.ClassDef):
-        return _of_class(module, definition, allowed)
-    return _of_function(definition, skip_first=False)
+        return _of_class(module, definition, allowed, names)
+    return _of_function(definition, names, skip_first=False)
 
 
-def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str, Path, Any]:
-    """Module, file and syntax of the class or function of a dotted name; `follow` goes through
-    imports."""
+def _imported_ranges(tree: ast.Module) -> dict[str, Any]:
+    """The types of `ranges` that a module imports, by the names that it uses."""
+    return {
+        alias.asname or alias.name: getattr(ranges, alias.name, Any)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == ranges.__name__
+        for alias in node.names
+    }
+
+
+def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str, ast.Module, Any]:
+    """Name and syntax of the module, and syntax of the class or function, of a dotted name;
+    `follow` goes through imports."""
     if (found := module_file(target)) is None:
         raise SignatureError(f"there is no module for {target!r}")
     module, path, names = found
@@ -138,7 +155,7 @@ def _definition(target: str, allowed: Sequence[str], follow: bool) -> tuple[str,
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             if node.name == names[0]:
-                return module, path, node
+                return module, tree, node
             defined.append(node.name)
         if isinstance(node, ast.ImportFrom) and (
             home := _import_home(node, names[0], module, path)
@@ -172,10 +189,12 @@ def _import_home(node: ast.ImportFrom, name: str, module: str, path: Path) -> st
     return None
 
 
-def _of_class(module: str, node: ast.ClassDef, allowed: Sequence[str]) -> Signature:
+def _of_class(
+    module: str, node: ast.ClassDef, allowed: Sequence[str], names: Mapping[str, Any]
+) -> Signature:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _of_function(item, skip_first=True)
+            return _of_function(item, names, skip_first=True)
     hints: dict[str, Any] = {}
     required: list[str] = []
     defaults: dict[str, Any] = {}
@@ -198,7 +217,7 @@ def _of_class(module: str, node: ast.ClassDef, allowed: Sequence[str]) -> Signat
         for item in node.body:
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                 name = item.target.id
-                hints[name] = _from_syntax(item.annotation)
+                hints[name] = _from_syntax(item.annotation, names)
                 required = [r for r in required if r != name]
                 defaults.pop(name, None)
                 if item.value is None:
@@ -208,12 +227,12 @@ def _of_class(module: str, node: ast.ClassDef, allowed: Sequence[str]) -> Signat
     return Signature(hints, tuple(required), is_open, defaults)
 
 
-def _of_function(node: ast.FunctionDef, skip_first: bool) -> Signature:
+def _of_function(node: ast.FunctionDef, names: Mapping[str, Any], *, skip_first: bool) -> Signature:
     a = node.args
     positional = [*a.posonlyargs, *a.args][1 if skip_first else 0 :]
     count = len(positional) - len(a.defaults)
 
-    hints = {p.arg: _from_syntax(p.annotation) for p in [*positional, *a.kwonlyargs]}
+    hints = {p.arg: _from_syntax(p.annotation, names) for p in [*positional, *a.kwonlyargs]}
     given = {p.arg: value for p, value in zip(positional[count:], a.defaults, strict=True)}
     by_name = []
     for parameter, value in zip(a.kwonlyargs, a.kw_defaults, strict=True):

@@ -15,7 +15,6 @@ from typing import Any
 from rlmec.data.pairs import PairTable
 from rlmec.export.model_card import model_card
 from rlmec.export.model_folder import (
-    DTYPES,
     check_target,
     export_model,
     write_folder,
@@ -51,13 +50,6 @@ def last_stage(settings: RunSettings) -> str:
 def check_export(settings: RunSettings) -> None:
     """Raises an error for what cannot be written, before anything is made for it."""
     s = settings.export
-    for key, value, known in (
-        ("what", s.what, LAST),
-        ("format", s.format, WRITERS),
-        ("dtype", s.dtype or DTYPES[0], DTYPES),
-    ):
-        if value not in known:
-            raise ConfigurationError(f"export.{key}: {value!r} is none of {', '.join(known)}")
     if s.path is None:
         raise ConfigurationError("export.path: name the folder to write")
     check_target(Path(s.path))

@@ -20,6 +20,7 @@ from typing import Literal
 
 from rlmec.answers.final_answer import final_answer, judge_number
 from rlmec.records import Problem, Verdict
+from rlmec.settings.ranges import NonNegativeInt, Operation, PositiveInt, Seed, Share
 from rlmec.tasks import arithmetic_oracle
 from rlmec.tasks.arithmetic_text import (
     DAYS,
@@ -66,18 +67,18 @@ class ArithmeticTask:
 
     def __init__(
         self,
-        seed: int = 1,
-        train: int = 1500,
-        dev: int = 300,
-        test: int = 1500,
-        min_steps: int = 2,
-        max_steps: int = 3,
-        digits: int = 2,
-        max_operand: int = 20,
-        phrasings: int = 4,
-        operations: Sequence[str] = ("add", "subtract", "multiply"),
+        seed: Seed = 1,
+        train: NonNegativeInt = 1500,
+        dev: NonNegativeInt = 300,
+        test: NonNegativeInt = 1500,
+        min_steps: PositiveInt = 2,
+        max_steps: PositiveInt = 3,
+        digits: PositiveInt = 2,
+        max_operand: PositiveInt = 20,
+        phrasings: PositiveInt = 4,
+        operations: Sequence[Operation] = ("add", "subtract", "multiply"),
         references: Literal["steps", "terse"] = "steps",
-        reference_share: float = 1.0,
+        reference_share: Share = 1.0,
     ) -> None:
         self.seed = seed
         self.sizes = {"train": train, "dev": dev, "test": test}

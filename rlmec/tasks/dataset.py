@@ -27,6 +27,7 @@ from rlmec.answers.normal_form import normal_text
 from rlmec.answers.numbers import parse_number
 from rlmec.answers.options import judge_option, options_of, read_option, with_options
 from rlmec.records import Problem, Verdict
+from rlmec.settings.ranges import PathText, PositiveFloat, ShareBelowOne
 from rlmec.tasks.math import judge_mathematics
 from rlmec.tasks.problem_tables import (
     ProblemTables,
@@ -77,7 +78,10 @@ class DatasetTask(TableTask):
 
     def __init__(
         self,
-        path: str | Sequence[str] | Mapping[str, str | Sequence[str] | None] | None = None,
+        path: PathText
+        | Sequence[PathText]
+        | Mapping[str, PathText | Sequence[PathText] | None]
+        | None = None,
         hub: str | None = None,
         hub_config: str | None = None,
         hub_revision: str | None = None,
@@ -89,10 +93,10 @@ class DatasetTask(TableTask):
         id_field: str | None = None,
         kind_field: str | None = None,
         answers: Literal["auto", "number", "mathematics", "options", "text"] = "auto",
-        dev_share: float = 0.1,
-        test_share: float = 0.2,
-        time_limit: float = 0.5,
-        memory_limit: float = 1.0,
+        dev_share: ShareBelowOne = 0.1,
+        test_share: ShareBelowOne = 0.2,
+        time_limit: PositiveFloat = 0.5,
+        memory_limit: PositiveFloat = 1.0,
     ) -> None:
         if bool(path) == bool(hub):
             raise ValueError(

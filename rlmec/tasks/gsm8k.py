@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from rlmec.answers.final_answer import final_answer, judge_number
 from rlmec.answers.numbers import parse_number
 from rlmec.records import Problem, Verdict
+from rlmec.settings.ranges import PathText, ShareBelowOne
 from rlmec.tasks.problem_tables import (
     ProblemTables,
     TableTask,
@@ -44,12 +45,12 @@ class Gsm8kTask(TableTask):
 
     def __init__(
         self,
-        path: str | Mapping[str, str | None] | None = None,
+        path: PathText | Mapping[str, PathText | None] | None = None,
         hub: str = "openai/gsm8k",
         hub_config: str = "main",
         hub_revision: str | None = None,
-        dev_share: float = 0.05,
-        test_share: float = 0.2,
+        dev_share: ShareBelowOne = 0.05,
+        test_share: ShareBelowOne = 0.2,
         calculator_marks: bool = False,
     ) -> None:
         self.calculator_marks = calculator_marks

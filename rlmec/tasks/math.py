@@ -18,6 +18,7 @@ from rlmec.answers.final_answer import final_answer
 from rlmec.answers.math_verifier import Verifier
 from rlmec.answers.mathematics import at_a_glance, mathematics
 from rlmec.records import Problem, Verdict
+from rlmec.settings.ranges import PathText, PositiveFloat, ShareBelowOne
 from rlmec.tasks.problem_tables import (
     ProblemTables,
     TableTask,
@@ -56,16 +57,16 @@ class MathTask(TableTask):
 
     def __init__(
         self,
-        path: str | Mapping[str, str | None] | None = None,
+        path: PathText | Mapping[str, PathText | None] | None = None,
         hub: str = "EleutherAI/hendrycks_math",
         hub_configs: Sequence[str] | None = SUBJECTS,
         hub_revision: str | None = None,
         hub_splits: Mapping[str, str | None] | None = None,
-        dev_share: float = 0.05,
-        test_share: float = 0.2,
+        dev_share: ShareBelowOne = 0.05,
+        test_share: ShareBelowOne = 0.2,
         kind: Literal["type", "level"] = "type",
-        time_limit: float = 0.5,
-        memory_limit: float = 1.0,
+        time_limit: PositiveFloat = 0.5,
+        memory_limit: PositiveFloat = 1.0,
     ) -> None:
         self.kind = kind
         self.verifier = Verifier(time_limit, memory_limit)

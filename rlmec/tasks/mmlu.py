@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from rlmec.answers.options import LETTERS, judge_option, with_options
 from rlmec.records import Problem, Verdict
+from rlmec.settings.ranges import PathText
 from rlmec.tasks.problem_tables import (
     ProblemTables,
     TableTask,
@@ -45,7 +46,7 @@ class MmluTask(TableTask):
 
     def __init__(
         self,
-        path: str | Mapping[str, str | None] | None = None,
+        path: PathText | Mapping[str, PathText | None] | None = None,
         hub: str = "cais/mmlu",
         hub_revision: str | None = None,
         subjects: Sequence[str] = MATHEMATICS,

@@ -18,6 +18,7 @@ from rlmec.answers.options import (
     with_options,
 )
 from rlmec.records import Problem, Verdict
+from rlmec.settings.ranges import PathText, ShareBelowOne
 from rlmec.tasks.problem_tables import (
     ProblemTables,
     TableTask,
@@ -53,13 +54,13 @@ class OptionTask(TableTask):
     def __init__(
         self,
         name: str,
-        path: str | Mapping[str, str | None] | None = None,
+        path: PathText | Mapping[str, PathText | None] | None = None,
         hub: str | None = None,
         hub_config: str | None = None,
         hub_revision: str | None = None,
         hub_splits: Mapping[str, str | None] | None = None,
-        dev_share: float = 0.05,
-        test_share: float = 0.2,
+        dev_share: ShareBelowOne = 0.05,
+        test_share: ShareBelowOne = 0.2,
     ) -> None:
         self.name = name
         if path:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from rlmec.answers.final_answer import judge_number
 from rlmec.answers.numbers import parse_number
 from rlmec.records import Problem, Verdict
+from rlmec.settings.ranges import PathText, ShareBelowOne
 from rlmec.tasks.problem_tables import (
     ProblemTables,
     TableTask,
@@ -39,12 +40,12 @@ class SvampTask(TableTask):
 
     def __init__(
         self,
-        path: str | Mapping[str, str | None] | None = None,
+        path: PathText | Mapping[str, PathText | None] | None = None,
         hub: str = "ChilleD/SVAMP",
         hub_config: str | None = None,
         hub_revision: str | None = None,
-        dev_share: float = 0.05,
-        test_share: float = 0.2,
+        dev_share: ShareBelowOne = 0.05,
+        test_share: ShareBelowOne = 0.2,
     ) -> None:
         splits = {"train": "train", "test": "test"}
         tables = file_tables(path) if path else hub_tables(hub, hub_config, hub_revision, splits)

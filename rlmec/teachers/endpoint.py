@@ -19,6 +19,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rlmec.runtime import signals
+from rlmec.settings.ranges import (
+    Budgeted,
+    BudgetedCost,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PathText,
+    PositiveFloat,
+    PositiveInt,
+    Temperature,
+)
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
 from rlmec.teachers.budget import Budget, Hold, Ledger, OverBudget, Tokens
 from rlmec.teachers.server_calls import (
@@ -56,22 +66,22 @@ class EndpointTeacher:
         base_url: str,
         prompts: StepPrompts,
         api_key_env: str | None,
-        temperature: float | None = 0.0,
-        max_completion_length: int = 1024,
+        temperature: Temperature | None = 0.0,
+        max_completion_length: PositiveInt = 1024,
         limit_field: str = "max_tokens",
-        num_proposals: int = 1,
+        num_proposals: PositiveInt = 1,
         options: dict[str, Any] | None = None,
-        max_tokens_total: int | None = None,
-        max_cost: float | None = None,
-        price_per_million_input: float | None = None,
-        price_per_million_output: float | None = None,
-        cache: str | None = None,
-        max_concurrency: int = 8,
-        max_retries: int = 6,
-        max_failures: int = 10,
-        timeout: float = 120.0,
-        backoff: float = 1.0,
-        max_wait: float = 60.0,
+        max_tokens_total: Budgeted | None = None,
+        max_cost: BudgetedCost | None = None,
+        price_per_million_input: NonNegativeFloat | None = None,
+        price_per_million_output: NonNegativeFloat | None = None,
+        cache: PathText | None = None,
+        max_concurrency: PositiveInt = 8,
+        max_retries: NonNegativeInt = 6,
+        max_failures: PositiveInt = 10,
+        timeout: PositiveFloat = 120.0,
+        backoff: NonNegativeFloat = 1.0,
+        max_wait: NonNegativeFloat = 60.0,
         task: Any = None,
     ) -> None:
         del task

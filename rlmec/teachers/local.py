@@ -22,6 +22,7 @@ from rlmec.lm.loading import context_length, end_ids, load_network
 from rlmec.lm.tokenizers import codec, load_tokenizer
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
+from rlmec.settings.ranges import Attention, PathText, PositiveInt, Seed, Temperature, TopP
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
 from rlmec.teachers.steps import StepPrompts, lines_of, located_step, rewritten
 
@@ -37,16 +38,16 @@ class LocalTeacher:
 
     def __init__(
         self,
-        path: str,
+        path: PathText,
         prompts: StepPrompts,
         revision: str | None = None,
-        attention: str = "sdpa",
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        max_completion_length: int = 1024,
-        num_proposals: int = 1,
-        seed: int = 1,
-        batch_size: int = 32,
+        attention: Attention = "sdpa",
+        temperature: Temperature = 0.0,
+        top_p: TopP = 1.0,
+        max_completion_length: PositiveInt = 1024,
+        num_proposals: PositiveInt = 1,
+        seed: Seed = 1,
+        batch_size: PositiveInt = 32,
         device: str = "auto",
         task: Any = None,
     ) -> None:

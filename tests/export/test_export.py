@@ -215,9 +215,9 @@ def test_an_export_that_fails_leaves_the_earlier_one(chain, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("export.what=policies", "export.what: 'policies' is none of policy, grm, pairs, scores"),
-        ("export.format=csv", "export.format: 'csv' is none of jsonl, parquet"),
-        ("export.dtype=int8", "export.dtype: 'int8' is none of float32"),
+        ("export.what=policies", "export.what: expected one of policy, grm, pairs, scores"),
+        ("export.format=csv", "export.format: expected one of jsonl, parquet"),
+        ("export.dtype=int8", "export.dtype: expected one of float32"),
         ("export.path=null", "export.path: name the folder to write"),
     ],
 )

@@ -92,7 +92,7 @@ def unknown_task(tmp):
 
 
 def no_steps(tmp):
-    return Case(["policy.steps=0"], ["policy: steps is 0, at least 1 is needed"])
+    return Case(["policy.steps=0"], ["policy.steps is 0: at least 1 is needed"])
 
 
 def misspelt_key(tmp):
