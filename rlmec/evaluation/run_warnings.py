@@ -26,8 +26,11 @@ REASONS = {
 _TEACHER_SETTINGS = {
     "unchanged": "teacher",
     "not_right": "teacher",
-    "clipped": "sample.max_completion_length",
+    "clipped": "teacher.max_completion_length",
 }
+
+MANY_CUT = 0.05
+"""The share of completions cut at the length limit from which figures and targets are distorted."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def diagnose(stage: str, metrics: Metrics, curve: Curve = ()) -> list[NamedWarni
         "teach": lambda: of_corrections(metrics, "teach"),
         "score": lambda: of_corrections(metrics, "score") + of_copying(metrics),
         "policy": lambda: of_rewards(metrics) + of_training(curve) + of_validation(metrics),
+        "evaluate": lambda: of_lengths(metrics),
     }
     return checks[stage]() if stage in checks else []
 
@@ -90,12 +94,17 @@ def of_samples(metrics: Metrics) -> list[NamedWarning]:
 
 
 def of_corrections(metrics: Metrics, stage: str) -> list[NamedWarning]:
-    """Warn if more than half of the corrections of a stage (`teach` or `score`) are rejected."""
+    """Warn if more than half of a stage's corrections are rejected, or if many were cut off.
+
+    The stage is `teach` or `score`.
+    """
     rejected = {why: metrics.get(f"{stage}/{why}", 0) for why in REASONS}
     count = sum(rejected.values())
     total = count + metrics.get(f"{stage}/accepted", 0)
-    if not total or 2 * count <= total:
+    if not total:
         return []
+    if 2 * count <= total:
+        return _cut_corrections(rejected["clipped"], total, stage)
 
     worst = max(rejected, key=lambda why: rejected[why])
     words, setting = REASONS[worst]
@@ -104,6 +113,29 @@ def of_corrections(metrics: Metrics, stage: str) -> list[NamedWarning]:
     setting = setting.format(stage=stage)
     text = f"{count} of {total} corrections are rejected, {rejected[worst]} because {words}"
     return [NamedWarning("corrections_rejected", text, setting)]
+
+
+def _cut_corrections(cut: int, total: int, stage: str) -> list[NamedWarning]:
+    if cut < MANY_CUT * total:
+        return []
+    words, setting = REASONS["clipped"]
+    setting = _TEACHER_SETTINGS["clipped"] if stage == "teach" else setting.format(stage=stage)
+    text = f"{cut} of {total} corrections are rejected because {words}; raise the limit"
+    return [NamedWarning("corrections_clipped", text, setting)]
+
+
+def of_lengths(metrics: Metrics) -> list[NamedWarning]:
+    """Warn of evaluations in which many completions were cut, whatever the task."""
+    out = []
+    for key, share in metrics.items():
+        if key.startswith("eval/") and key.endswith("/clipped_rate") and share >= MANY_CUT:
+            task = key.removeprefix("eval/").removesuffix("/clipped_rate")
+            text = (
+                f"{share:.1%} of the completions at {task} were cut at the length limit and count "
+                "as wrong, so the accuracy is that of the limit; raise it"
+            )
+            out.append(NamedWarning("evaluation_clipped", text, "evaluate.max_completion_length"))
+    return out
 
 
 def of_copying(metrics: Metrics) -> list[NamedWarning]:

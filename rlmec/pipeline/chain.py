@@ -349,6 +349,7 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
 def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
     """Records the stage in the summary and says what came out."""
     run = stage.run
+    warnings = warnings_of(artifact)
     entry = {
         "name": stage.name,
         "variant": stage.variant,
@@ -358,6 +359,7 @@ def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
         "rows": artifact.rows,
         "seconds": round(seconds, 2),
         "metrics": artifact.metrics,
+        "warnings": [str(warning) for warning in warnings],
     }
     run.stages.append(entry)
     run.write_summary()
@@ -365,7 +367,7 @@ def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
     how = f"made in {seconds:.1f} s" if made else "reused"
     shown = _headline(artifact.metrics)
     run.say(f"{stage.title}: {how}, {artifact.rows} rows{shown} [{artifact.fingerprint}]")
-    for warning in warnings_of(artifact) if made else ():
+    for warning in warnings if made else ():
         run.say(f"  warning: {warning}")
 
     if not made and run.ranks.rank == 0:
@@ -391,14 +393,15 @@ def curve_of(artifact: Artifact) -> list[dict[str, float]]:
 
 
 def warnings_of(artifact: Artifact) -> list[NamedWarning]:
-    """The warnings that an artifact's figures give; those of a later round name it.
+    """The warnings that an artifact's figures give.
 
-    Variants of a comparison differ on purpose, so they give none.
+    Those of a later round or of one of several judged models name it. The policies of a comparison
+    differ on purpose, so their training gives none.
     """
-    if artifact.manifest.get("variant"):
+    variant = artifact.manifest.get("variant")
+    if variant and artifact.stage != "evaluate":
         return []
     found = diagnose(artifact.stage, artifact.metrics, curve_of(artifact))
     number = artifact.manifest.get("settings", {}).get("round", 1)
-    if number == 1:
-        return found
-    return [replace(warning, text=f"round {number}: {warning.text}") for warning in found]
+    which = variant or (f"round {number}" if number > 1 else "")
+    return [replace(w, text=f"{which}: {w.text}") for w in found] if which else found

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlmec.evaluation.accuracy import Judged, paired_difference
+from rlmec.evaluation.run_warnings import of_lengths
 from rlmec.runtime.display import markdown_table
 
 INTERVAL = "95 % interval"
@@ -244,6 +245,15 @@ def accuracy_table(judged: Sequence[Judgement]) -> str:
     return markdown_table(head, rows)
 
 
+def warning_lines(judged: Sequence[Judgement]) -> list[str]:
+    """What to know before a judged model's accuracy is believed, one line each."""
+    return [
+        f"Warning, {j.model}: {warning}"
+        for j in judged
+        for warning in of_lengths({f"eval/{j.task}/clipped_rate": j.figures["clipped_rate"]})
+    ]
+
+
 def _accuracy_cells(judgement: Judgement, name: str) -> list[str]:
     low = judgement.figures.get(f"{name}_low")
     high = judgement.figures.get(f"{name}_high")
@@ -276,4 +286,5 @@ def plain(judged: Sequence[Judgement], found: Sequence[Comparison]) -> dict[str,
     return {
         "judgements": [{"task": j.task, "model": j.model, **j.figures} for j in judged],
         "comparisons": [asdict(c) for c in found],
+        "warnings": warning_lines(judged),
     }

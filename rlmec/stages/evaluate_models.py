@@ -29,6 +29,7 @@ from rlmec.report.tables import (
     comparison_table,
     comparisons,
     plain,
+    warning_lines,
 )
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import as_plain
@@ -104,6 +105,7 @@ def _judge_stored(run: Run, path: str, name: str, task_name: str | None) -> Judg
     run.ranks.share(lambda: write_per_problem(shown, outputs, problems, task))
     run.say(f"  {name}: per problem: {shown}")
 
+    judgement = Judgement(name, label, found, outputs)
     run.stages.append(
         {
             "name": "evaluate",
@@ -113,9 +115,10 @@ def _judge_stored(run: Run, path: str, name: str, task_name: str | None) -> Judg
             "rows": len(outputs),
             "seconds": 0.0,
             "metrics": {f"eval/{label}/{key}": value for key, value in found.items()},
+            "warnings": warning_lines([judgement]),
         }
     )
-    return Judgement(name, label, found, outputs)
+    return judgement
 
 
 def closing_tables(run: Run, judged: Sequence[Judgement]) -> None:
@@ -134,6 +137,7 @@ def _write(run: Run, judged: Sequence[Judgement]) -> None:
     text = accuracy_table(judged)
     if found:
         text += "\n" + comparison_table(found)
+    text += "".join(f"\n{line}\n" for line in warning_lines(judged))
     run.say("\n" + text)
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,15 @@ from rlmec.prompts import Codec
 from rlmec.records import Correction
 from rlmec.report.figures import accuracy_figure
 from rlmec.report.harness_results import harness_results
-from rlmec.report.tables import Judgement, Line, RoundLine, markdown, paired_p_value, rounds_table
+from rlmec.report.tables import (
+    Judgement,
+    Line,
+    RoundLine,
+    markdown,
+    paired_p_value,
+    rounds_table,
+    warning_lines,
+)
 from rlmec.settings.schema import as_plain
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.evaluate_models import judgement_of, panels_of
@@ -121,10 +129,11 @@ class ReportStage(Stage):
         notes = self._notes(parents)
         if len(rounds) > 1:
             notes.insert(0, rounds_table(rounds))
+        everything = [judgement for models in judged.values() for judgement in models]
+        notes += warning_lines(everything)
 
         atomic_write_text(work / "table.md", markdown(own, credit, notes, lines))
         atomic_write_json(work / "table.json", _plain_tables(own, lines, credit, rounds))
-        everything = [judgement for models in judged.values() for judgement in models]
         accuracy_figure(panels_of(everything), work / "accuracy.png")
 
         s = self.run.settings.evaluate

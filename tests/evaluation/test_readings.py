@@ -22,6 +22,7 @@ from rlmec.report.tables import (
     markdown,
     paired_p_value,
     plain,
+    warning_lines,
 )
 from rlmec.stages.evaluate_models import panels_of, short_names
 from rlmec.store.tables import write_table
@@ -195,6 +196,14 @@ def test_tables_of_models_and_pairs(task):
     assert stored["comparisons"][0]["p_value"] == 0.5
     assert stored["judgements"][1]["accuracy"] == 1.0
     json.dumps(stored)
+
+
+def test_a_model_whose_completions_were_cut_has_a_warning_under_the_tables(task):
+    whole, half = judgement(task, "whole", TEXTS), judgement(task, "half", TEXTS)
+    half.figures["clipped_rate"] = 0.5
+    (line,) = warning_lines([whole, half])
+    assert line.startswith("Warning, half: evaluation_clipped: 50.0% ")
+    assert plain([whole, half], [])["warnings"] == [line]
 
 
 def test_only_equal_problems_are_compared(task):

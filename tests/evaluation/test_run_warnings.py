@@ -8,6 +8,7 @@ import pytest
 from rlmec.evaluation.run_warnings import REASONS, diagnose, of_evaluations
 
 ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("warmup", "sample", "teach", "grm", "score", "policy", "evaluate", "report")
 SAMPLE = {"sample/accuracy": 0.57, "sample/clipped_rate": 0.01, "sample/duplicate_rate": 0.4}
 TEACH = {f"teach/{why}": 0 for why in REASONS} | {"teach/accepted": 2641, "teach/too_many_edits": 8}
 SCORE = {f"score/{why}": 0 for why in REASONS} | {"score/accepted": 403, "score/not_right": 243}
@@ -33,6 +34,7 @@ def names(found):
 
 
 def test_figures_in_good_order_warn_of_nothing():
+    assert diagnose("evaluate", {"eval/t/clipped_rate": 0.049, "eval/t/accuracy": 0.1}) == []
     assert diagnose("sample", SAMPLE) == []
     assert diagnose("teach", TEACH) == []
     assert diagnose("score", SCORE) == []
@@ -40,7 +42,7 @@ def test_figures_in_good_order_warn_of_nothing():
     assert of_evaluations(EVALUATED, EVALUATED | {"eval/t/pass@1": 0.7}, "t") == []
 
 
-@pytest.mark.parametrize("stage", ["warmup", "sample", "teach", "grm", "score", "policy", "report"])
+@pytest.mark.parametrize("stage", [*STAGES, "none"])
 def test_figures_that_are_not_there_warn_of_nothing(stage):
     assert diagnose(stage, {}) == []
     assert of_evaluations({}, {}, "t") == []
@@ -53,6 +55,9 @@ PROVOKED = [
     ("sample", SAMPLE | {"sample/duplicate_rate": 0.9}, "samples_alike"),
     ("teach", TEACH | {"teach/accepted": 7}, "corrections_rejected"),
     ("score", SCORE | {"score/accepted": 242}, "corrections_rejected"),
+    ("teach", TEACH | {"teach/clipped": 150}, "corrections_clipped"),
+    ("score", SCORE | {"score/clipped": 40}, "corrections_clipped"),
+    ("evaluate", {"eval/t/clipped_rate": 0.05, "eval/u/clipped_rate": 0.04}, "evaluation_clipped"),
     ("score", SCORE | {"grm/copied_share": 0.4}, "grm_does_not_copy"),
     ("policy", POLICY | {"policy/rewards/zero": 9000}, "rewards_all_zero"),
     ("policy", POLICY | {"policy/rewards/negative": 700}, "rewards_all_penalties"),

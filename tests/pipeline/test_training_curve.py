@@ -37,6 +37,13 @@ def test_a_variant_warns_of_nothing(tmp_path):
     assert warnings_of(artifact(tmp_path, metrics=bad, variant="other")) == []
 
 
+def test_every_judged_model_warns_under_its_name(tmp_path):
+    cut = {"metrics": {"eval/t/clipped_rate": 0.5}, "variant": "start"}
+    (found,) = warnings_of(Artifact("evaluate", "f", tmp_path, cut))
+    assert found.name == "evaluation_clipped"
+    assert found.text.startswith("start: 50.0% ")
+
+
 def test_a_warning_of_a_later_round_says_which(tmp_path):
     bad = {f"policy/rewards/{s}": n for s, n in (("positive", 0), ("negative", 9), ("zero", 9))}
     first = warnings_of(artifact(tmp_path, metrics=bad, settings={}))
