@@ -11,7 +11,7 @@ the vocabulary, so that each row of the head's gradient is written once, from al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -97,17 +97,20 @@ def head_nll(
     Few logits are computed at once, many part by part, forward and backward. If the head is a plain
     matrix, the parts are cut along the vocabulary. Otherwise (adapters, quantized weights) they are
     cut along the tokens, and each part goes through the head itself. Matrices are multiplied in the
-    dtype of autocast; all else is float32.
+    dtype of autocast, but the logits that matter most are computed in the weights' own (`_output`);
+    all else is float32.
     """
     count = len(targets)
     vocabulary = head.weight.shape[0]
+    device = hidden.device.type
+    mixed = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if mixed else hidden.dtype
+    is_plain = type(head) is nn.Linear
     if count * vocabulary <= DENSE_LOGITS:
-        return _dense_nll(head, hidden, targets, form)
+        exact = is_plain and dtype != torch.float32
+        return _dense_nll(_in_float32(head) if exact else head, hidden, targets, form)
 
-    if type(head) is nn.Linear:
-        device = hidden.device.type
-        mixed = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if mixed else hidden.dtype
+    if is_plain:
         return _VocabularyParts.apply(hidden, head.weight, head.bias, targets, form, dtype)
 
     part = max(1, count // PARTS, LEAST_PART // vocabulary)
@@ -139,6 +142,17 @@ def _recomputed_nll(
     return checkpoint(_dense_nll, head, hidden, targets, form, use_reentrant=False)
 
 
+def _in_float32(head: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The head as a float32 product of float32 copies, whatever autocast says."""
+
+    def output(states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            bias = None if head.bias is None else head.bias.float()
+            return F.linear(states.float(), head.weight.float(), bias)
+
+    return output
+
+
 def _dense_nll(
     head: Any, hidden: torch.Tensor, targets: torch.Tensor, form: HeadForm
 ) -> torch.Tensor:
@@ -165,7 +179,8 @@ class _VocabularyParts(torch.autograd.Function):
         sums = []
         states = hidden.to(dtype)
         for start, stop in _parts(len(states), len(weight)):
-            logits = form.logits(_output(states, weight, bias, start, stop))  # [N, part]
+            output = _output(hidden, states, weight, bias, targets, start, stop)  # [N, part]
+            logits = form.logits(output)
             sums.append(logits.logsumexp(-1))
             column, inside = _target_columns(targets, start, stop)
             target_logits += logits.gather(1, column)[:, 0] * inside
@@ -191,7 +206,7 @@ class _VocabularyParts(torch.autograd.Function):
         states = hidden.to(ctx.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for start, stop in _parts(len(states), len(weight)):
-                output = _output(states, weight, bias, start, stop)  # [N, part]
+                output = _output(hidden, states, weight, bias, targets, start, stop)  # [N, part]
                 of_output = _output_gradient(
                     ctx.form, output, targets, total, gradient, start, stop
                 )  # [N, part]
@@ -214,11 +229,35 @@ def _parts(count: int, vocabulary: int) -> Iterator[tuple[int, int]]:
 
 
 def _output(
-    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, start: int, stop: int
+    hidden: torch.Tensor,
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    start: int,
+    stop: int,
 ) -> torch.Tensor:
-    """The head's output for one part of the vocabulary: [N, stop - start]."""
-    part_bias = None if bias is None else bias[start:stop].to(states.dtype)
-    return F.linear(states, weight[start:stop].to(states.dtype), part_bias)
+    """The head's output for one part of the vocabulary: [N, stop - start].
+
+    `states` are the `hidden` states in the dtype in which matrices are multiplied. A product in
+    bfloat16 rounds an output near 20 by up to 0.06, and a log-prob by as much. Almost all of that
+    comes from few tokens: the target and the likeliest ones. So the outputs of the target and of
+    the likeliest token of the part are computed again in float32.
+    """
+    part_bias = None if bias is None else bias[start:stop]
+    if states.dtype == torch.float32:
+        return F.linear(states, weight[start:stop], part_bias)
+
+    rounded = None if part_bias is None else part_bias.to(states.dtype)
+    output = F.linear(states, weight[start:stop].to(states.dtype), rounded).float()
+    column, _ = _target_columns(targets, start, stop)
+    exact = torch.cat([column, output.argmax(-1, keepdim=True)], 1)  # [N, 2]
+    rows = weight[start:stop][exact].float()  # [N, 2, D]
+    with torch.autocast(hidden.device.type, enabled=False):
+        values = (rows @ hidden.float()[:, :, None])[:, :, 0]  # [N, 2]
+    if part_bias is not None:
+        values = values + part_bias[exact]
+    return output.scatter_(1, exact, values)
 
 
 def _target_columns(

@@ -17,25 +17,33 @@ from rlmec.method.objectives import ObjectiveSums, TokenBatch
 from rlmec.training.module import CompletionModule
 from rlmec.training.predict_parts import ScoringPart, Sealed
 
+QUANTILE = 10
+MAXIMUM = 50
+"""How much larger than its mean the 99 % quantile and the maximum of |log ratio| may be."""
+
 
 class PolicyModule(CompletionModule):
     """Used for the warm-up and for RLMEC training.
 
-    `ratio_tolerance` bounds |ratio - 1| at the first step, where the policy is still the one that
-    the old log-probs are from. None skips the check.
+    `ratio_tolerance` bounds the error of the ratio at the first step, where the policy is still the
+    one that the old log-probs are from: the mean of |log ratio| over the rewarded tokens. Its 99 %
+    quantile may be QUANTILE times, its maximum MAXIMUM times as large. None skips the check.
+    `ratio_error` holds the three figures after that step.
     """
 
     def __init__(self, network: Any, *, ratio_tolerance: float | None = None, **kwargs: Any):
         super().__init__(network, **kwargs)
         self.ratio_tolerance = ratio_tolerance
+        self.ratio_error: dict[str, float] = {}
+        self._first_gaps: list[torch.Tensor] = []
 
     def run_objective(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> ObjectiveSums:
-        """The objective's sums, after the check of the first step."""
-        self._check_first_ratios(batch, tokens)
+        """The objective's sums; at the first step the error of the ratio is measured as well."""
+        self._measure_first_ratios(batch, tokens)
         return super().run_objective(batch, tokens)
 
-    def _check_first_ratios(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> None:
-        """Raises RuntimeError at step 0 if the old log-probs are from another policy than this."""
+    def _measure_first_ratios(self, batch: dict[str, torch.Tensor], tokens: TokenBatch) -> None:
+        """Keeps |log ratio| of the rewarded tokens of a micro-batch of step 0."""
         if self.global_step or self.ratio_tolerance is None:
             return
         rewarded = tokens.token_rewards != 0  # [N]
@@ -50,18 +58,37 @@ class PolicyModule(CompletionModule):
             with torch.no_grad():
                 logprobs = self.token_batch(batch).logprobs
             self.net.train()
-        if not rewarded.any():
+        self._first_gaps.append((logprobs - tokens.old_logprobs)[rewarded].abs().cpu())
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raises RuntimeError at step 0 if the old log-probs are from another policy than this."""
+        gaps = torch.cat(self._first_gaps) if self._first_gaps else torch.empty(0)  # [N]
+        self._first_gaps = []
+        if self.ratio_tolerance is None or not len(gaps):
             return
 
-        ratio = (logprobs - tokens.old_logprobs)[rewarded].exp()
-        worst = float((ratio - 1).abs().max())
-        if not worst <= self.ratio_tolerance:  # also true for NaN
-            raise RuntimeError(
-                f"at step 0 the ratio of new to old probabilities is off by {worst:.2e} (at most "
-                f"{self.ratio_tolerance:.0e} expected): the scores were made with other weights, "
-                f"another precision, prompt or tokenizer than the policy has now; remake "
-                f"stage=score, or set policy.ratio_tolerance"
-            )
+        found = (float(gaps.mean()), float(gaps.quantile(0.99)), float(gaps.max()))
+        self.ratio_error = dict(zip(("mean", "p99", "max"), found, strict=True))
+        allowed = [self.ratio_tolerance * factor for factor in (1, QUANTILE, MAXIMUM)]
+        if all(gap <= bound for gap, bound in zip(found, allowed, strict=True)):  # not for NaN
+            return
+        shown = ", ".join(
+            f"{name} {gap:.2e} (at most {bound:.0e})"
+            for (name, gap), bound in zip(self.ratio_error.items(), allowed, strict=True)
+        )
+        raise RuntimeError(
+            f"at step 0 the new probabilities are not the old ones; |log ratio| over {len(gaps)} "
+            f"tokens: {shown}. The scores were made with other weights, another precision, prompt "
+            f"or tokenizer than the policy has now; remake stage=score, or set "
+            f"policy.ratio_tolerance"
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ratio_error"] = self.ratio_error
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.ratio_error = checkpoint.get("ratio_error", {})
 
     def step_metrics(self, sums: dict[str, float]) -> dict[str, float]:
         """The figures of every fit, and those of the objective (formulas: docs/metrics.md)."""

@@ -223,7 +223,7 @@ def test_scores_of_the_same_weights_pass_the_check(kind, dropout, tmp_path):
 @pytest.mark.parametrize("dropout", [False, True])
 def test_scores_of_other_weights_are_refused_with_the_cause(dropout, rows, tmp_path):
     other = network(seed=2, dropout=dropout)
-    with pytest.raises(RuntimeError, match=r"the scores were made with other weights.*stage=score"):
+    with pytest.raises(RuntimeError, match=r"The scores were made with other weights.*stage=score"):
         fitted(tmp_path, other, data_of(rows), ratio_tolerance=1e-4)
 
 
@@ -240,16 +240,16 @@ def test_one_old_logprob_off_by_a_hundredth_is_found_in_any_micro_batch(
         at = int(np.flatnonzero(rows[which].token_rewards)[-1])
         old[at] *= factor
         changed[which] = replace(rows[which], old_logprobs=old)
-        off = abs(float(np.expm1(rows[which].old_logprobs[at] - old[at])))
+        off = abs(float(rows[which].old_logprobs[at] - old[at]))
         assert off > 0.01
-        with pytest.raises(RuntimeError, match="off by") as raised:
+        with pytest.raises(RuntimeError, match="step 0") as raised:
             fitted(
                 tmp_path,
                 network(seed=1),
                 data_of(changed, accumulate=accumulate),
                 ratio_tolerance=1e-4,
             )
-        told = re.search(r"off by (\S+) \(at most 1e-04 ", str(raised.value))
+        told = re.search(r"max (\S+) \(at most 5e-03\)", str(raised.value))
         assert told is not None
         assert float(told[1]) == pytest.approx(off, rel=0.02)
 
@@ -266,6 +266,34 @@ def test_an_old_logprob_without_a_reward_is_not_looked_at(rows, tmp_path):
 def test_later_steps_are_free_to_differ(rows, tmp_path):
     module, _ = fitted(tmp_path, network(seed=1), data_of(rows), ratio_tolerance=1e-4)
     assert abs(float(module.trainer.callback_metrics["train/ratio/mean"]) - 1) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shift", "share", "refused"),
+    [
+        (9e-3, 1.0, False),  # every token within the bound of the mean
+        (2e-2, 1.0, True),
+        (8e-2, 0.05, False),  # few tokens far off: within 99 %, and the mean stays small
+        (2e-1, 0.04, True),  # too far for the quantile
+    ],
+)
+def test_the_error_is_judged_by_its_mean_and_its_quantile(shift, share, refused, rows, tmp_path):
+    """Hand-worked with the tolerance 0.01: mean at most 0.01, 99 % at most 0.1."""
+    rng = np.random.default_rng(0)
+    changed = [
+        replace(
+            row,
+            old_logprobs=row.old_logprobs + shift * (rng.random(len(row.old_logprobs)) < share),
+        )
+        for row in rows
+    ]
+    data = data_of(changed, steps=1, accumulate=3)
+    if refused:
+        with pytest.raises(RuntimeError, match="step 0"):
+            fitted(tmp_path, network(seed=1), data, ratio_tolerance=1e-2)
+    else:
+        module, _ = fitted(tmp_path, network(seed=1), data, ratio_tolerance=1e-2)
+        assert module.ratio_error["mean"] == pytest.approx(shift * share, rel=0.5)
 
 
 def test_without_a_tolerance_nothing_is_checked(rows, tmp_path):
