@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlmec.lm.loading import export_network
 from rlmec.store.atomic import atomic_folder, sync_below
 from rlmec.store.fingerprint import file_digest
 
@@ -70,9 +71,16 @@ def convert(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place: dict[str, Any] = {"gguf_file": file.name}
-    tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **place)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **place)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        file.parent, gguf_file=file.name, trust_remote_code=False
+    )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
     config = loaded.config
     del config.quantization_config
     config.name_or_path = ""
@@ -80,8 +88,7 @@ def convert(file: Path, folder: Path) -> None:
     network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     network.load_state_dict(loaded.state_dict())
     network.generation_config = loaded.generation_config
-    network.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    export_network(network, tokenizer, folder)
     for written in ("config.json", "generation_config.json"):
         _drop_version(folder / written)
 
