@@ -2,10 +2,13 @@
 
 In: templates, and a tokenizer as functions. Out: token ids. Pure.
 
-A template is text with fields in braces. A field of text is encoded together with the text around
-it. A field of ids (an attempt) is inserted as it is, so that the output of a model is never decoded
-and encoded again. The text of a special token is that token in a template and in the chat form, and
-plain text in a field.
+A template is text with fields in braces: {question}. `TEMPLATE_FIELDS` names the fields of each
+template. Braces around anything but an identifier are plain text, as in LaTeX. Doubled braces
+around an identifier become single ones: {{answer}} is the text {answer}.
+
+A field of text is encoded together with the text around it. A field of ids (an attempt) is inserted
+as it is, so that the output of a model is never decoded and encoded again. The text of a special
+token is that token in a template and in the chat form, and plain text in a field.
 
 The chat form wraps the rendered template as one user turn. Few-shot examples are the same template
 with their reference solutions as completions; in the chat form they are turns of their own.
@@ -13,17 +16,119 @@ with their reference solutions as completions; in the chat form they are turns o
 
 from __future__ import annotations
 
+import datetime
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlmec.records import Problem
+if TYPE_CHECKING:  # the settings import this module, and records would bring numpy along
+    from rlmec.records import Problem
 
-_FIELD = re.compile(r"\{(question|solution|answer|attempt)\}")
+DEFAULT_DATE = "2024-07-26"
+"""The date that chat templates show unless another one is given (ISO)."""
+
+_FIELD = re.compile(r"\{\{(?P<plain>[^\W\d]\w*)\}\}|\{(?P<field>[^\W\d]\w*)\}")
+# A backslash and the letter n, unless a LaTeX command begins with them.
+_WRITTEN_BREAK = re.compile(
+    r"\\n(?!(?:abla|atural|e|earrow|eg|eq|ewline|exists|geq|i|leq|mid|oindent|ot|otin|parallel|u|"
+    r"warrow)(?![a-z]))"
+)
 _HOLE = "\ue000"  # a private-use character, which is removed from fields of text
 _BETWEEN_EXAMPLES = "\n\n"
+
+
+class Fields(NamedTuple):
+    """The fields that a template must have, and those that it may have besides."""
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+TEMPLATE_FIELDS = {
+    "policy": Fields(("question",)),
+    "rewrite": Fields(("question", "attempt"), ("solution", "answer")),
+    "rewrite_answer_only": Fields(("question", "attempt"), ("answer",)),
+    "locate": Fields(("question", "attempt"), ("solution", "answer")),
+    "located": Fields(("step",)),
+}
+"""The fields of each template of `Templates`."""
+
+# Names in a chat template that have another meaning than a template argument, and the parameters
+# of transformers' `apply_chat_template`.
+TAKEN_ARGS = {"messages", "strftime_now", "raise_exception", "namespace", "rlmec_date"}
+TAKEN_ARGS |= {"conversation", "tools", "documents", "chat_template", "add_generation_prompt"}
+TAKEN_ARGS |= {"continue_final_message", "tokenize", "sanitize_control_tokens", "padding"}
+TAKEN_ARGS |= {"truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"}
+TAKEN_ARGS |= {"return_assistant_tokens_mask"}
+
+
+def pieces_of(template: str) -> Iterator[tuple[str, str]]:
+    """The literal texts of a template, each with the field that follows it ("" after the last)."""
+    text = ""
+    end = 0
+    for found in _FIELD.finditer(template):
+        text += template[end : found.start()]
+        end = found.end()
+        if found["field"]:
+            yield text, found["field"]
+            text = ""
+        else:
+            text += "{" + found["plain"] + "}"
+    yield text + template[end:], ""
+
+
+def filled(template: str, fields: Mapping[str, str]) -> str:
+    """A template as text, with its fields replaced by `fields`. Raises KeyError for another one."""
+    return "".join(text + (fields[name] if name else "") for text, name in pieces_of(template))
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise ValueError if a text holds a backslash and an n where a line break was meant."""
+    if _WRITTEN_BREAK.search(text):
+        raise ValueError(
+            f"{name} holds a backslash and the letter n, which are no line break: write it between "
+            """double quotes in a YAML file, or in the shell as $'KEY="first line\\nsecond line"'"""
+        )
+
+
+def check_template(name: str, template: str, fields: Fields) -> None:
+    """Raise ValueError if a template has an unknown field, lacks one, or fails `check_text`."""
+    check_text(name, template)
+    found = [field for _, field in pieces_of(template) if field]
+    known = [*fields.needed, *fields.optional]
+
+    for field in found:
+        if field not in known:
+            near = difflib.get_close_matches(field, known, 1, 0.5)
+            shown = near or known
+            raise ValueError(
+                f"{name} has the field {{{field}}}, which it cannot show; "
+                f"{'the nearest is' if near else 'there is'} {', '.join(f'{{{f}}}' for f in shown)}"
+                f" (write {{{{{field}}}}} for the text {{{field}}} itself)"
+            )
+    for field in fields.needed:
+        if field not in found:
+            raise ValueError(f"{name} lacks the field {{{field}}}: {template[:80]!r}")
+
+
+def check_chat_settings(date: str, template_args: Mapping[str, Any] | None) -> None:
+    """Raise ValueError if `date` is no ISO date or a name of `template_args` cannot be given."""
+    try:
+        is_date = str(datetime.date.fromisoformat(date)) == date
+    except ValueError:
+        is_date = False
+    if not is_date:
+        raise ValueError(f"date is {date!r}, which is no date: write it as {DEFAULT_DATE}")
+
+    for name in template_args or {}:
+        if name in TAKEN_ARGS or not str(name).isidentifier():
+            raise ValueError(
+                f"template_args.{name}: a chat template cannot get an argument of this name"
+            )
 
 
 @dataclass(frozen=True)
@@ -32,8 +137,9 @@ class Templates:
 
     `policy` asks for a solution. `rewrite` asks the GRM for a correction and shows the reference
     solution; `rewrite_answer_only` shows the answer instead, for problems without a solution.
-    `locate` asks for the first wrong line, and `located` (field {step}) is the answer to that.
-    `chat` wraps the prompts in the tokenizer's chat template, with the system message `system`.
+    `locate` asks for the first wrong line, and `located` is the answer to that. `chat` wraps the
+    prompts in the tokenizer's chat template, with the system message `system`. The chat template
+    gets `date` (ISO) for the day on which it is rendered, and `template_args` as variables.
     """
 
     policy: str
@@ -43,6 +149,8 @@ class Templates:
     located: str
     chat: bool = False
     system: str | None = None
+    date: str = DEFAULT_DATE
+    template_args: Mapping[str, Any] | None = None
 
     @property
     def digest(self) -> str:
@@ -58,7 +166,8 @@ class Codec:
       tokens. Both, and `decode`, are for text that continues other text.
     - `encode_start` is `encode_marked` for the start of a text, where some tokenizers add a space.
     - `encode_many` is `encode` for several texts at once, if the tokenizer can do that.
-    - `chat` turns (system, user, earlier turns of user and assistant) into text.
+    - `chat` turns (system, user, earlier turns of user and assistant) into text; its keywords are
+      `date` and `template_args` of `Templates`.
     - `prefix_ids` begin every sequence: a BOS token or nothing.
     - `end_ids` are all ids that end a completion. `end_id`, the first of them, ends what is written
       here: references, corrections, the answers that the GRM learns.
@@ -137,17 +246,21 @@ def labelled(text: str) -> str:
 class Prompts:
     """Templates with a tokenizer: the token ids of every prompt.
 
-    Raises ValueError if the templates want the chat form and the tokenizer has no chat template.
+    Raises ValueError if the templates want the chat form and the tokenizer has no chat template, or
+    one that refuses them.
     """
 
     templates: Templates
     codec: Codec
 
     def __post_init__(self) -> None:
-        if self.templates.chat and self.codec.chat is None:
+        if not self.templates.chat:
+            return
+        if self.codec.chat is None:
             raise ValueError(
                 "prompt.chat is set, but the tokenizer has no chat template: use prompt=plain"
             )
+        self._chat(self.codec.chat, "a", ())  # raises if the chat template refuses the settings
 
     def policy(self, problem: Problem, examples: Sequence[Problem] = ()) -> list[int]:
         """The prompt under which the policy is sampled, trained, scored and judged.
@@ -190,7 +303,7 @@ class Prompts:
 
     def located(self, step: int) -> list[int]:
         """The answer of the locating task, as the ids of a completion."""
-        return self.codec.completion(self.templates.located.replace("{step}", str(step)))
+        return self.codec.completion(filled(self.templates.located, {"step": str(step)}))
 
     def _ids(
         self,
@@ -211,7 +324,7 @@ class Prompts:
         ]
         text = self._filled(template, fields, holes)
         if self.templates.chat and self.codec.chat is not None:
-            text = self.codec.chat(self.templates.system, text, turns)
+            text = self._chat(self.codec.chat, text, turns)
         else:
             text = _BETWEEN_EXAMPLES.join([*("".join(turn) for turn in turns), text])
 
@@ -222,13 +335,26 @@ class Prompts:
             ids += [*hole, *(self.codec.encode_marked(piece) if piece else [])]
         return ids
 
+    def _chat(self, chat: Callable[..., str], user: str, earlier: Sequence[tuple[str, str]]) -> str:
+        t = self.templates
+        return chat(t.system, user, earlier, date=t.date, template_args=t.template_args)
+
     def _filled(
         self, template: str, fields: Mapping[str, str | list[int]], holes: list[list[int]]
     ) -> str:
-        """The text of a template, with a mark for each run of ids, which is appended to `holes`."""
+        """The text of a template, with a mark for each run of ids, which is appended to `holes`.
+
+        Raises ValueError for a field that is not among `fields`.
+        """
         text = ""
-        for i, part in enumerate(_FIELD.split(template)):
-            for piece in self._pieces(fields[part]) if i % 2 else [part]:
+        for literal, name in pieces_of(template):
+            text += literal
+            if name and name not in fields:
+                raise ValueError(
+                    f"the template {template[:80]!r} has the field {{{name}}}; this prompt has "
+                    f"{', '.join(f'{{{field}}}' for field in fields)}"
+                )
+            for piece in self._pieces(fields[name]) if name else ():
                 if isinstance(piece, str):
                     text += piece
                 else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from rlmec.prompts import TEMPLATE_FIELDS
 from rlmec.settings.check import check
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -44,7 +45,10 @@ def tree(**changes):
     function = {"_partial_": True}
     plain = {
         "task": arithmetic,
-        "prompt": {k: k for k in ("policy", "rewrite", "rewrite_answer_only", "locate", "located")},
+        "prompt": {
+            name: "".join(f"{{{field}}}" for field in fields.needed)
+            for name, fields in TEMPLATE_FIELDS.items()
+        },
         "model": {"shape": {"model_type": "llama", "hidden_size": 32}, "lora": {"r": 4}},
         "warmup": fit | {"target_accuracy": 0.7},
         "sample": {"num_generations": 2},

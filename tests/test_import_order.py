@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Who may import whom, lowest first: a package imports itself and what stands in the lines above it.
 ORDER = """
-records settings
-prompts method answers store
+records
+prompts
+settings
+method answers store
 data runtime
 lm tasks ablations
 teachers training evaluation export
@@ -261,7 +263,6 @@ PLANTED = [
     ("order", "training.policy_module", "from rlmec import stages"),
     ("order", "training.policy_module", "from .. import engines"),
     ("order", "method.rewards", "from rlmec.data.row import Row"),
-    ("order", "method.rewards", "from rlmec.prompts import Prompts"),
     ("order", "tasks.gsm8k", "from rlmec.lm.loading import load_network"),
     ("order", "training.policy_module", "from ..teachers import base"),
     ("order", "prompts", "from rlmec.store.atomic import sync"),

@@ -1,6 +1,8 @@
 """Prompts as ids: attempts verbatim, text with its surroundings, one prompt for every use."""
 
-from dataclasses import fields, replace
+import datetime
+import inspect
+from dataclasses import asdict, fields, replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,16 @@ from small_models import CHAT, PROBLEMS, TEMPLATES, chat_tokenizer, prompts, tok
 from rlmec.data.grm_rows import rewriting_row
 from rlmec.data.policy_rows import reference_rows
 from rlmec.lm.tokenizers import codec
-from rlmec.prompts import Prompts, labelled
+from rlmec.prompts import (
+    TAKEN_ARGS,
+    TEMPLATE_FIELDS,
+    Prompts,
+    check_template,
+    check_text,
+    filled,
+    labelled,
+)
+from rlmec.settings.schema import PromptSettings
 
 FIXED = settings(derandomize=True, deadline=None, max_examples=50)
 PROBLEM = PROBLEMS[3]
@@ -79,6 +90,96 @@ def test_the_mark_of_a_hole_in_a_question_opens_none():
     assert prompts().rewrite(problem, [5, 6]) == prompts().rewrite(
         replace(PROBLEM, question="ab"), [5, 6]
     )
+
+
+# --- fields ---
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{question}", "Q"),
+        (r"\boxed{} {question} {1} { question }", r"\boxed{} Q {1} { question }"),
+        (r"\boxed{{answer}}: {question}", r"\boxed{answer}: Q"),  # doubled: plain braces
+        (r"\frac{{1}}{{2}} {question}", r"\frac{{1}}{{2}} Q"),  # 1 is no identifier
+        ("{{question}}={question}{question}", "{question}=QQ"),
+    ],
+)
+def test_only_identifiers_in_braces_are_fields(template, text):
+    assert filled(template, {"question": "Q"}) == text
+    made = Prompts(replace(TEMPLATES, policy=template), prompts().codec)
+    assert made.policy(replace(PROBLEM, question="Q")) == made.codec.encode_start(text)
+
+
+NAMES = ["policy", "rewrite", "rewrite_answer_only", "locate", "located"]
+BAD_TEMPLATES = [
+    ("policy", "{qestion}", r"\{qestion\}.*\{question\}"),
+    ("policy", "{question} {solution}", r"\{solution\}"),  # a policy that is shown the solution
+    ("policy", "{question} {step}", r"\{step\}"),
+    ("policy", "Solve it.", r"\{question\}"),
+    ("policy", "{{question}}", r"\{question\}"),
+    ("policy", "{question}\\nAnswer:", "backslash"),
+    ("rewrite", "{question}{solution}", r"\{attempt\}"),
+    ("rewrite", "{solution}{attempt}", r"\{question\}"),
+    ("rewrite_answer_only", "{question}{attempt}{solution}", r"\{solution\}"),
+    ("locate", "{question}{attempts}", r"\{attempts\}.*\{attempt\}"),
+    ("located", "The step is [step].", r"\{step\}"),
+    ("located", "{step} of {question}", r"\{question\}"),
+]
+
+
+@pytest.mark.parametrize(("name", "template", "found"), BAD_TEMPLATES)
+def test_a_template_with_a_wrong_or_missing_field_is_refused(name, template, found):
+    with pytest.raises(ValueError, match=f"{name} .*{found}"):
+        check_template(name, template, TEMPLATE_FIELDS[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_template_has_fields_and_is_checked_as_a_setting(name):
+    assert set(TEMPLATE_FIELDS) == set(NAMES)
+    good = {field: getattr(TEMPLATES, field) for field in NAMES}
+    rest = {"chat": True, "system": None, "date": "2024-07-26", "template_args": None}
+    PromptSettings(**good, **rest)
+    with pytest.raises(ValueError, match=rf"{name} .*\{{nothing\}}"):
+        PromptSettings(**(good | {name: good[name] + "{nothing}"}), **rest)
+    with pytest.raises(ValueError, match=f"{name} lacks"):
+        PromptSettings(**(good | {name: "no field"}), **rest)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"date": "26 Jul 2024"}, "26 Jul 2024"),
+        ({"date": "20240726"}, "20240726"),
+        ({"date": "2024-02-30"}, "2024-02-30"),
+        ({"template_args": {"messages": []}}, "messages"),
+        ({"template_args": {"not a name": 1}}, "not a name"),
+        ({"template_args": {"enable_thinking": False}, "chat": False}, "chat"),
+        ({"system": "Be brief.\\nBe kind."}, "system .*backslash"),
+    ],
+)
+def test_a_wrong_date_argument_or_system_text_is_refused(change, found):
+    good = asdict(replace(TEMPLATES, chat=True, template_args={"enable_thinking": False}))
+    PromptSettings(**good)
+    with pytest.raises(ValueError, match=found):
+        PromptSettings(**(good | change))
+
+
+@pytest.mark.parametrize("text", [r"\neq", r"\nabla x", r"a\ne b", r"\not=", r"\nu", "a\nb"])
+def test_latex_that_begins_like_a_line_break_is_accepted(text):
+    check_text("policy", text)
+
+
+@pytest.mark.parametrize("text", [r"a\nb", r"\n", r"\nAnswer", r"\n\n", r"\nexplain", r"\nnote"])
+def test_a_written_line_break_is_refused(text):
+    with pytest.raises(ValueError, match="backslash"):
+        check_text("policy", text)
+
+
+def test_a_field_that_a_prompt_does_not_have_is_refused():
+    made = Prompts(replace(TEMPLATES, policy="{question}{qestion}"), prompts().codec)
+    with pytest.raises(ValueError, match="qestion"):
+        made.policy(PROBLEM)
 
 
 # --- special tokens in a user's text ---
@@ -207,6 +308,87 @@ def test_a_missing_chat_template_is_refused():
         Prompts(replace(TEMPLATES, chat=True), codec(tokenizer()))
 
 
+# --- chat templates that ask for more than the turns ---
+
+
+def chat_with(template, **settings):
+    """Prompts over a tokenizer with its own chat template."""
+    tok = chat_tokenizer()
+    tok.chat_template = template
+    return Prompts(replace(TEMPLATES, chat=True, **settings), codec(tok))
+
+
+DATED = (  # as Llama 3.2 writes it
+    "{%- if strftime_now is defined %}{%- set day = strftime_now('%d %b %Y') %}"
+    "{%- else %}{%- set day = '1 Jan 1900' %}{%- endif %}\n"
+    "{%- macro shown(format) %}{{ strftime_now(format) }}{% endmacro %}"
+    "Today: {{ day }} {{ shown('%B %-d, %Y') }} {{ strftime_now(\"%Y-%m-%d %H:%M 100%%\") }}\n"
+    + CHAT
+)
+
+
+@pytest.mark.parametrize(
+    ("date", "text"),
+    [
+        ("2024-07-26", "Today: 26 Jul 2024 July 26, 2024 2024-07-26 00:00 100%\n<|user|>"),
+        ("2031-02-03", "Today: 03 Feb 2031 February 3, 2031 2031-02-03 00:00 100%\n<|user|>"),
+    ],
+)
+def test_a_chat_template_shows_the_date_of_the_settings(date, text):
+    made = chat_with(DATED, date=date)
+    assert made.codec.decode(made.policy(PROBLEM)).startswith(text)
+
+
+@pytest.mark.parametrize("letter", "aAbBdeHIjmMSUwWyYp")
+def test_every_directive_is_that_of_strftime(letter):
+    for date in ("2024-07-06", "1999-12-31"):
+        made = chat_with(f"{{{{ strftime_now('x%{letter}%%{letter}y') }}}}" + CHAT, date=date)
+        day = datetime.datetime.fromisoformat(date)
+        shown = made.codec.decode(made.policy(PROBLEM)).partition("<|user|>")[0]
+        assert shown == day.strftime(f"x%{letter}%%{letter}y")
+
+
+def test_a_dated_template_keeps_its_own_spaces():
+    """Without a date it is rendered exactly as with one that shows nothing."""
+    for start in ("", " ", "\n", "\n\n  ", "  {% if true %}\n a{% endif %}"):
+        dated = chat_with(start + "{%- set unused = strftime_now('') %}" + CHAT)
+        plain = chat_with(start + "{%- set unused = '' %}" + CHAT)
+        assert dated.policy(PROBLEM) == plain.policy(PROBLEM)
+
+
+def test_template_arguments_reach_the_chat_template():
+    text = "{{ 'think' if enable_thinking | default(true) else 'answer' }}{{ effort }}" + CHAT
+    made = chat_with(text, template_args={"enable_thinking": False, "effort": "low"})
+    assert made.codec.decode(made.policy(PROBLEM)).startswith("answerlow<|user|>")
+    with pytest.raises(ValueError, match="enable_thinkng"):
+        chat_with(text, template_args={"enable_thinkng": False})
+
+
+@pytest.mark.parametrize("drawn", ["{{ ['a', 'b'] | random }}", "{{ lipsum(1) }}"])
+def test_a_chat_template_that_draws_at_random_is_refused(drawn):
+    with pytest.raises(ValueError, match=r"random|lipsum"):
+        chat_with(drawn + CHAT)
+
+
+def test_a_system_text_that_the_chat_template_refuses_ends_with_its_message():
+    text = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    )
+    chat_with(text + CHAT)
+    with pytest.raises(ValueError, match="no system role"):
+        chat_with(text + CHAT, system="Be brief.")
+
+
+def test_no_argument_of_the_library_can_be_given_as_one_of_the_template():
+    parameters = inspect.signature(chat_tokenizer().apply_chat_template).parameters
+    assert {name for name in parameters if name != "kwargs"} <= TAKEN_ARGS
+
+
+def test_the_digest_of_templates_counts_date_and_arguments():
+    others = [{"date": "2024-07-27"}, {"template_args": {"a": 1}}, {"template_args": {"a": 2}}]
+    assert len({TEMPLATES.digest, *(replace(TEMPLATES, **o).digest for o in others)}) == 4
+
+
 # --- codec and digest ---
 
 
@@ -231,7 +413,7 @@ def test_any_end_id_of_the_model_is_left_out_of_text_and_prompt():
 def test_every_field_changes_the_digest_of_the_templates():
     changed = {f.name: True if f.name == "chat" else "other" for f in fields(TEMPLATES)}
     digests = {replace(TEMPLATES, **{name: value}).digest for name, value in changed.items()}
-    assert len(digests | {TEMPLATES.digest}) == len(changed) + 1 == 8
+    assert len(digests | {TEMPLATES.digest}) == len(changed) + 1 == 10
     assert replace(TEMPLATES).digest == TEMPLATES.digest
 
 

@@ -6,13 +6,18 @@ In: a model directory, a hub name, or texts. Out: a Hugging Face tokenizer, and 
 
 from __future__ import annotations
 
+import datetime
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlmec.prompts import Codec
+from jinja2 import TemplateError
+
+from rlmec.prompts import DEFAULT_DATE, Codec
 
 Encode = Callable[[str], list[int]]
 Decode = Callable[[Any], str]
@@ -131,15 +136,6 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = (), *, turns: bool = False) -
         continue_many = encode_many
         continue_decode = decode
 
-    def chat(system: str | None, user: str, earlier: Sequence[tuple[str, str]] = ()) -> str:
-        turns = [{"role": "system", "content": system}] if system else []
-        for question, answer in earlier:
-            turns.append({"role": "user", "content": question})
-            turns.append({"role": "assistant", "content": answer})
-        return tokenizer.apply_chat_template(
-            [*turns, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
-        )
-
     answer_end = turn_end(tokenizer) if turns else None
     end = tokenizer.eos_token_id if answer_end is None else answer_end
 
@@ -158,7 +154,7 @@ def codec(tokenizer: Any, end_ids: Sequence[int] = (), *, turns: bool = False) -
         digest=tokenizer_digest(tokenizer),
         vocabulary_size=len(tokenizer),
         marks=tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
-        chat=chat if getattr(tokenizer, "chat_template", None) else None,
+        chat=_chat_of(tokenizer) if getattr(tokenizer, "chat_template", None) else None,
         encode_many=continue_many,
     )
 
@@ -168,8 +164,6 @@ def turn_end(tokenizer: Any) -> int | None:
 
     None if there is no template, or if it has no answers, or ends them with plain text or nothing.
     """
-    from jinja2 import TemplateError
-
     if not getattr(tokenizer, "chat_template", None):
         return None
     answer = "7391"
@@ -207,6 +201,88 @@ def _decoder(tokenizer: Any) -> Decode:
         )
 
     return decode
+
+
+# --- the chat template ---
+
+# A chat template that shows the date asks transformers' `strftime_now` for it, which looks at the
+# clock. This macro takes its place. It reads a mapping because transformers hands templates plain
+# data only, never functions. Nothing of it is rendered.
+_GIVEN_DATE = (
+    "{%- macro strftime_now(format) -%}"
+    "{%- set shown = namespace(text=format) -%}"
+    "{%- for directive, text in rlmec_date.items() -%}"
+    "{%- set shown.text = shown.text.replace(directive, text) -%}"
+    "{%- endfor -%}"
+    "{{- shown.text -}}"
+    "{%- endmacro %}\n"
+)
+# What else gives another text at every call: a filter and a function of Jinja.
+_DRAWN = re.compile(r"\|\s*random\b|\blipsum\s*\(")
+
+
+def _chat_of(tokenizer: Any) -> Callable[..., str]:
+    """`Codec.chat` of a tokenizer with a chat template: a function of its arguments alone.
+
+    It raises ValueError if the template draws at random, refuses the turns, or does not read one of
+    the `template_args`.
+    """
+
+    def chat(
+        system: str | None,
+        user: str,
+        earlier: Sequence[tuple[str, str]] = (),
+        *,
+        date: str = DEFAULT_DATE,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> str:
+        turns = [{"role": "system", "content": system}] if system else []
+        for question, answer in earlier:
+            turns.append({"role": "user", "content": question})
+            turns.append({"role": "assistant", "content": answer})
+        turns.append({"role": "user", "content": user})
+
+        template = tokenizer.get_chat_template()
+        given = dict(template_args or {})
+        _check_chat_template(template, given)
+        if "strftime_now" in template:
+            template = _GIVEN_DATE + template
+            given["rlmec_date"] = _date_directives(date)
+        try:
+            return tokenizer.apply_chat_template(
+                turns, chat_template=template, tokenize=False, add_generation_prompt=True, **given
+            )
+        except TemplateError as error:  # what a template raises by itself, such as for its system
+            raise ValueError(f"the model's chat template refuses the prompt: {error}") from error
+
+    return chat
+
+
+def _check_chat_template(template: str, given: Mapping[str, Any]) -> None:
+    if drawn := _DRAWN.search(template):
+        raise ValueError(
+            f"the chat template uses {drawn[0]!r}, which gives another text at every call; remove "
+            "it from the model's chat template, or use prompt=plain"
+        )
+    for name in given:
+        if not re.search(rf"\b{name}\b", template):
+            raise ValueError(
+                f"prompt.template_args.{name}: the model's chat template does not read {name!r}"
+            )
+
+
+@functools.cache
+def _date_directives(date: str) -> dict[str, str]:
+    """What each directive of strftime gives on an ISO date, at midnight.
+
+    "%%" is set aside as a NUL character while the others are replaced. "%-d" and its like are the
+    numbers without padding.
+    """
+    day = datetime.datetime.fromisoformat(date)
+    letters = "aAbBcCdDeFgGhHIjmMpRSTuUVwWxXyY"
+    plain = {f"%{letter}": day.strftime(f"%{letter}") for letter in letters}
+    bare = {f"%-{letter}": str(int(plain[f"%{letter}"])) for letter in "deHIjmMSUVwWy"}
+    return {"%%": "\0", **bare, **plain, "\0": "%"}
 
 
 # --- tokenizers that put a space before every text ---

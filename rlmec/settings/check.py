@@ -21,6 +21,8 @@ from rlmec.settings.binding import (
     Binder,
     ConfigurationError,
     allowed_prefixes,
+    build,
+    join,
     refuse_held_secret,
 )
 from rlmec.settings.schema import RunSettings, as_plain
@@ -36,6 +38,8 @@ ALLOWED = (
 # Nodes that need a target.
 TARGETS = ("task", "teacher", "engine", "policy.objective", "policy.reward", "policy.rows")
 TARGETS += ("warmup.optimizer", "grm.optimizer", "policy.optimizer")
+# Targets that are built as a part of the check: they import nothing heavy, and check themselves.
+BUILT = ("rlmec.teachers.steps.StepPrompts",)
 
 
 def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
@@ -66,6 +70,8 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
             raise ConfigurationError(f"{key} needs a _target_: {node!r} has none")
     settings = Binder((*ALLOWED, *allow), config_dirs).cast(RunSettings, tree, "")
 
+    _build_light(settings.teacher, "teacher")
+
     # Changes of a node are bound together with the node that they change.
     if settings.warmup.task:
         if "_target_" in settings.warmup.task:
@@ -74,6 +80,19 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
     for name, changes in (settings.report.compare or {}).items():
         rebind(settings.policy, changes, f"report.compare.{name}")
     return settings
+
+
+def _build_light(node: Any, key: str) -> None:
+    """Builds what `BUILT` names in a bound node; ConfigurationError with the key if it refuses."""
+    if not isinstance(node, dict):
+        return
+    if node.get("_target_") in BUILT:
+        try:
+            build(node)
+        except ValueError as error:
+            raise ConfigurationError(f"{key}: {error}") from error
+    for name, value in node.items():
+        _build_light(value, join(key, name))
 
 
 def _name_judged_tasks(config: Any, config_dirs: Sequence[Path]) -> None:

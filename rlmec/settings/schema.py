@@ -12,6 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from rlmec.prompts import (
+    TEMPLATE_FIELDS,
+    check_chat_settings,
+    check_template,
+    check_text,
+)
 from rlmec.settings.ranges import (
     AtMost,
     AtMostOrNone,
@@ -45,7 +51,11 @@ from rlmec.settings.run_settings import (
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """Text of the prompts; `chat` wraps them in the tokenizer's chat template."""
+    """Texts of the prompts (`prompts.Templates`).
+
+    `chat` wraps them in the tokenizer's chat template, which shows `date` (ISO) as today's and gets
+    `template_args` as variables.
+    """
 
     policy: str
     rewrite: str
@@ -54,6 +64,19 @@ class PromptSettings:
     located: str
     chat: bool
     system: str | None
+    date: str
+    template_args: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        for name, fields_of_it in TEMPLATE_FIELDS.items():
+            check_template(name, getattr(self, name), fields_of_it)
+        check_text("system", self.system or "")
+        check_chat_settings(self.date, self.template_args)
+        if self.template_args and not self.chat:
+            raise ValueError(
+                "template_args are variables of the chat template, but chat is false: use "
+                "prompt=chat"
+            )
 
 
 @dataclass(frozen=True)

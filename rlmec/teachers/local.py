@@ -20,7 +20,7 @@ import torch
 from rlmec.lm.generation import Completion, Decoding, generate
 from rlmec.lm.loading import context_length, end_ids, load_network
 from rlmec.lm.tokenizers import codec, load_tokenizer
-from rlmec.prompts import Codec, Prompts, Templates
+from rlmec.prompts import Codec, Prompts, Templates, check_chat_settings
 from rlmec.records import Problem
 from rlmec.settings.ranges import Attention, PathText, PositiveInt, Seed, Temperature, TopP
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
@@ -33,7 +33,8 @@ class LocalTeacher:
     A `temperature` of 0 is greedy decoding; more than one of `num_proposals` rewrites need a higher
     one. The samples of a batch share one random stream, so they depend on `batch_size`. If a prompt
     leaves no room in the model's context for an answer of `max_completion_length` tokens, the
-    attempt gets no proposal, with the reason "failed".
+    attempt gets no proposal, with the reason "failed". The model's chat template shows `date` (ISO)
+    as today's, and gets `template_args` as variables.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class LocalTeacher:
         seed: Seed = 1,
         batch_size: PositiveInt = 32,
         device: str = "auto",
+        date: str = "2024-07-26",
+        template_args: dict[str, Any] | None = None,
         task: Any = None,
     ) -> None:
         del task
@@ -63,20 +66,27 @@ class LocalTeacher:
                 f"both must be at least 1"
             )
 
+        check_chat_settings(date, template_args)
+
         self.name = f"local:{path}"
         self._path = path
         self._revision = revision
         self._attention = attention
         self._device = device
         self._prompts = prompts
+        self._date = date
+        self._template_args = template_args
         self._seed = seed
         self._batch_size = batch_size
         self._locating = Decoding(max_completion_length, temperature, top_p)
         self._rewriting = Decoding(max_completion_length, temperature, top_p, num_proposals)
 
     def check(self) -> None:
-        """Raise an error if there is no tokenizer at `path`, before anything is sampled."""
-        _ = self._codec
+        """Raise an error, before anything is sampled, if there is no tokenizer at `path` or if its
+        chat template does not read `template_args`."""
+        if self._template_args and self._codec.chat is None:
+            raise ValueError(f"teacher.template_args: {self._path} has no chat template")
+        _ = self._question_prompts
 
     @cached_property
     def _codec(self) -> Codec:
@@ -88,7 +98,17 @@ class LocalTeacher:
         """Prompts whose policy prompt is the text of a question."""
         chat = self._codec.chat is not None
         question = "{question}" if chat else "{question}\n"
-        templates = Templates(question, "", "", "", "", chat=chat, system=self._prompts.system)
+        templates = Templates(
+            policy=question,
+            rewrite="",
+            rewrite_answer_only="",
+            locate="",
+            located="",
+            chat=chat,
+            system=self._prompts.system,
+            date=self._date,
+            template_args=self._template_args,
+        )
         return Prompts(templates, self._codec)
 
     @cached_property

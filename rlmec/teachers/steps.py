@@ -15,11 +15,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rlmec.prompts import labelled
-from rlmec.records import Problem
+from rlmec.prompts import Fields, check_template, check_text, filled, labelled
 
-_FIELD = re.compile(r"\{(question|solution|answer|attempt|step)\}")
+if TYPE_CHECKING:  # the check of the settings imports this module, and records imports numpy
+    from rlmec.records import Problem
+
+_FIELDS = {
+    "locate": Fields(("question", "attempt"), ("solution", "answer")),
+    "locate_answer_only": Fields(("question", "attempt"), ("answer",)),
+    "rewrite": Fields(("question", "attempt", "step"), ("solution", "answer")),
+    "rewrite_answer_only": Fields(("question", "attempt", "step"), ("answer",)),
+}
 
 # A label is a number in brackets, or a number after the word "step" or "line".
 _LABEL = re.compile(
@@ -59,7 +67,8 @@ class StepPrompts:
 
     Their fields are {question}, {solution} (the reference solution with labels), {answer},
     {attempt} (with labels), and in the rewrite templates {step}. The `answer_only` templates are
-    for problems without a reference solution. `system` is the system message.
+    for problems without a reference solution. `system` is the system message. Raises ValueError if
+    a template has an unknown field or lacks one (`prompts.check_template`).
     """
 
     locate: str
@@ -67,6 +76,11 @@ class StepPrompts:
     rewrite: str
     rewrite_answer_only: str
     system: str | None
+
+    def __post_init__(self) -> None:
+        for name, fields in _FIELDS.items():
+            check_template(name, getattr(self, name), fields)
+        check_text("system", self.system or "")
 
     def asks_to_locate(self, problem: Problem, attempt: str) -> str:
         """Return the question for the first wrong step of an attempt."""
@@ -87,7 +101,7 @@ def _filled(template: str, problem: Problem, attempt: str, step: int) -> str:
         "attempt": labelled(attempt),
         "step": str(step),
     }
-    return _FIELD.sub(lambda found: known[found[1]], template)
+    return filled(template, known)
 
 
 def lines_of(attempt: str) -> list[str]:

@@ -498,10 +498,30 @@ ANSWERS = {"model": "m", "base_url": "http://localhost/v1", "temperature": 0.5, 
 ANSWERS |= {"max_completion_length": 9, "limit_field": "x", "num_proposals": 2}
 ANSWERS |= {"max_tokens_total": 5, "max_cost": 1.0, "price_per_million_input": 1.0}
 ANSWERS |= {"price_per_million_output": 1.0}
-PROMPTS = {k: k for k in ("locate", "locate_answer_only", "rewrite", "rewrite_answer_only")}
+PROMPTS = {k: f"{k} {{question}}{{attempt}}" for k in ("locate", "locate_answer_only")}
+PROMPTS |= {k: f"{k} {{question}}{{attempt}}{{step}}" for k in ("rewrite", "rewrite_answer_only")}
 PROMPTS |= {"_target_": "rlmec.teachers.steps.StepPrompts", "system": None}
 ASKED = {"api_key_env": "KEY_NAME", "cache": "c", "max_concurrency": 3, "max_retries": 4}
 ASKED |= {"max_failures": 5, "timeout": 1.0, "backoff": 1.0, "max_wait": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt.policy": "{qestion}"}, "prompt policy {qestion} {question}"),
+        ({"prompt.rewrite": "{question}"}, "prompt rewrite {attempt}"),
+        ({"prompt.located": "{step}\\n"}, "prompt located backslash"),
+        ({"prompt.date": "tomorrow"}, "prompt date tomorrow"),
+        ({"prompt.template_args": {"a": 1}}, "prompt template_args prompt=chat"),
+        ({"teacher.prompts.rewrite": "{question}"}, "teacher.prompts rewrite {attempt}"),
+        ({"teacher.prompts.locate": "{question}{atempt}"}, "teacher.prompts locate {atempt}"),
+    ],
+)
+def test_a_prompt_that_cannot_be_filled_is_refused(change, words):
+    """Those of a teacher too, whatever its class."""
+    teacher = {"_target_": "rlmec.teachers.local.LocalTeacher", "path": "d", "prompts": PROMPTS}
+    message = refusal(teacher=copy.deepcopy(teacher), **change)
+    assert all(word in message for word in words.split()), message
 
 
 def test_how_a_teacher_asks_does_not_count_and_what_shapes_its_answers_does():

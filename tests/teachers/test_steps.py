@@ -1,5 +1,7 @@
 """Which step an answer names, and how a rewrite is joined to what is kept."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,16 +132,33 @@ PROMPTS = StepPrompts(
     system=None,
     locate="{question}|{solution}|{answer}|{attempt}",
     locate_answer_only="{question}|{answer}|{attempt}",
-    rewrite="{solution}|{attempt}|{step}",
-    rewrite_answer_only="{answer}|{attempt}|{step}",
+    rewrite="{question}|{solution}|{attempt}|{step}",
+    rewrite_answer_only="{question}|{answer}|{attempt}|{step}",
 )
 
 
 def test_questions_carry_labels_and_what_is_known():
     known = Problem("p", "Q {answer}?", "5", "s\nt")  # fields in a field stay text
     assert PROMPTS.asks_to_locate(known, "a\nb") == "Q {answer}?|[0] s\n[1] t|5|[0] a\n[1] b"
-    assert PROMPTS.asks_to_rewrite(known, "a\nb", 1) == "[0] s\n[1] t|[0] a\n[1] b|1"
+    assert PROMPTS.asks_to_rewrite(known, "a\nb", 1) == "Q {answer}?|[0] s\n[1] t|[0] a\n[1] b|1"
     alone = Problem("p", "Q?", "5")
     assert PROMPTS.asks_to_locate(alone, "a\nb") == "Q?|5|[0] a\n[1] b"
-    assert PROMPTS.asks_to_rewrite(alone, "a\nb", 0) == "5|[0] a\n[1] b|0"
+    assert PROMPTS.asks_to_rewrite(alone, "a\nb", 0) == "Q?|5|[0] a\n[1] b|0"
     assert len(lines_of("a\n\nb")) == len(labelled("a\n\nb").split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("locate", "{question}{atempt}", r"locate .*\{atempt\}.*\{attempt\}"),
+        ("locate", "{attempt}", r"locate .*\{question\}"),
+        ("locate", "{question}{attempt}{step}", r"locate .*\{step\}"),
+        ("locate_answer_only", "{question}{attempt}{solution}", r"answer_only .*\{solution\}"),
+        ("rewrite", "{question}{attempt}", r"rewrite .*\{step\}"),
+        ("rewrite_answer_only", "{question}\\n{attempt}{step}", r"rewrite_answer_only .*backslash"),
+        ("system", "Be brief.\\nBe kind.", r"system .*backslash"),
+    ],
+)
+def test_a_template_with_a_wrong_or_missing_field_is_refused(name, text, found):
+    with pytest.raises(ValueError, match=found):
+        replace(PROMPTS, **{name: text})
