@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from rlmec.data.collate import collate, step_normalizers
 from rlmec.data.pairs import PairTable, RewardRule, check_records, join_pairs
 from rlmec.data.prefix_tree import flat_rows
-from rlmec.data.row import Row, step_sizes
+from rlmec.data.row import Row, rows_digest, step_sizes
 from rlmec.data.step_plan import StepPlan, like_lengths
 from rlmec.prompts import Prompts
 from rlmec.records import Attempt, Correction, Pair, Problem, Score, by_id
@@ -162,6 +162,7 @@ class SolutionPairDataModule(L.LightningDataModule):
             accumulate=s.accumulate,
             counts=[row.tokens for row in self.rows],
         )
+        self._rows_digest = rows_digest(self.rows)
         self.rank = rank
         self._val = None
         return self.plan
@@ -210,17 +211,30 @@ class SolutionPairDataModule(L.LightningDataModule):
 
     def has_plan_of(self, checkpoint: dict[str, Any]) -> bool:
         """Whether a checkpoint was written with this plan: these rows, ranks and micro-batches."""
-        return checkpoint[type(self).__qualname__]["plan"] == self.plan.digest
+        state = checkpoint[type(self).__qualname__]
+        return state | self.state_at(state["position"]) == state
+
+    def state_at(self, position: int) -> dict[str, Any]:
+        """The state to save after so many micro-batches, with the digests of plan and rows."""
+        return {"position": position, "plan": self.plan.digest, "rows": self._rows_digest}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.loader.position, "plan": self.plan.digest}
+        return self.state_at(self.loader.position)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        advice = (
+            "continue with the same ones, with resume=weights (no longer bit for bit), or start "
+            "again with resume=never"
+        )
         if state_dict["plan"] != self.plan.digest:
             raise ValueError(
                 "the checkpoint was written with other rows, another number of ranks or another "
-                "accumulation; continue with the same ones, with resume=weights (no longer bit for "
-                "bit), or start again with resume=never"
+                f"accumulation; {advice}"
+            )
+        if state_dict.get("rows") != self._rows_digest:
+            raise ValueError(
+                f"the checkpoint was written with other token ids in its {len(self.rows)} rows, "
+                f"such as those of another prompt or another tokenizer; {advice}"
             )
         self.position = int(state_dict["position"])
 

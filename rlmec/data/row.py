@@ -10,6 +10,7 @@ Departs from the paper: an attempt and its correction are one row (docs/method.m
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -203,3 +204,19 @@ def step_sizes(rows_of_step: Sequence[Row]) -> StepSizes:
     attempt = sum(row.attempt_tokens for row in rows_of_step)
     rewarded = sum(bool(row.token_rewards.any()) for row in rows_of_step)
     return StepSizes(float(max(attempt, 1)), float(max(rewarded, 1)))
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    """A hash of the token ids of rows, in their order: what they hold and which tokens are scored.
+
+    Their credit is left out. It comes from tables that an artifact's fingerprint covers, or from a
+    network, whose numbers may differ in the last bit.
+    """
+    found = hashlib.sha256()
+    for row in rows:
+        ids = np.fromiter(row.input_ids, np.int64, len(row.input_ids))  # [T]
+        segments = np.asarray(row.segments, dtype=np.int64)  # [S, 3]
+        sizes = np.asarray([ids.size, row.sources.size, len(segments)], dtype=np.int64)  # [3]
+        for array in (sizes, ids, row.sources, row.targets, segments):
+            found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()

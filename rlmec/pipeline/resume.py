@@ -110,5 +110,5 @@ def refitted(checkpoint: dict[str, Any], data: SolutionPairDataModule) -> dict[s
             "is_last_batch": step == plan.steps,
         }
     }
-    own = {type(data).__qualname__: {"position": done, "plan": plan.digest}}
+    own = {type(data).__qualname__: data.state_at(done)}
     return checkpoint | own | {"loops": loops, "rlmec_random_states": None}

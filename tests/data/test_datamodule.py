@@ -14,6 +14,7 @@ from small_models import PROBLEMS, prompts
 from rlmec.data.collate import step_normalizers
 from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.data.policy_rows import pair_rows, reference_rows
+from rlmec.data.row import rows_digest
 from rlmec.method.rewards import clipped_probability
 from rlmec.records import Attempt, Correction, Score
 
@@ -321,7 +322,8 @@ def test_the_position_counts_what_was_handed_out_and_a_resumed_loader_gives_the_
 def test_the_state_is_plain_values():
     data = planned()
     next(iter(data.train_dataloader()))
-    assert data.state_dict() == {"position": 1, "plan": data.plan.digest}
+    found = data.state_dict()
+    assert found == {"position": 1, "plan": data.plan.digest, "rows": rows_digest(data.rows)}
 
 
 @pytest.mark.parametrize(
@@ -332,6 +334,22 @@ def test_a_checkpoint_of_another_plan_is_refused(changes):
     data.train_dataloader()
     with pytest.raises(ValueError, match="written with other rows, another number of ranks"):
         planned(**changes).load_state_dict(data.state_dict())
+
+
+def test_a_checkpoint_of_rows_with_other_ids_is_refused():
+    """Rows of the same lengths, in the same plan, from prompts with other digits."""
+    data = planned()
+    data.train_dataloader()
+    digits = str.maketrans("0123456789", "1234567890")  # each digit is one token
+    other = [replace(p, question=p.question.translate(digits)) for p in PROBLEMS]
+    changed = SolutionPairDataModule(prompts(), other, reference_rows, data.settings)
+    changed.plan_for(1, 0)
+    assert changed.plan.digest == data.plan.digest
+    checkpoint = {"SolutionPairDataModule": data.state_dict()}
+    assert data.has_plan_of(checkpoint)
+    assert not changed.has_plan_of(checkpoint)
+    with pytest.raises(ValueError, match="token ids in its 8 rows"):
+        changed.load_state_dict(data.state_dict())
 
 
 def test_every_batch_carries_the_counts_of_its_whole_step():

@@ -1,9 +1,11 @@
 """Rows: what is checked at construction, and the places of a tree's tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from rlmec.data.row import Row, Segment
+from rlmec.data.row import Row, Segment, rows_digest
 
 
 def row(id="r", ids=(1, 2, 3, 4), prompt=2, rewards=(0.5, 0.0), old=(-1.0, -2.0), w=(1.0, 0.5)):
@@ -94,3 +96,19 @@ def test_segments_that_are_no_tree_are_refused(segments, named):
 def test_a_source_outside_the_row_is_refused(source):
     with pytest.raises(ValueError, match=rf"row 't': sources from {source} to {source} in 6 ids"):
         tree((0, 6, -1), sources=(source,))
+
+
+def test_the_digest_of_rows_counts_every_id_and_no_credit():
+    base = [row(), row(ids=(9, 8, 7, 6))]
+    branched = replace(base[0], segments=(Segment(0, 2, -1), Segment(2, 4, 0)))
+    others = [
+        base[:1],
+        base[::-1],
+        [row(ids=(1, 2, 3, 5)), base[1]],
+        [row(ids=(2, 2, 3, 4)), base[1]],  # a token of the prompt
+        [replace(base[0], sources=[0, 2]), base[1]],
+        [replace(base[0], targets=[3, 5]), base[1]],
+        [branched, base[1]],
+    ]
+    assert len({rows_digest(rows) for rows in (base, *others)}) == 8
+    assert rows_digest([row(rewards=(0.0, 0.0), w=(1.0, 1.0)), base[1]]) == rows_digest(base)
