@@ -16,7 +16,6 @@ with their reference solutions as completions; in the chat form they are turns o
 
 from __future__ import annotations
 
-import datetime
 import difflib
 import hashlib
 import json
@@ -115,15 +114,8 @@ def check_template(name: str, template: str, fields: Fields) -> None:
             raise ValueError(f"{name} lacks the field {{{field}}}: {template[:80]!r}")
 
 
-def check_chat_settings(date: str, template_args: Mapping[str, Any] | None) -> None:
-    """Raise ValueError if `date` is no ISO date or a name of `template_args` cannot be given."""
-    try:
-        is_date = str(datetime.date.fromisoformat(date)) == date
-    except ValueError:
-        is_date = False
-    if not is_date:
-        raise ValueError(f"date is {date!r}, which is no date: write it as {DEFAULT_DATE}")
-
+def check_template_args(template_args: Mapping[str, Any] | None) -> None:
+    """Raise ValueError if a name of `template_args` has another meaning for a chat template."""
     for name in template_args or {}:
         if name in TAKEN_ARGS or not str(name).isidentifier():
             raise ValueError(

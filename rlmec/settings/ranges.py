@@ -8,6 +8,7 @@ parameters with these names, imported from this module (`signatures` reads them 
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -111,6 +112,17 @@ Devices = (
     | Annotated[str, Predicate(_is_device_list), _DEVICES]
 )
 """A number of devices, all of them (-1 or auto), or a list of their numbers."""
+
+
+def _is_date(text: str) -> bool:
+    """Whether a text is an ISO date with dashes."""
+    try:
+        return str(datetime.date.fromisoformat(text)) == text
+    except ValueError:
+        return False
+
+
+DateText = Annotated[str, Predicate(_is_date), Note("a date such as 2024-07-26")]
 
 
 # --- the words for a range ---

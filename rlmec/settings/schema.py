@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from rlmec.prompts import (
     TEMPLATE_FIELDS,
-    check_chat_settings,
     check_template,
+    check_template_args,
     check_text,
 )
 from rlmec.settings.ranges import (
     AtMost,
     AtMostOrNone,
+    DateText,
     Dtype,
     GradientClip,
     NonNegativeFloat,
@@ -64,14 +65,14 @@ class PromptSettings:
     located: str
     chat: bool
     system: str | None
-    date: str
+    date: DateText
     template_args: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         for name, fields_of_it in TEMPLATE_FIELDS.items():
             check_template(name, getattr(self, name), fields_of_it)
         check_text("system", self.system or "")
-        check_chat_settings(self.date, self.template_args)
+        check_template_args(self.template_args)
         if self.template_args and not self.chat:
             raise ValueError(
                 "template_args are variables of the chat template, but chat is false: use "

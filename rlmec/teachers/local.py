@@ -20,9 +20,17 @@ import torch
 from rlmec.lm.generation import Completion, Decoding, generate
 from rlmec.lm.loading import context_length, end_ids, load_network
 from rlmec.lm.tokenizers import codec, load_tokenizer
-from rlmec.prompts import Codec, Prompts, Templates, check_chat_settings
+from rlmec.prompts import Codec, Prompts, Templates, check_template_args
 from rlmec.records import Problem
-from rlmec.settings.ranges import Attention, PathText, PositiveInt, Seed, Temperature, TopP
+from rlmec.settings.ranges import (
+    Attention,
+    DateText,
+    PathText,
+    PositiveInt,
+    Seed,
+    Temperature,
+    TopP,
+)
 from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
 from rlmec.teachers.steps import StepPrompts, lines_of, located_step, rewritten
 
@@ -50,7 +58,7 @@ class LocalTeacher:
         seed: Seed = 1,
         batch_size: PositiveInt = 32,
         device: str = "auto",
-        date: str = "2024-07-26",
+        date: DateText = "2024-07-26",
         template_args: dict[str, Any] | None = None,
         task: Any = None,
     ) -> None:
@@ -66,7 +74,7 @@ class LocalTeacher:
                 f"both must be at least 1"
             )
 
-        check_chat_settings(date, template_args)
+        check_template_args(template_args)
 
         self.name = f"local:{path}"
         self._path = path
