@@ -34,6 +34,10 @@ VAL_TOKENS = 4096
 """Padded tokens of a validation batch if the trainer sets no limit."""
 
 
+class NothingToTrain(ValueError):
+    """No pair gives a row, whatever its length."""
+
+
 @dataclass(frozen=True)
 class PlanSettings:
     """How rows are cut into optimizer steps, micro-batches and ranks (see `data.step_plan`)."""
@@ -140,7 +144,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         `share_prefixes`, for a network that cannot attend along branches, rows that branch are
         taken apart. `start_logprobs` are the log-probs (nats) of corrections under the policy's
         start, by the attempt's id, for row functions that compare with them. Raises ValueError if
-        no row is left.
+        no row is left, NothingToTrain if there was none.
         """
         self._share_prefixes = share_prefixes
         self.start_logprobs = start_logprobs or {}
@@ -148,7 +152,8 @@ class SolutionPairDataModule(L.LightningDataModule):
         self.rows = [row for row in rows if row.longest <= self.max_length]
         self._dropped_rows["longer_than_max_length"] = len(rows) - len(self.rows)
         if not self.rows:
-            raise ValueError(f"no row to train on (dropped: {dict(self.dropped)})")
+            message = f"no row to train on (dropped: {dict(self.dropped)})"
+            raise ValueError(message) if rows else NothingToTrain(message)
 
         s = self.settings
         self.plan = StepPlan(

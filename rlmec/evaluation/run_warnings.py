@@ -29,6 +29,9 @@ _TEACHER_SETTINGS = {
     "clipped": "teacher.max_completion_length",
 }
 
+ALL_RIGHT = 0.98
+"""The share of right attempts from which there are hardly any to correct."""
+
 MANY_CUT = 0.05
 """The share of completions cut at the length limit from which figures and targets are distorted."""
 
@@ -51,7 +54,12 @@ def diagnose(stage: str, metrics: Metrics, curve: Curve = ()) -> list[NamedWarni
         "sample": lambda: of_samples(metrics),
         "teach": lambda: of_corrections(metrics, "teach"),
         "score": lambda: of_corrections(metrics, "score") + of_copying(metrics),
-        "policy": lambda: of_rewards(metrics) + of_training(curve) + of_validation(metrics),
+        "policy": lambda: (
+            of_no_training(metrics)
+            + of_rewards(metrics)
+            + of_training(curve)
+            + of_validation(metrics)
+        ),
         "evaluate": lambda: of_lengths(metrics),
     }
     return checks[stage]() if stage in checks else []
@@ -61,7 +69,7 @@ def of_samples(metrics: Metrics) -> list[NamedWarning]:
     """Warn of attempts that are nearly all right, all wrong, often cut off, or mostly the same."""
     out = []
     accuracy = metrics.get("sample/accuracy")
-    if accuracy is not None and accuracy >= 0.98:
+    if accuracy is not None and accuracy >= ALL_RIGHT:
         text = (
             f"{accuracy:.1%} of the attempts are right, so there are hardly any to correct; use "
             "harder problems or stop the warm-up earlier"
@@ -141,13 +149,25 @@ def of_lengths(metrics: Metrics) -> list[NamedWarning]:
 def of_copying(metrics: Metrics) -> list[NamedWarning]:
     """Warn if the GRM would not copy right attempts: its rewards of right tokens are then noise."""
     share = metrics.get("grm/copied_share")
-    if share is None or share >= 0.8:
+    if share is None or share >= 0.8 or metrics.get("grm/untrained"):
         return []
     text = (
         f"only {share:.1%} of the tokens of right attempts have a GRM probability above 0.5, so "
         "right tokens will be punished; train the GRM longer or give it more attempts to copy"
     )
     return [NamedWarning("grm_does_not_copy", text, "grm.steps")]
+
+
+def of_no_training(metrics: Metrics) -> list[NamedWarning]:
+    """Warn of a policy that was not trained, because there was nothing to train it on."""
+    reason = metrics.get("policy/untrained")
+    if not reason:
+        return []
+    text = (
+        f"{reason}, so the policy is the one that the round began with; for more training use "
+        "harder problems, stop the warm-up earlier, or sample more attempts"
+    )
+    return [NamedWarning("policy_untrained", text, "warmup.target_accuracy")]
 
 
 def of_rewards(metrics: Metrics) -> list[NamedWarning]:

@@ -2,7 +2,8 @@
 
 In: the attempts at taught problems and their accepted corrections. Out: a model directory that also
 records its prompts. The GRM learns to rewrite wrong attempts, to copy right ones and to locate the
-first wrong line; a share of the problems is held out to validate its rewriting.
+first wrong line; a share of the problems is held out to validate its rewriting. Without an accepted
+correction the model stays as it is, and `grm/untrained` says so.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rlmec.ablations.labels import labelled_rows
 from rlmec.data.datamodule import SolutionPairDataModule
 from rlmec.data.grm_rows import grm_rows, merge_by_problem
 from rlmec.data.row import Row
+from rlmec.evaluation.run_warnings import ALL_RIGHT
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Outcome, Settings, Stage, model_digest
@@ -87,6 +89,8 @@ class GrmStage(RoundStage):
         )
 
         taught = self._taught(parents)
+        if not taught.corrections:
+            return self._untrained(work, model, parents)
         problems = by_id(run.task.problems("train"))
         data = self._data(model, problems, taught)
         network = model.trainable(settings.lora, settings.seed)
@@ -131,6 +135,21 @@ class GrmStage(RoundStage):
         }
         return Outcome(int(history[-1]["step"]), last | counts | {"history": history})
 
+    def _untrained(
+        self, work: Path, model: models.LanguageModel, parents: dict[str, Artifact]
+    ) -> Outcome:
+        """The model as it is, where nothing was corrected in this round.
+
+        Its rewards mean something only if it is the GRM of an earlier round that was trained.
+        """
+        network = model.trainable(self.own.lora, self.own.seed)
+        codec = model.codec
+        module = RewardModelModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids)
+        self.run.ranks.share(lambda: models.save_asked(module, model, self.name, work / "model"))
+
+        before = parents["grm"].metrics.get("grm/untrained", 0) if "grm" in parents else 1
+        return Outcome(0, {"grm/untrained": before, "history": []})
+
     def _can_be_rewritten(
         self, model: models.LanguageModel, problems: dict[str, Problem], attempt: Attempt
     ) -> bool:
@@ -146,14 +165,20 @@ class GrmStage(RoundStage):
         corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
         attempts = [a for a in attempts if is_taught(self.run.settings.teach, a.problem_id)]
         accepted = [c for c in corrections if c.accepted]
-        if not accepted:
+        if corrections and not accepted and self.round == 1 and not _nearly_all_right(parents):
             raise ValueError(
                 f"none of {len(corrections)} corrections was accepted: nothing to train a GRM on; "
                 f"look at teach/... in summary.json and at teach.max_edit_ratio"
             )
 
-        def is_val(record: Attempt | Correction) -> bool:
+        def in_val_share(record: Attempt | Correction) -> bool:
             return hash_share(settings.seed, "grm", record.problem_id) < settings.val_share
+
+        # Of very few corrections all might be held out. None is then.
+        holds_out = not all(in_val_share(c) for c in accepted)
+
+        def is_val(record: Attempt | Correction) -> bool:
+            return holds_out and in_val_share(record)
 
         return Taught(
             [a for a in attempts if not is_val(a)],
@@ -197,3 +222,8 @@ class GrmStage(RoundStage):
             attempts=taught.attempts,
             corrections=taught.corrections,
         )
+
+
+def _nearly_all_right(parents: dict[str, Artifact]) -> bool:
+    """Whether so few attempts are wrong that their corrections may well all be rejected."""
+    return parents["sample"].metrics["sample/accuracy"] >= ALL_RIGHT

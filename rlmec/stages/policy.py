@@ -1,15 +1,19 @@
 """The stage `policy`: reinforcement and imitation on the joined pairs.
 
 In: attempts, corrections and scores of its round. Out: a model directory with the trained policy.
+Where nothing was wrong, or nothing could be corrected, it is the policy that the round began with.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from rlmec.data.datamodule import SolutionPairDataModule
+from rlmec.data.datamodule import NothingToTrain, SolutionPairDataModule
+from rlmec.lm.generation import Decoding
 from rlmec.pipeline import models
+from rlmec.pipeline.attempts import attempt_parts
 from rlmec.pipeline.chain import Outcome, Settings, Stage
 from rlmec.pipeline.fit import (
     best_weights,
@@ -24,6 +28,7 @@ from rlmec.pipeline.score_sequences import correction_logprobs
 from rlmec.pipeline.sources import ModelSource, RoundStage, dev_problems
 from rlmec.settings.binding import build
 from rlmec.settings.schema import ModelSettings, PolicySettings, as_plain
+from rlmec.stages.sample import counted
 from rlmec.store.artifacts import Artifact
 from rlmec.training.policy_module import PolicyModule
 from rlmec.training.validation import Validation
@@ -75,15 +80,23 @@ class PolicyStage(RoundStage):
             )
 
         model = self.source.model(parents)
+        if reason := nothing_to_learn(parents):
+            return self._untrained(work, model, reason)
         data = self._data(model, parents)
         start_logprobs = None
         if node.score_corrections:
             start_logprobs = correction_logprobs(run, self.title, model, data.pairs, work)
         network = model.trainable(run.settings.model.lora, node.seed)
         shared = can_share_prefixes(run, self.title, network)
-        data.plan_for(
-            run.ranks.world, run.ranks.rank, share_prefixes=shared, start_logprobs=start_logprobs
-        )
+        try:
+            data.plan_for(
+                run.ranks.world,
+                run.ranks.rank,
+                share_prefixes=shared,
+                start_logprobs=start_logprobs,
+            )
+        except NothingToTrain as nothing:
+            return self._untrained(work, model, str(nothing))
         module = new_policy_module(
             network,
             model.codec,
@@ -110,6 +123,29 @@ class PolicyStage(RoundStage):
         run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
         metrics = self._metrics(data, history) | _ratio_error(module)
         return Outcome(int(history[-1]["step"]), metrics)
+
+    def _untrained(self, work: Path, model: models.LanguageModel, reason: str) -> Outcome:
+        """The policy as the round began with it, and its accuracy on the dev problems."""
+        run = self.run
+        network = model.trainable(run.settings.model.lora, self.node.seed)
+        codec = model.codec
+        module = PolicyModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids)
+        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
+        metrics = {"policy/untrained": reason, "dev/accuracy": None, "history": []}
+
+        # A sweep and the table of rounds want the accuracy that a training would have measured.
+        dev = dev_problems(run, self.node.val_problems)
+        if dev:
+            length = self.node.max_completion_length
+            how = replace(
+                run.settings.evaluate,
+                max_completion_length=length,
+                precision=self.node.precision,
+            )
+            parts = attempt_parts(self, work, model, dev, Decoding(length), how, counted)
+            counts = run.ranks.share(parts.counts)
+            metrics["dev/accuracy"] = counts["right"] / counts["attempts"]
+        return Outcome(0, metrics)
 
     def _data(
         self, model: models.LanguageModel, parents: dict[str, Artifact]
@@ -159,6 +195,15 @@ def _ratio_error(module: PolicyModule) -> Settings:
         "policy/ratio_error/p99": found["p99"],
         "policy/ratio_error/max": found["max"],
     }
+
+
+def nothing_to_learn(parents: dict[str, Artifact]) -> str:
+    """Why a round has nothing to train its policy on; empty if it has."""
+    if not parents["teach"].rows:
+        return "no attempt at a taught problem is wrong"
+    if parents["score"].metrics.get("grm/untrained"):
+        return "no correction was accepted that a GRM could be trained on"
+    return ""
 
 
 def _tolerance(node: PolicySettings, model: ModelSettings) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlmec.evaluation.run_warnings import of_no_training
 from rlmec.pipeline.chain import Outcome, Settings, Stage
 from rlmec.pipeline.sources import ModelSource
 from rlmec.prompts import Codec
@@ -215,7 +216,11 @@ class ReportStage(Stage):
 
     def _notes(self, parents: dict[str, Artifact]) -> list[str]:
         corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-        notes = []
+        notes = [
+            f"Round {each.number}, {warning}"
+            for each in self.main
+            for warning in of_no_training(self.run.made[each.policy.key].metrics)
+        ]
         if any(c.source == "reference" for c in corrections):
             notes.append(
                 "The teacher splices the reference solution into the attempt: its corrections are "

@@ -137,7 +137,10 @@ class ScoreStage(RoundStage):
             seed=s.seed,
         )
         view = self._grm_pass(GrmView(self, grm, problems, shown), work / "parts" / "grm")
-        return run.ranks.share(lambda: self._join(work, old, view, problems, shown, start.codec))
+        outcome = run.ranks.share(lambda: self._join(work, old, view, problems, shown, start.codec))
+        if parents["grm"].metrics.get("grm/untrained"):
+            outcome.metrics["grm/untrained"] = 1
+        return outcome
 
     def _shown(
         self,

@@ -66,6 +66,12 @@ class TeachStage(RoundStage):
         teacher = as_batch_teacher(own_teacher)
 
         total = self._count(table)
+        if not total:
+            run.say(
+                f"  {self.title}: no wrong attempt in the taught share ({s.share}) of "
+                f"{count_rows(table)} attempts: nothing to correct, so the policy of this round "
+                f"will not be trained"
+            )
         parts = cut(total, s.part_size)
         folder = PartFolder(work / "parts", len(parts))
         made = total - sum(len(parts[index]) for index in folder.missing())
@@ -97,16 +103,10 @@ class TeachStage(RoundStage):
         return self._finished(work, folder, own_teacher)
 
     def _count(self, table: Path) -> int:
-        """How many attempts are to be corrected; ValueError for none."""
+        """How many attempts are to be corrected."""
         s = self.run.settings.teach
         rows = iter_columns(table, Attempt, ("problem_id", "verdict", "clipped"))
-        total = sum(is_taught(s, problem) and is_wrong(*how) for problem, *how in rows)
-        if not total:
-            raise ValueError(
-                f"no wrong attempt in the taught share ({s.share}) of {count_rows(table)} "
-                f"attempts: nothing to correct"
-            )
-        return total
+        return sum(is_taught(s, problem) and is_wrong(*how) for problem, *how in rows)
 
     def _wrong(self, table: Path) -> Iterator[Attempt]:
         """The attempts that are to be corrected, in the order of the table."""

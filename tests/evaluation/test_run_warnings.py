@@ -59,6 +59,7 @@ PROVOKED = [
     ("score", SCORE | {"score/clipped": 40}, "corrections_clipped"),
     ("evaluate", {"eval/t/clipped_rate": 0.05, "eval/u/clipped_rate": 0.04}, "evaluation_clipped"),
     ("score", SCORE | {"grm/copied_share": 0.4}, "grm_does_not_copy"),
+    ("policy", {"policy/untrained": "nothing is wrong"}, "policy_untrained"),
     ("policy", POLICY | {"policy/rewards/zero": 9000}, "rewards_all_zero"),
     ("policy", POLICY | {"policy/rewards/negative": 700}, "rewards_all_penalties"),
     (
