@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlmec.evaluation.run_warnings import NamedWarning, diagnose
-from rlmec.lm.loading import hub_commit
-from rlmec.lm.lora import adapter_at
+from rlmec.pipeline.content import Settings, contents
 from rlmec.runtime import signals
 from rlmec.runtime.display import say
 from rlmec.runtime.ranks import Ranks
@@ -36,12 +35,11 @@ from rlmec.store.artifacts import (
     environment_differences,
 )
 from rlmec.store.atomic import remove_below
-from rlmec.store.fingerprint import directory_digest, file_digest, fingerprint
+from rlmec.store.begun import RECORD, Record, begun_with, other_work, read_record
+from rlmec.store.fingerprint import fingerprint
 from rlmec.store.locks import Uses
 from rlmec.tasks.base import Task, left_out_summary
-from rlmec.tasks.rows import content_files
 
-Settings = dict[str, Any]
 RESUMING = ("parts", "checkpoints", "agreement")
 """Folders of a work folder that are needed only to continue after a kill."""
 
@@ -166,23 +164,34 @@ class Stage(ABC):
         return stage_settings(self.run.settings, self.name) | later
 
     def inputs(self) -> dict[str, str]:
-        """Digests of the files and model directories that the stage reads, by what they are."""
+        """Digests of what the stage reads besides its parents and what its settings name."""
         return {}
 
     @abstractmethod
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         """Makes the artifact's files in `work`; called on all ranks at once."""
 
+    def counted(self) -> Record:
+        """What counts in the fingerprint besides the parents, and the `places`, which do not."""
+        found = contents(self.settings())
+        return {
+            "version": self.version,
+            "settings": found.settings,
+            "places": found.places,
+            "inputs": self.inputs() | found.digests,
+            "sources": {name: source_digest(name) for name in sorted(targets(found.settings))},
+        }
+
     def fingerprint(self, parents: dict[str, Artifact]) -> str:
         """The hash of everything that can change the artifact's content."""
-        settings = self.settings()
+        counted = self.counted()
         return fingerprint(
             self.name,
-            self.version,
-            settings,
+            counted["version"],
+            counted["settings"],
             {name: artifact.fingerprint for name, artifact in parents.items()},
-            self.inputs() | task_files(settings.get("task")),
-            {target: source_digest(target) for target in sorted(targets(settings))},
+            counted["inputs"],
+            counted["sources"],
         )
 
 
@@ -194,38 +203,6 @@ def targets(node: Any) -> set[str]:
     if isinstance(node, list):
         return set().union(*(targets(value) for value in node))
     return set()
-
-
-def task_files(task: Any) -> dict[str, str]:
-    """Digests of the local files that a task node names under `path`."""
-    path = (task or {}).get("path")
-    named = path if isinstance(path, dict) else {"path": path}
-    found = {}
-    for key, value in named.items():
-        files = content_files(value)
-        for number, file in enumerate(files):
-            place = f"task.{key}" if len(files) == 1 else f"task.{key}.{number}"
-            found[place] = file_digest(file)
-    return found
-
-
-def model_digest(path: str, revision: str | None) -> str:
-    """What identifies the content of a model.
-
-    For a local directory it is the digest of its files, for an adapter's directory that digest and
-    the one of its base model, for a hub name the commit. Raises FileNotFoundError for a path that
-    is neither a directory nor like a hub name.
-    """
-    folder = Path(path)
-    if folder.is_dir():
-        place = adapter_at(folder)
-        below = "" if place is None else f"+{model_digest(place.base, place.revision)}"
-        return directory_digest(folder) + below
-
-    # A hub name has one slash at most; anything else was meant as a path.
-    if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-        raise FileNotFoundError(f"{path}: no such model directory")
-    return f"{path}@{hub_commit(path, revision)}"
 
 
 def address_of(stage: Stage, known: dict[tuple[str, str], tuple[Stage, str]]) -> str:
@@ -257,7 +234,7 @@ def make(stage: Stage) -> Artifact:
     if artifact is None:
         # The lock is held until the commit, so that no other job makes the same artifact meanwhile.
         with contextlib.ExitStack() as held:
-            artifact = run.ranks.share(lambda: _enter(held, stage, address))
+            artifact = run.ranks.share(lambda: _enter(held, stage, address, parents))
             if artifact is None:
                 artifact = _build(stage, address, parents)
                 made = True
@@ -276,7 +253,9 @@ def _find(stage: Stage, address: str) -> Artifact | None:
     return found
 
 
-def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact | None:
+def _enter(
+    held: contextlib.ExitStack, stage: Stage, address: str, parents: dict[str, Artifact]
+) -> Artifact | None:
     """Takes the lock, and looks again for what another job may have made meanwhile; for rank 0.
 
     Returns that artifact, or None where this job is to make it; its work folder is then ready.
@@ -307,7 +286,26 @@ def _enter(held: contextlib.ExitStack, stage: Stage, address: str) -> Artifact |
     say(f"{title}: {'continues' if continues else 'begins'}")
     work.mkdir(parents=True, exist_ok=True)
     run.uses.sign(stage.name, address)
+
+    _say_what_differs(stage, address, parents, continues)
     return None
+
+
+def _say_what_differs(
+    stage: Stage, address: str, parents: dict[str, Artifact], continues: bool
+) -> None:
+    """Records what the work is begun with; says in what earlier work differs from it."""
+    run = stage.run
+    libraries = environment(run.ranks.world, run.threads)["libraries"]
+    above = {name: artifact.fingerprint for name, artifact in parents.items()}
+    record = stage.counted() | {"parents": above, "libraries": libraries}
+
+    begun = begun_with(run.store.work(stage.name, address), record)
+    if different := environment_differences(begun["libraries"], libraries):
+        say(f"  begun with other versions: {', '.join(different)}")
+    if not continues:
+        for line in other_work(run.store, stage.name, address, record):
+            say(f"  {line}")
 
 
 def _check_once(run: Run) -> None:
@@ -328,19 +326,22 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
         raise signals.RunStopped(stop.number, stop.where or stage.title) from None
 
     def commit() -> Artifact:
+        work = run.store.work(stage.name, address)
+        begun = read_record(work)
+        libraries = begun.pop("libraries", {})
         manifest = {
-            "version": stage.version,
             "variant": stage.variant,
-            "settings": stage.settings(),
-            "parents": {name: a.fingerprint for name, a in parents.items()},
-            "inputs": stage.inputs(),
+            **begun,
             "rows": outcome.rows,
             "metrics": outcome.metrics,
             "seconds": round(time.monotonic() - began, 2),
             "environment": environment(run.ranks.world, run.threads),
         }
-        if (note := run.store.work(stage.name, address) / INEXACT).is_file():
+        if libraries != manifest["environment"]["libraries"]:
+            manifest["begun_with"] = libraries
+        if (note := work / INEXACT).is_file():
             manifest["inexact"] = note.read_text(encoding="utf-8").strip()
+        (work / RECORD).unlink(missing_ok=True)
         return run.store.commit(stage.name, address, manifest, drop=RESUMING)
 
     return run.ranks.share(commit)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import Run, Stage, model_digest
+from rlmec.pipeline.chain import Run, Stage
+from rlmec.pipeline.content import model_digest
 from rlmec.records import Problem, hash_share
 from rlmec.settings.schema import TeachSettings
 from rlmec.store.artifacts import Artifact

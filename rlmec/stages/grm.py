@@ -19,7 +19,7 @@ from rlmec.data.row import Row
 from rlmec.evaluation.run_warnings import ALL_RIGHT
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import Outcome, Settings, Stage, model_digest
+from rlmec.pipeline.chain import Outcome, Settings, Stage
 from rlmec.pipeline.fit import best_weights, can_share_prefixes, fit, plan_settings
 from rlmec.pipeline.judges import rewriting_judge
 from rlmec.pipeline.sources import ModelSource, RoundStage, is_taught
@@ -60,12 +60,8 @@ class GrmStage(RoundStage):
     def settings(self) -> Settings:
         found = super().settings()
         if self.round > 1:
-            found["grm"] |= {"steps": self.own.steps, "epochs": None}
+            found["grm"] |= {"steps": self.own.steps, "epochs": None, "model": None}
         return found
-
-    def inputs(self) -> dict[str, str]:
-        path = self.own.model if self.round == 1 else None
-        return super().inputs() | ({} if path is None else {"grm": model_digest(path, None)})
 
     def _model(
         self, start: models.LanguageModel, parents: dict[str, Artifact]

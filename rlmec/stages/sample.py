@@ -13,13 +13,12 @@ from typing import Any
 from rlmec.lm.generation import Decoding
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import attempt_parts
-from rlmec.pipeline.chain import Outcome
+from rlmec.pipeline.chain import Outcome, Settings
 from rlmec.pipeline.import_solutions import counts_of, import_parts
 from rlmec.pipeline.score_sequences import logprob_difference
 from rlmec.pipeline.sources import RoundStage
 from rlmec.records import Attempt
 from rlmec.store.artifacts import Artifact
-from rlmec.store.fingerprint import file_digest
 from rlmec.store.parts import PartFolder
 
 
@@ -38,9 +37,10 @@ class SampleStage(RoundStage):
         """The file of ready-made solutions to import instead of sampling."""
         return self.run.settings.sample.path if self.round == 1 else None
 
-    def inputs(self) -> dict[str, str]:
-        own = {} if self.imported is None else {"sample.path": file_digest(self.imported)}
-        return super().inputs() | own
+    def settings(self) -> Settings:
+        found = super().settings()
+        found["sample"] |= {"path": self.imported}
+        return found
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         model = self.source.model(parents)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlmec.method.acceptance import best_of, judge_proposal, proposal_ids
-from rlmec.pipeline.chain import Outcome, Run, Settings, Stage, address_of, model_digest
+from rlmec.pipeline.chain import Outcome, Run, Settings, Stage, address_of
 from rlmec.pipeline.judges import correction_metrics
 from rlmec.pipeline.predict import Tables, in_parts, make_parts
 from rlmec.pipeline.sources import RoundStage, is_taught
@@ -24,7 +24,6 @@ from rlmec.runtime import signals
 from rlmec.runtime.display import Bar
 from rlmec.settings.binding import build
 from rlmec.store.artifacts import Artifact
-from rlmec.store.fingerprint import directory_digest, file_digest
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import count_rows, iter_columns, iter_table
 from rlmec.tasks.base import Judge, judge_of
@@ -49,9 +48,6 @@ class TeachStage(RoundStage):
     """The teacher's corrections of the wrong attempts at its share of the problems."""
 
     name = "teach"
-
-    def inputs(self) -> dict[str, str]:
-        return super().inputs() | teacher_files(self.run.settings.teacher)
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         return self.run.ranks.share(lambda: self._teach(work, parents))
@@ -188,18 +184,3 @@ def _require_one_each(
         raise ValueError(
             f"teacher {teacher.name!r} gave proposals for {len(answers)} of {len(asked)} attempts"
         )
-
-
-def teacher_files(node: Settings) -> dict[str, str]:
-    """The digest of what a teacher node's `path` names: a file, a directory or a hub model.
-
-    A hub model is recognised by a key `revision`.
-    """
-    path = node.get("path")
-    if not isinstance(path, str):
-        return {}
-    if Path(path).is_file():
-        return {"teacher.path": file_digest(path)}
-    if Path(path).is_dir():
-        return {"teacher.path": directory_digest(path)}
-    return {"teacher.path": model_digest(path, node["revision"])} if "revision" in node else {}

@@ -12,7 +12,7 @@ from rlmec.data.datamodule import SolutionPairDataModule
 from rlmec.data.policy_rows import reference_rows
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import Outcome, Run, Stage, model_digest
+from rlmec.pipeline.chain import Outcome, Run, Stage
 from rlmec.pipeline.fit import best_weights, fit, new_policy_module, plan_settings
 from rlmec.pipeline.judges import accuracy_judge
 from rlmec.settings.binding import build
@@ -31,10 +31,6 @@ class WarmupStage(Stage):
     """Maximises the plain likelihood of reference solutions, until `warmup.target_accuracy`."""
 
     name = "warmup"
-
-    def inputs(self) -> dict[str, str]:
-        path = self.run.settings.model.tokenizer
-        return {} if path is None else {"tokenizer": model_digest(path, None)}
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run = self.run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,20 @@ def file_digest(path: Path | str) -> str:
     return _DIGESTS[key]
 
 
-def directory_digest(path: Path | str) -> str:
+def directory_digest(path: Path | str, without: Collection[str] = ()) -> str:
     """The sha256 of the names and contents of all files below a directory.
 
-    Hidden files and folders do not count. Raises FileNotFoundError if there is no such directory.
+    Hidden files and folders do not count, nor do the relative paths in `without`. Raises
+    FileNotFoundError if there is no such directory.
     """
     root = Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a directory")
     names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    shown = [n for n in names if not any(part.startswith(".") for part in n.split("/"))]
+    shown = [
+        name
+        for name in names
+        if name not in without and not any(part.startswith(".") for part in name.split("/"))
+    ]
     lines = "".join(f"{name}\0{file_digest(root / name)}\n" for name in shown)
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What an artifact's address hangs on, and what is met again with it."""
+"""What counts in an artifact's address, and what is found again under it."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pytest
 from small_runs import run, settings_of, start_model
 
 from rlmec.pipeline import chain
-from rlmec.pipeline.chain import task_files
 from rlmec.stages.run import addresses
 
 
@@ -37,21 +36,3 @@ def test_what_a_kill_right_behind_the_commit_left_is_removed(tmp_path):
     (left / "one").write_bytes(b"1")
     assert not run(tmp_path, model, "stage=sample")["sample"]["made"]
     assert not left.exists()
-
-
-def test_every_file_behind_a_path_counts_for_the_address(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_text(name)
-    (tmp_path / "README.md").write_text("x")
-    one = task_files({"path": str(tmp_path / "a.jsonl")})
-    assert list(one) == ["task.path"]
-    listed = [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
-    for path in (str(tmp_path), f"{tmp_path}/*.jsonl", listed):
-        found = task_files({"path": path})
-        assert list(found) == ["task.path.0", "task.path.1"]
-        assert found["task.path.0"] == one["task.path"] != found["task.path.1"]
-    split = task_files({"path": {"train": f"{tmp_path}/a.jsonl", "dev": None}})
-    assert split == {"task.train": one["task.path"]}
-    assert (
-        task_files({"path": None}) == task_files(None) == task_files({"path": "none.jsonl"}) == {}
-    )
