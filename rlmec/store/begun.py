@@ -26,8 +26,11 @@ COUNTED = ("version", "settings", "parents", "inputs", "sources")
 MOST_DIFFERENCES = 5
 """Work that differs in more values belongs to another configuration; nothing is said about it."""
 
+ABSENT = "absent"
+"""What a difference shows for a value that one of two records does not have."""
+
 _NEWEST = 20
-_LONGEST_VALUE = 40
+_LONGEST_VALUES = 80
 
 
 def begun_with(work: Path, record: Record) -> Record:
@@ -74,11 +77,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     after = _flat({name: new.get(name) for name in COUNTED})
     found = []
     for key in sorted(before | after):
-        one, other = before.get(key), after.get(key)
+        one = before.get(key, ABSENT)
+        other = after.get(key, ABSENT)
         if one == other:
             continue
         values = f": {one} -> {other}"
-        found.append(f"{key}{values}" if len(values) <= 2 * _LONGEST_VALUE else key)
+        found.append(f"{key}{values}" if len(values) <= _LONGEST_VALUES else key)
     return found
 
 

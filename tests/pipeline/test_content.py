@@ -1,8 +1,11 @@
 """Addresses hold the content of what the settings name, and never its place."""
 
 import json
+import re
 import shutil
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -16,10 +19,12 @@ from rlmec.pipeline.content import contents, model_digest, place_digest
 from rlmec.pipeline.sources import ModelSource
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.check import check
-from rlmec.settings.schema import as_plain
+from rlmec.settings.fingerprinted import ASKING
+from rlmec.settings.schema import RunSettings
 from rlmec.stages.evaluate import EvaluateStage
 from rlmec.stages.run import addresses
 
+ROOT = CONF.parent
 ROWS = [{"question": f"{i} + {i}?", "answer": str(2 * i), "solution": f"{2 * i}"} for i in range(9)]
 OWN = """
 def rows(pairs, prompts, *, path: str, weights_file: str | None = None): ...
@@ -120,26 +125,29 @@ def test_content_counts_and_its_place_does_not(setting, start, tmp_path, monkeyp
     assert told(tree, other) != first
 
 
-def test_every_setting_that_names_a_place_has_a_case(start):
-    """A key of the settings that may name a file is in the table above, or changes no artifact."""
-    free = ("paths.", "security.", "export.", "trainer.", "logger.", "callbacks.", "ckpt_path")
-    free += ("evaluate.model", "evaluate.attempts", "evaluate.against")  # the model by its digest
-
-    def keys(node, above=""):
-        for name, value in node.items():
+def paths_of(cls, above=""):
+    """The dotted keys of a settings class that are marked as paths."""
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        if "Home()" in repr(hint):
             yield above + name
-            yield from keys(value, f"{above}{name}.") if isinstance(value, dict) else ()
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner) and isinstance(inner, type):
+                yield from paths_of(inner, f"{above}{name}.")
 
-    given = ("teacher=local", "teacher.path=x", "task=dataset", "task.path=x")
-    plain = as_plain(settings(start, *given))
-    named = {
-        key
-        for key in keys(plain)
-        if key.rpartition(".")[2] in ("path", "file", "tokenizer", "model")
-        and not key.startswith(free)
-        and key != "model"
-    }
-    assert named <= {*FILES, *MODELS}, named - {*FILES, *MODELS}
+
+def test_every_setting_that_names_a_place_has_a_case():
+    """A setting that is marked as a path is in the tables above, or its place changes nothing."""
+    free = {"paths.artifacts", "paths.outputs", "export.path", "ckpt_path"}
+    judged = {
+        "evaluate.model",
+        "evaluate.attempts",
+        "evaluate.against",
+    }  # by digest, or no artifact
+    assert set(paths_of(RunSettings)) - free - judged <= {*FILES, *MODELS}
+
+    for module in sorted(ROOT.glob("rlmec/t*/*.py")):
+        marked = set(re.findall(r"^        (\w+): PathText", module.read_text(), re.M))
+        assert marked <= {"path", *ASKING}, module
 
 
 def test_a_judged_model_counts_by_its_content(start, tmp_path):

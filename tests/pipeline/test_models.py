@@ -9,7 +9,7 @@ from small_settings import tree
 
 from rlmec.lm.loading import export_network
 from rlmec.lm.lora import is_adapted, with_lora
-from rlmec.pipeline.chain import model_digest
+from rlmec.pipeline.content import model_digest
 from rlmec.pipeline.models import LanguageModel
 from rlmec.settings.check import check
 from rlmec.settings.schema import LoraSettings
