@@ -6,12 +6,12 @@ saved model directories.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlmec.export.model_folder import Origin, write_origin
+from rlmec.export.model_folder import FILE, Origin, read_origin, write_origin
 from rlmec.lm.loading import (
     context_length,
     context_of,
@@ -32,7 +32,7 @@ from rlmec.lm.tokenizers import codec, load_tokenizer, train_tokenizer
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
 from rlmec.settings.binding import ConfigurationError
-from rlmec.settings.schema import LoraSettings, RunSettings, as_plain
+from rlmec.settings.schema import LoraSettings, PromptSettings, RunSettings, as_plain
 from rlmec.store.artifacts import Artifact
 
 
@@ -132,6 +132,35 @@ def templates(settings: RunSettings) -> Templates:
     return Templates(**as_plain(settings.prompt))
 
 
+def recorded_prompt(path: str) -> PromptSettings | None:
+    """The prompt that a model's directory records (`rlmec.json`); None without a record.
+
+    Raises ValueError that names the file if the record cannot be read, or is no valid prompt.
+    """
+    origin = read_origin(Path(path))
+    if origin is None:
+        return None
+    try:
+        return PromptSettings(**asdict(origin.templates))
+    except ValueError as error:
+        raise ValueError(f"{Path(path) / FILE}: {error}") from error
+
+
+def other_prompt_keys(path: str, prompt: PromptSettings) -> str:
+    """The keys of `prompt` that a model's directory records differently, with commas between them.
+
+    Empty if there is no record. `date` counts only for prompts in the chat form.
+    """
+    recorded = recorded_prompt(path)
+    if recorded is None:
+        return ""
+    ours = as_plain(prompt)
+    theirs = as_plain(recorded)
+    if not (prompt.chat or recorded.chat):
+        del ours["date"]
+    return ", ".join(name for name, value in ours.items() if theirs[name] != value)
+
+
 def start_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
     """The tokenizer of the policy's start: that of a finished model, or a new one."""
     if settings.model.path is not None:
@@ -159,12 +188,14 @@ def fresh_network(settings: RunSettings, tokenizer: Any) -> Any:
     return network
 
 
-def save(module: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes the network of a trained module: a plain directory, or that of its adapter.
+def save(module: Any, tokenizer: Any, folder: Path, origin: Origin) -> None:
+    """Writes the network of a trained module with its prompts: a plain directory, or that of its
+    adapter.
 
     Generation from the directory stops where the module's completions end.
     """
     export_network(module.network, tokenizer, folder, module.whole_weights, module.end_ids)
+    write_origin(folder, origin)
 
 
 def check_weights(settings: RunSettings) -> None:
@@ -185,16 +216,11 @@ def check_weights(settings: RunSettings) -> None:
             )
 
 
-def save_asked(module: Any, model: LanguageModel, kind: str, folder: Path) -> None:
-    """Saves the network of a trained module with its prompts, for use outside the chain."""
-    save(module, model.tokenizer, folder)
-    write_origin(folder, origin_of(model, kind))
-
-
-def origin_of(model: LanguageModel, kind: str) -> Origin:
-    """How a model of the stage `kind` (policy or grm) was trained, for its directory."""
-    longest = getattr(model.settings, kind).max_completion_length
-    return Origin(kind, templates(model.settings), model.codec.digest, longest)
+def origin_of(settings: RunSettings, codec: Codec, kind: str) -> Origin:
+    """What the stage `kind` (warmup, policy or grm) trained a model as, for its directory."""
+    node = settings.sample if kind == "warmup" else getattr(settings, kind)
+    what = "grm" if kind == "grm" else "policy"
+    return Origin(what, templates(settings), codec.digest, node.max_completion_length)
 
 
 def of_artifact(artifact: Artifact, settings: RunSettings) -> LanguageModel:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Run, Stage
 from rlmec.pipeline.content import model_digest
 from rlmec.records import Problem, hash_share
-from rlmec.settings.schema import TeachSettings
+from rlmec.settings.schema import RunSettings, TeachSettings
 from rlmec.store.artifacts import Artifact
 
 
@@ -34,6 +34,39 @@ class ModelSource:
         """Whether the user named the model's place, so that its training data is not known."""
         return self.path is not None
 
+    @property
+    def settings(self) -> RunSettings:
+        """The run's settings, with the prompt that the model is asked with.
+
+        A directory that the user named is asked as it was trained, with the prompt that it records,
+        unless the command sets `prompt` or a key of it.
+        """
+        settings = self.run.settings
+        recorded = None if self.path is None else models.recorded_prompt(self.path)
+        if recorded is None or self._command_sets_prompt:
+            return settings
+        return replace(settings, prompt=recorded)
+
+    @property
+    def prompt_note(self) -> str | None:
+        """A line on the keys of the prompt in which the run and the model's directory differ."""
+        if self.path is None:
+            return None
+        keys = models.other_prompt_keys(self.path, self.run.settings.prompt)
+        if not keys:
+            return None
+        if self._command_sets_prompt:
+            return f"trained with another prompt than the command sets: {keys} differ"
+        return (
+            f"asked with the prompt that it was trained with, which differs from the "
+            f"configuration's in {keys} (set prompt=... to ask with another)"
+        )
+
+    @property
+    def _command_sets_prompt(self) -> bool:
+        keys = [override.partition("=")[0].lstrip("+~") for override in self.run.overrides]
+        return any(key == "prompt" or key.startswith("prompt.") for key in keys)
+
     def inputs(self) -> dict[str, str]:
         """The digest of a finished model, for the fingerprint of a stage that reads it."""
         if self.stage is not None:
@@ -47,9 +80,7 @@ class ModelSource:
         """The model, from the artifacts of a stage's parents or from its own place."""
         if self.stage is not None:
             return models.of_artifact(parents[self.stage.name], self.run.settings)
-        return models.LanguageModel(
-            self.path or str(self.run.settings.model.path), self.run.settings
-        )
+        return models.LanguageModel(self.path or str(self.run.settings.model.path), self.settings)
 
 
 class RoundStage(Stage):

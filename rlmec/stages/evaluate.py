@@ -21,7 +21,7 @@ from rlmec.pipeline.chain import Outcome, Run, Settings, Stage
 from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt, Problem
 from rlmec.settings.binding import build
-from rlmec.settings.schema import EvaluateSettings
+from rlmec.settings.schema import EvaluateSettings, as_plain
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import read_table
@@ -89,7 +89,7 @@ class EvaluateStage(Stage):
         return self.task or self.run.task.name
 
     def settings(self) -> Settings:
-        own = super().settings()
+        own = super().settings() | {"prompt": as_plain(self.source.settings.prompt)}
         tasks = self.run.settings.evaluate.tasks or {}
         return own if self.task is None else own | {"task": tasks[self.task], "label": self.task}
 

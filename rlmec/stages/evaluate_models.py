@@ -61,18 +61,26 @@ def judge_all(run: Run) -> list[Judgement]:
     for at, (path, name) in enumerate(zip(subjects, short_names(subjects), strict=True)):
         if s.model is None and at < len(first):
             path_and_field(path)  # refuses what is no file of outputs
-        for task in tasks:
-            if is_stored(path):
-                if len(tasks) > 1:
-                    raise ConfigurationError(
-                        f"{path} holds outputs at one task; evaluate.tasks names {len(tasks)}"
-                    )
-                out.append(_judge_stored(run, path, name, task))
-            else:
-                variant = name if at else ""
-                stage = EvaluateStage(ModelSource(run, path=path), variant, task)
-                out.append(judgement_of(make(stage), name, stage.label))
+        if not is_stored(path):
+            out += _judge_model(run, path, name, name if at else "", tasks)
+        elif len(tasks) == 1:
+            out.append(_judge_stored(run, path, name, tasks[0]))
+        else:
+            raise ConfigurationError(
+                f"{path} holds outputs at one task; evaluate.tasks names {len(tasks)}"
+            )
     return out
+
+
+def _judge_model(
+    run: Run, path: str, name: str, variant: str, tasks: Sequence[str | None]
+) -> list[Judgement]:
+    """The judgements of a model directory or hub name; says where its prompt is not the run's."""
+    source = ModelSource(run, path=path)
+    if note := source.prompt_note:
+        run.say(f"  {name}: {note}")
+    stages = [EvaluateStage(source, variant, task) for task in tasks]
+    return [judgement_of(make(stage), name, stage.label) for stage in stages]
 
 
 def judgement_of(artifact: Artifact, model: str, task: str) -> Judgement:

@@ -98,7 +98,7 @@ def _model(run: Run, stage: Stage, target: Path) -> Mapping[str, Any]:
             model.path,
             target,
             card=_card(run, kind, artifact, target.resolve().name),
-            origin=models.origin_of(model, kind),
+            origin=models.origin_of(run.settings, model.codec, kind),
             merge=s.merge,
             dtype=s.dtype,
             record={"source": f"{kind}/{artifact.fingerprint}"},

@@ -121,7 +121,8 @@ class GrmStage(RoundStage):
         )
 
         history = fit(run, self.title, settings, work, module, data, validation)
-        run.ranks.share(lambda: models.save_asked(module, model, self.name, work / "model"))
+        origin = models.origin_of(run.settings, model.codec, self.name)
+        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model", origin))
         last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),

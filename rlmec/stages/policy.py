@@ -120,7 +120,8 @@ class PolicyStage(RoundStage):
         )
 
         history = fit(run, self.title, node, work, module, data, validation)
-        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
+        origin = models.origin_of(run.settings, model.codec, self.name)
+        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model", origin))
         metrics = self._metrics(data, history) | _ratio_error(module)
         return Outcome(int(history[-1]["step"]), metrics)
 

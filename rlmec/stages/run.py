@@ -118,11 +118,14 @@ def check_inputs(run: Run) -> None:
     """Looks at what the run will read only later, before anything is made.
 
     Raises an error for an empty split, an engine that cannot run here, a teacher without its key, a
-    GRM with another tokenizer than the policy's, problems to be judged that were trained on, and
-    too few problems for few-shot examples.
+    chat template that refuses the prompt's settings, a GRM with another tokenizer than the
+    policy's, problems to be judged that were trained on, and too few problems for few-shot
+    examples. Says where a finished model was trained with another prompt.
     """
     s = run.settings
     until = flow.stages_until(run, last_stage(s))
+
+    _check_prompt(run)
 
     samples = s.sample.path is None or s.rounds > 1
     if "sample" in until and ("sample", "") not in run.made and samples:
@@ -148,6 +151,22 @@ def check_inputs(run: Run) -> None:
         start = models.start_tokenizer(s, warmup_task(run).problems("train"))
         found = models.LanguageModel(s.grm.model, s).codec.digest
         require_same_tokenizer(models.codec(start).digest, found, f"grm.model ({s.grm.model})")
+
+
+def _check_prompt(run: Run) -> None:
+    """Says where a finished model was trained with another prompt than this run's.
+
+    Raises ValueError if the model's chat template is missing or refuses the prompt's settings.
+    """
+    s = run.settings
+    for key, path in (("model.path", s.model.path), ("grm.model", s.grm.model)):
+        differing = "" if path is None else models.other_prompt_keys(path, s.prompt)
+        if differing:
+            run.say(
+                f"{key}: {path} was trained with another prompt than this run's: {differing} differ"
+            )
+    if s.model.path is not None:
+        _ = models.LanguageModel(s.model.path, s).prompts  # renders a prompt
 
 
 def _splits(s: RunSettings, until: list[str]) -> list[str]:

@@ -63,7 +63,8 @@ class WarmupStage(Stage):
         )
 
         history = fit(run, self.title, settings, work, module, data, validation)
-        run.ranks.share(lambda: models.save(module, tokenizer, work / "model"))
+        origin = models.origin_of(run.settings, codec, self.name)
+        run.ranks.share(lambda: models.save(module, tokenizer, work / "model", origin))
         best = max(history, key=lambda line: line.get("dev/accuracy", 0.0))
         return Outcome(
             int(history[-1]["step"]),
