@@ -105,13 +105,11 @@ class Run:
     def write_summary(self) -> None:
         """Writes `summary.json` as far as the job has got."""
         if self.ranks.rank == 0:
-            wanted = self.settings.optimized_metric
             write_summary(
                 self.run_dir,
                 {
                     "overrides": self.overrides,
-                    "optimized_metric": self.metric(wanted),
-                    "optimized_metric_name": wanted,
+                    "optimized_metric_name": self.settings.optimized_metric,
                     "tags": self.settings.tags,
                     "stages": self.stages,
                 },

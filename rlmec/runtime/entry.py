@@ -6,7 +6,6 @@ folder, and the table of a sweep.
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,9 +16,21 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rlmec.runtime import signals
-from rlmec.runtime.ranks import RankError, Ranks, start_ranks, stop_with_parent
-from rlmec.runtime.store_commands import PRUNE, STATUS, Names, run_store_command
-from rlmec.runtime.sweeps import run_as_child, write_sweep_table
+from rlmec.runtime.ranks import (
+    RankError,
+    Ranks,
+    forget_stray_variables,
+    start_ranks,
+    stop_with_parent,
+)
+from rlmec.runtime.store_commands import PLAN, PRUNE, STATUS, Names, run_store_command
+from rlmec.runtime.sweeps import (
+    ERROR,
+    JobRecord,
+    read_summary,
+    run_as_child,
+    write_sweep_table,
+)
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.check import check
 from rlmec.settings.schema import RunSettings
@@ -52,27 +63,33 @@ def run_program(
     hydra = HydraConfig.get()
     in_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     run_dir = Path(hydra.runtime.output_dir)
+    record = JobRecord(run_dir)
 
     # In a worker of a launcher, train.py's own call has not run.
     signals.listen()
     stop_with_parent()
 
     try:
+        forget_stray_variables()
+        if signals.is_first_rank() and cfg.get("stage") not in (STATUS, PRUNE, PLAN):
+            record.begin(_shown_overrides(hydra))
+
         settings = check(cfg, *_config_dirs(hydra))
         if names is not None and settings.stage in (STATUS, PRUNE):
             return run_store_command(settings, names)
         value = _run(settings, run_dir, program)
+        record.finished(value)
     except signals.RunStopped as stop:
-        _show_stop(stop)
+        _show_stop(stop, record)
         raise
     except Exception as error:
         # A signal ends the ranks one after the other: what fails then is not an error of its own.
         number = signals.requested()
         if number is not None:
             stop = signals.RunStopped(number, f"it ended with {type(error).__name__}: {error}")
-            _show_stop(stop)
+            _show_stop(stop, record)
             raise stop from error
-        _show_error(error, run_dir)
+        _show_error(error, record)
         if not in_sweep:
             sys.exit(1)
         _show_sweep(hydra)
@@ -94,43 +111,47 @@ def _run(settings: RunSettings, run_dir: Path, program: Callable[[], Program]) -
     if code:
         raise RuntimeError(f"its process ended with {code}")
     if code is not None:
-        return _metric_of_child(run_dir)
+        return read_summary(run_dir)["optimized_metric"]
 
-    overrides = list(hydra.overrides.task)
-    with start_ranks(settings.trainer, overrides, run_dir) as ranks:
+    with start_ranks(settings.trainer, list(hydra.overrides.task), run_dir) as ranks:
         run = program()
-        # Shown as the user writes them: the programs put `++` before settings that no file shows.
-        shown = [override.removeprefix("++") for override in overrides]
         with signals.working():
-            return run(settings, ranks, run_dir, shown)
+            return run(settings, ranks, run_dir, _shown_overrides(hydra))
 
 
-def _metric_of_child(run_dir: Path) -> float | None:
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    return summary["optimized_metric"]
+def _shown_overrides(hydra: HydraConf) -> list[str]:
+    """The overrides as the user writes them, without the `++` that the programs put before some."""
+    return [override.removeprefix("++") for override in hydra.overrides.task]
 
 
 def _show_sweep(hydra: HydraConf) -> None:
     """Write the table of the sweep, and print its first columns and its accuracies."""
     columns, rows = write_sweep_table(Path(hydra.sweep.dir))
-    shown = [i for i, name in enumerate(columns) if i < 3 or "accuracy" in name]
+    shown = [i for i, name in enumerate(columns) if i < 4 or "accuracy" in name]
     print("  ".join(columns[i] for i in shown))
     for row in rows:
         print("  ".join(row[i] for i in shown))
     print(f"table of the sweep: {Path(hydra.sweep.dir) / 'results.md'}", flush=True)
 
 
-def _show_stop(stop: signals.RunStopped) -> None:
+def _show_stop(stop: signals.RunStopped, record: JobRecord) -> None:
+    record.broken_off("stopped", str(stop))
     if stop.where and signals.is_first_rank():
         print(f"{stop}. The same command continues from there.", file=sys.stderr, flush=True)
 
 
-def _show_error(error: Exception, run_dir: Path) -> None:
+def _show_error(error: Exception, record: JobRecord) -> None:
+    """Print the error and record it; its traceback goes into `error.txt` of the run folder."""
     text = "".join(traceback.format_exception(error))
-    run_dir.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(run_dir / "error.txt", text)
-    if isinstance(error, EXPECTED):
-        print(f"error: {error}", file=sys.stderr)
-    else:
-        print(text, file=sys.stderr)
-    print(f"(traceback: {run_dir / 'error.txt'})", file=sys.stderr, flush=True)
+    shown = f"error: {error}" if isinstance(error, EXPECTED) else text
+    print(shown, file=sys.stderr, flush=True)
+    record.broken_off("failed", f"{type(error).__name__}: {error}")
+
+    path = record.run_dir / ERROR
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(path, text)
+    except OSError as unwritten:
+        print(f"(traceback not written: {unwritten})", file=sys.stderr, flush=True)
+        return
+    print(f"(traceback: {path})", file=sys.stderr, flush=True)

@@ -1,9 +1,10 @@
 """The processes of a run: the ranks of one job, and the decisions that they share.
 
-In: the hardware settings and the overrides of the job. Out: `Ranks`, in which rank 0 decides and
-tells the other ranks. All ranks are started before the first stage, in one process group that every
-later Trainer joins. Decisions go through a second group (gloo) with a very long timeout, because
-rank 0 may wait for a lock. With one process, nothing of this runs, and torch is not imported here.
+In: the hardware settings, the overrides of the job, and the environment, in which a launcher leaves
+the place of this process among its ranks. Out: `Ranks`, in which rank 0 decides and tells the other
+ranks. All ranks are started before the first stage, in one process group that every later Trainer
+joins. Decisions go through a second group (gloo) with a very long timeout, because rank 0 may wait
+for a lock. With one process, nothing of this runs, and torch is not imported here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +36,14 @@ from rlmec.settings.schema import TrainerSettings
 T = TypeVar("T")
 PARENT = "RLMEC_CHILD"
 """The environment variable that tells a started process the id of the process that started it."""
+WAIT_SECONDS = 30.0
+"""Seconds after which a rank says that it waits for the others."""
 _GROUP_ENV = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK")
+_TORCH_NEEDED = ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_TORCH_NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "NODE_RANK", "GROUP_RANK")
+_STRAY_ENV = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_RUN_ID")
+_TORCH_ENV = (*_STRAY_ENV, "MASTER_ADDR", "MASTER_PORT")
+_SLURM_NEEDED = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -88,10 +97,105 @@ def _configuration() -> list[str]:
 # --- how many ranks there are ---
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What a launcher has told this process: who started it, and how many ranks there are."""
+
+    launcher: str
+    world: int
+
+
+def launch_of(env: Mapping[str, str]) -> Launch | None:
+    """The launcher that started this process as one of its ranks, or None.
+
+    A launcher counts only with all of its variables: torchrun and this module with LOCAL_RANK,
+    WORLD_SIZE, MASTER_ADDR and MASTER_PORT, SLURM with those of a task of several. Raises
+    ConfigurationError for variables that contradict one another, and for an incomplete set whose
+    WORLD_SIZE is above 1, because somebody may have meant it.
+    """
+    torch_set = {name: env[name] for name in _TORCH_ENV if name in env}
+    if all(name in env for name in _TORCH_NEEDED):
+        return _torch_launch(torch_set)
+
+    slurm = _slurm_launch(env)
+    if slurm is None and torch_set.get("WORLD_SIZE", "1") != "1":
+        missing = ", ".join(name for name in _TORCH_NEEDED if name not in env)
+        raise _bad_launch(torch_set, f"{missing} must be set, too")
+    return slurm
+
+
 def launched_outside() -> bool:
     """Whether torchrun, SLURM, or this module on another rank has started this process."""
-    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
-    return "LOCAL_RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ or tasks != "1"
+    return launch_of(os.environ) is not None
+
+
+def forget_stray_variables() -> None:
+    """Remove the variables of a launcher that did not start this process, and say so.
+
+    A RANK that is left over in a shell would otherwise silence the logs of Lightning, which reads
+    it on its own. Must be called before Lightning is imported. Raises ConfigurationError as
+    `launch_of` does.
+    """
+    if launch_of(os.environ) is not None:
+        return
+
+    stray = [name for name in _STRAY_ENV if name in os.environ]
+    if stray:
+        shown = ", ".join(f"{name}={os.environ.pop(name)}" for name in stray)
+        print(
+            f"ignored: {shown}, because no launcher started this process with all of "
+            f"{', '.join(_TORCH_NEEDED)} (to remove: unset {' '.join(stray)})",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    # In the shell of a SLURM allocation Lightning would take this process for one task of many.
+    # This name of the job is what Lightning itself documents against that.
+    if "SLURM_NTASKS" in os.environ:
+        os.environ["SLURM_JOB_NAME"] = "interactive"
+
+
+def _torch_launch(given: Mapping[str, str]) -> Launch:
+    """The launch by a complete set of variables, after checks that they fit together."""
+    numbers: dict[str, int] = {}
+    for name in _TORCH_NUMBERS:
+        if name not in given:
+            continue
+        if not given[name].isdecimal():
+            raise _bad_launch(given, f"{name} must be a number")
+        numbers[name] = int(given[name])
+
+    world = numbers["WORLD_SIZE"]
+    for name in ("LOCAL_RANK", "RANK"):
+        if numbers.get(name, 0) >= world:
+            raise _bad_launch(given, f"{name} must be below WORLD_SIZE")
+    if numbers["LOCAL_RANK"] > numbers.get("RANK", world):
+        raise _bad_launch(given, "LOCAL_RANK must not be above RANK")
+    if "TORCHELASTIC_RUN_ID" in given and "RANK" not in given:
+        raise _bad_launch(given, "torchrun sets RANK, too")
+    return Launch("torchrun" if "TORCHELASTIC_RUN_ID" in given else "LOCAL_RANK", world)
+
+
+def _slurm_launch(env: Mapping[str, str]) -> Launch | None:
+    """The launch by `srun`, if this process is one of several tasks of a step."""
+    complete = all(env.get(name, "").isdecimal() for name in _SLURM_NEEDED)
+    # Lightning takes these two names of a job for a shell.
+    if not complete or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+
+    # A shell within an allocation of many tasks is a step of one task.
+    tasks = int(env["SLURM_NTASKS"])
+    if tasks == 1 or env.get("SLURM_STEP_NUM_TASKS") == "1":
+        return None
+    return Launch("SLURM", tasks)
+
+
+def _bad_launch(given: Mapping[str, str], wrong: str) -> ConfigurationError:
+    shown = ", ".join(f"{name}={value}" for name, value in given.items())
+    return ConfigurationError(
+        f"the environment names a launcher: {shown}; {wrong}. Start the ranks with torchrun or "
+        f"srun, or remove what is left over: unset {' '.join(given)}"
+    )
 
 
 def world_size(trainer: TrainerSettings) -> int:
@@ -248,33 +352,73 @@ def start_ranks(trainer: TrainerSettings, argv: Sequence[str], hydra_run_dir: st
     the result is `Ranks()`.
     """
     world = world_size(trainer)
-    if world == 1 and not launched_outside():
+    outside = launch_of(os.environ)
+    if outside is not None:
+        _check_launch(outside, trainer)
+    if world == 1:
         return Ranks()
-    if world > 1 and trainer.num_nodes > 1 and not launched_outside():
+    if trainer.num_nodes > 1 and outside is None:
         raise ConfigurationError(
             f"trainer.num_nodes is {trainer.num_nodes}: start a job on several nodes with torchrun "
             "or SLURM"
         )
 
-    children = [] if launched_outside() else _start_children(world, argv, hydra_run_dir)
+    children = [] if outside else _start_children(world, argv, hydra_run_dir)
     import torch.distributed as dist
     from lightning import Fabric
 
-    # Fabric opens the process group in the same way as a Trainer does later.
-    Fabric(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        num_nodes=trainer.num_nodes,
-        strategy="ddp" if world > 1 else "auto",
-    ).launch()
-    if not dist.is_initialized():
-        return Ranks()
+    # The ranks wait for one another here. Lightning and torch say nothing meanwhile.
+    with signals.ends_at_once(), _said_after(WAIT_SECONDS, _waiting_line(world)):
+        # Fabric opens the process group in the same way as a Trainer does later.
+        Fabric(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy="ddp",
+        ).launch()
+        control = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
 
-    control = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), control)
     if children:
         ranks.watch(children)
     return ranks
+
+
+def _check_launch(outside: Launch, trainer: TrainerSettings) -> None:
+    """Raise ConfigurationError if the launcher and the settings count the ranks differently."""
+    world = world_size(trainer)
+    if outside.world != world:
+        raise ConfigurationError(
+            f"{outside.launcher} has started {outside.world} ranks, but trainer.devices x "
+            f"trainer.num_nodes is {world}: set both to what was started, or start {world}"
+        )
+
+    # Without torchrun and SLURM, Lightning computes the rank, and does not look at RANK.
+    if outside.launcher == "LOCAL_RANK" and "RANK" in os.environ:
+        node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")))
+        rank = node * _local_devices(trainer) + int(os.environ["LOCAL_RANK"])
+        if rank != int(os.environ["RANK"]):
+            raise ConfigurationError(
+                f"RANK is {os.environ['RANK']}, but NODE_RANK ({node}) x trainer.devices + "
+                f"LOCAL_RANK is {rank}: set NODE_RANK, or start the ranks with torchrun"
+            )
+
+
+def _waiting_line(world: int) -> str:
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    return f"waiting for the other ranks of {world} at {place}: all of them must be started"
+
+
+@contextlib.contextmanager
+def _said_after(seconds: float, line: str) -> Iterator[None]:
+    """Print a line if the block takes longer than that."""
+    timer = threading.Timer(seconds, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _start_children(world: int, argv: Sequence[str], run_dir: str | Path) -> list[Any]:

@@ -5,6 +5,9 @@ In: SIGTERM (from a scheduler or `kill`), SIGUSR1 (a scheduler's warning) and Ct
 between decoding steps. It ends the program with 128 plus the number of the signal: 143, 138 or 130.
 Nothing is raised anywhere else. Before the work begins, and at the second Ctrl-C, the process ends
 at once.
+
+Python runs a handler only between two of its own instructions. A library that waits in C++ can
+therefore hold a signal back for minutes; `ends_at_once` is for such a wait.
 """
 
 from __future__ import annotations
@@ -89,6 +92,39 @@ def working() -> Iterator[None]:
         _state.working = False
 
 
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Around a wait within a library, such as the one for other ranks: a signal ends the process.
+
+    A thread reads the signals, so the library must release Python's global lock while it waits.
+    Does nothing outside the main thread, and nothing for signals that `listen` left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)  # as set_wakeup_fd demands
+    before = signal.set_wakeup_fd(writing)
+    reader = threading.Thread(target=_end_at_signal, args=(reading,), name="signals", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # the reader sees the end of the pipe
+        reader.join()
+        os.close(reading)
+
+
+def _end_at_signal(reading: int) -> None:
+    """End the process at the first byte of a pipe that is the number of a signal to listen to."""
+    while numbers := os.read(reading, 1):
+        number = numbers[0]
+        if number in NAMES and signal.getsignal(number) is _received:
+            _end(number)
+
+
 def pass_on(children: Sequence[int]) -> None:
     """Pass every signal on to these processes from now on, as SIGTERM.
 
@@ -112,16 +148,25 @@ def _received(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT:
         _state.interrupts += 1
 
-    for child in _state.children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGTERM)
-
     if not _state.working or _state.interrupts > 1:
-        _write(f"{NAMES[number]}: ended at once\n")
-        os._exit(128 + number)
+        _end(number)
+    _stop_children()
     if is_first:
         hint = " (press it again to end at once)" if number == signal.SIGINT else ""
         _write(f"{NAMES[number]}: stopping at the next step or part{hint}\n")
+
+
+def _end(number: int) -> None:
+    """End this process at once, and ask its children to stop."""
+    _stop_children()
+    _write(f"{NAMES[number]}: ended at once\n")
+    os._exit(128 + number)
+
+
+def _stop_children() -> None:
+    for child in _state.children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
 
 
 def _write(text: str) -> None:

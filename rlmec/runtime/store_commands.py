@@ -22,7 +22,10 @@ from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.store.inventory import Entry, dependents, fingerprints_in, list_entries
 from rlmec.store.prune import DAY, reasons_to_keep, removal_order, remove
 
-STATUS, PRUNE = "status", "prune"
+STATUS = "status"
+PRUNE = "prune"
+PLAN = "plan"
+"""`stage=plan` makes nothing: it says what the run would need."""
 COLUMNS = ("stage", "fingerprint", "state", "size", "made", "used", "made from", "needed by")
 
 

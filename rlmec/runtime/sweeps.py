@@ -6,14 +6,16 @@ that has several ranks; `summary.json` of a run; `results.csv` and `results.md` 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
 
@@ -23,6 +25,10 @@ from rlmec.runtime.ranks import PARENT, command, launched_outside, world_size
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import TrainerSettings
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
+
+SUMMARY = "summary.json"
+ERROR = "error.txt"
+"""The file of a run folder that holds the traceback of a job that failed."""
 
 
 def run_as_child(hydra_config: Any, trainer: TrainerSettings) -> int | None:
@@ -52,22 +58,70 @@ def run_as_child(hydra_config: Any, trainer: TrainerSettings) -> int | None:
     return code
 
 
+# --- the summary of a run ---
+
+
+class JobRecord:
+    """How one job goes, in `summary.json` of its run folder: its status, and its metric at the end.
+
+    Before `begin` is called, nothing is written: a job that makes nothing leaves no summary.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._began = False
+
+    def begin(self, overrides: Sequence[str]) -> None:
+        """Replace what an earlier job in the same folder has left, by a job that runs."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        (self.run_dir / ERROR).unlink(missing_ok=True)
+        write_summary(self.run_dir, {"overrides": list(overrides), "stages": []})
+        self._began = True
+
+    def finished(self, metric: float | None) -> None:
+        """Record the value of the optimized metric, which only a finished job has."""
+        self._end({"status": "finished", "optimized_metric": metric})
+
+    def broken_off(self, status: Literal["failed", "stopped"], error: str) -> None:
+        """Record why the job has no result. A disk that is full must not hide that error."""
+        with contextlib.suppress(OSError):
+            # A job in a child process ends twice, and the child knows more about its own failure.
+            if self._began and read_summary(self.run_dir)["status"] != status:
+                self._end({"status": status, "optimized_metric": None, "error": error})
+
+    def _end(self, ended: dict[str, Any]) -> None:
+        if self._began:
+            rest = {k: v for k, v in read_summary(self.run_dir).items() if k not in ended}
+            atomic_write_json(self.run_dir / SUMMARY, ended | rest)
+
+
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> Path:
-    """Write `summary.json` of a run, and return its path."""
-    path = run_dir / "summary.json"
-    atomic_write_json(path, summary)
+    """Write `summary.json` of a job whose status is "running", and return its path."""
+    path = run_dir / SUMMARY
+    atomic_write_json(path, {"status": "running", **summary})
     return path
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The content of `summary.json`. Its `status` is running, finished, failed or stopped.
+
+    The status of a job that was killed stays "running".
+    """
+    return json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
+
+
+# --- the table of a sweep ---
 
 
 def write_sweep_table(sweep_dir: Path) -> tuple[list[str], list[list[str]]]:
     """The table of a sweep from every `summary.json` below it: names of columns, and rows of texts.
 
     Every job writes the table again, to `results.csv` and `results.md`, under a lock. The columns
-    are the folder of the job, its `overrides`, `optimized_metric`, and the numbers among the
-    metrics of its last two stages.
+    are the folder of the job, its `status`, its `overrides`, `optimized_metric`, and the numbers
+    among the metrics of its last two stages. A job that has not finished has no numbers.
     """
     with FileLock(sweep_dir / ".results.lock"):
-        summaries = sorted(sweep_dir.rglob("summary.json"), key=_job_order)
+        summaries = sorted(sweep_dir.rglob(SUMMARY), key=_job_order)
         rows = [_row(sweep_dir, path) for path in summaries]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         cells = [[row.get(name, "") for name in columns] for row in rows]
@@ -81,13 +135,16 @@ def write_sweep_table(sweep_dir: Path) -> tuple[list[str], list[list[str]]]:
 
 def _row(sweep_dir: Path, path: Path) -> dict[str, str]:
     """The row of one job by column, from its summary."""
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_summary(path.parent)
     row = {
         "job": path.parent.relative_to(sweep_dir).as_posix(),
+        "status": summary["status"],
         "overrides": " ".join(summary.get("overrides", [])),
         "optimized_metric": _text(summary.get("optimized_metric")),
     }
-    for stage in summary.get("stages", [])[-2:]:
+    # The last stages of a job that failed are not those that it was to be judged by.
+    last = summary["stages"][-2:] if summary["status"] == "finished" else []
+    for stage in last:
         row |= {k: _text(v) for k, v in stage.get("metrics", {}).items() if _is_number(v)}
     return row
 

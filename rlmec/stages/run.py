@@ -22,7 +22,7 @@ from rlmec.pipeline.chain import Run, Stage, address_of, make
 from rlmec.pipeline.memory_plan import plan_memory
 from rlmec.records import require_same_tokenizer
 from rlmec.runtime.ranks import Ranks
-from rlmec.runtime.store_commands import Named
+from rlmec.runtime.store_commands import PLAN, Named
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.stages import flow
@@ -36,9 +36,6 @@ from rlmec.tasks.base import check_references
 
 EXPORT = "export"
 """`stage=export` makes no artifact of its own: it writes what was made to another place."""
-
-PLAN = "plan"
-"""`stage=plan` makes nothing: it says what the run would need."""
 
 _QUIET = (
     r".*does not have many workers.*",

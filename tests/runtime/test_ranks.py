@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,11 +12,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from omegaconf import OmegaConf
 
 import rlmec
-from rlmec.runtime import ranks
+from rlmec.runtime import entry, ranks, signals
 from rlmec.runtime.ranks import Ranks, start_ranks, world_size
-from rlmec.runtime.sweeps import run_as_child, write_summary, write_sweep_table
+from rlmec.runtime.signals import RunStopped
+from rlmec.runtime.sweeps import (
+    JobRecord,
+    read_summary,
+    run_as_child,
+    write_summary,
+    write_sweep_table,
+)
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import TrainerSettings
 
@@ -273,36 +283,291 @@ def test_impossible_launches_are_refused(monkeypatch):
         mode = type("Mode", (), {"name": "MULTIRUN"})
 
     assert run_as_child(Job, TrainerSettings(**TRAINER)) is None
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    launched(monkeypatch, TORCHRUN)
     with pytest.raises(ConfigurationError, match="torchrun"):
         run_as_child(Job, TrainerSettings(**(TRAINER | {"devices": 2})))
 
 
+# --- launchers ---
+
+MANUAL = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}
+TORCHRUN = {**MANUAL, "RANK": "1", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+SRUN = {
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_NTASKS": "4",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_JOB_NAME": "train",
+}
+"""What each launcher leaves in the environment of a rank."""
+
+
+def launched(monkeypatch, environment):
+    """Replace every variable of a launcher by those of `environment`."""
+    for name in {*TORCHRUN, *SRUN, "NODE_RANK"}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def without(environment, *names):
+    return {k: v for k, v in environment.items() if k not in names}
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, None),
+        (MANUAL, ("LOCAL_RANK", 2)),
+        (TORCHRUN, ("torchrun", 2)),
+        (TORCHRUN | SRUN, ("torchrun", 2)),
+        (MANUAL | {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, ("LOCAL_RANK", 1)),
+        (SRUN, ("SLURM", 4)),
+        (without(SRUN, "SLURM_STEP_NUM_TASKS"), ("SLURM", 4)),
+        (SRUN | {"WORLD_SIZE": "4"}, ("SLURM", 4)),
+        # one task, and shells within an allocation of several
+        (SRUN | {"SLURM_NTASKS": "1"}, None),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, None),
+        (SRUN | {"SLURM_JOB_NAME": "bash"}, None),
+        (SRUN | {"SLURM_JOB_NAME": "interactive"}, None),
+        (without(SRUN, "SLURM_PROCID", "SLURM_LOCALID"), None),
+        # left over in a shell
+        ({"LOCAL_RANK": "0"}, None),
+        ({"LOCAL_RANK": "1", "RANK": "3"}, None),
+        ({"RANK": "3"}, None),
+        ({"WORLD_SIZE": "1"}, None),
+        ({"MASTER_ADDR": "here", "MASTER_PORT": "1"}, None),
+        ({"TORCHELASTIC_RUN_ID": "none"}, None),
+        (without(MANUAL, "WORLD_SIZE"), None),
+    ],
+)
+def test_only_a_complete_environment_is_a_launcher_s(environment, found):
+    launch = ranks.launch_of(environment)
+    assert found == (launch and (launch.launcher, launch.world))
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"WORLD_SIZE": "2"}, r"WORLD_SIZE=2; LOCAL_RANK, MASTER_ADDR, MASTER_PORT "),
+        (without(MANUAL, "LOCAL_RANK") | {"RANK": "1"}, r"RANK=1.*; LOCAL_RANK "),
+        (without(MANUAL, "MASTER_PORT"), r"; MASTER_PORT .* unset LOCAL_RANK WORLD_SIZE MASTER_"),
+        (MANUAL | {"LOCAL_RANK": "2"}, r"LOCAL_RANK=2, WORLD_SIZE=2.*; LOCAL_RANK "),
+        (MANUAL | {"LOCAL_RANK": "-1"}, r"; LOCAL_RANK "),
+        (MANUAL | {"WORLD_SIZE": "two"}, r"; WORLD_SIZE "),
+        (MANUAL | {"MASTER_PORT": ""}, r"; MASTER_PORT "),
+        (TORCHRUN | {"RANK": "2"}, r"; RANK "),
+        (TORCHRUN | {"RANK": "0"}, r"; LOCAL_RANK "),
+        (without(TORCHRUN, "RANK"), r" RANK"),
+    ],
+)
+def test_a_contradictory_environment_is_refused(environment, named):
+    with pytest.raises(ConfigurationError, match=named):
+        ranks.launch_of(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "named"),
+    [
+        (TORCHRUN, {"devices": 1}, "torchrun has started 2 ranks.* is 1:"),
+        (SRUN, {"devices": 2}, "SLURM has started 4 ranks.* is 2:"),
+        (MANUAL | {"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, {"devices": 3}, "started 1 ranks.* 3:"),
+        (MANUAL | {"LOCAL_RANK": "0", "RANK": "1"}, {"num_nodes": 2}, r"RANK is 1.*\(0\).* is 0:"),
+    ],
+)
+def test_launcher_and_settings_count_the_same_ranks(environment, settings, named, monkeypatch):
+    launched(monkeypatch, environment)
+    with pytest.raises(ConfigurationError, match=named):
+        start_ranks(TrainerSettings(**(TRAINER | settings)), [], ".")
+
+
+def test_what_is_left_over_is_named_and_removed(monkeypatch, capsys):
+    launched(monkeypatch, {"RANK": "3", "LOCAL_RANK": "1", "SLURM_NTASKS": "8"})
+    ranks.forget_stray_variables()
+    said = capsys.readouterr().err
+    assert "RANK=3, LOCAL_RANK=1" in said
+    assert "unset RANK LOCAL_RANK)" in said
+    assert not {"RANK", "LOCAL_RANK"} & set(os.environ)
+    assert signals.is_first_rank()
+    assert not SLURMEnvironment.detect(), "Lightning takes this process for a task of SLURM"
+    ranks.forget_stray_variables()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("environment", [{}, MANUAL, TORCHRUN, SRUN])
+def test_a_launcher_s_variables_stay(environment, monkeypatch, capsys):
+    launched(monkeypatch, environment)
+    before = dict(os.environ)
+    ranks.forget_stray_variables()
+    assert (dict(os.environ), capsys.readouterr().err) == (before, "")
+
+
+RANK_ALONE = """
+import signal, sys
+import torch.distributed as dist
+from rlmec.runtime import ranks, signals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+signals.listen()
+with signals.ends_at_once(), ranks._said_after(0.3, "waiting"):
+    dist.init_process_group("gloo")
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "number", "code"), [("0", signal.SIGTERM, 143), ("1", signal.SIGINT, 130)]
+)
+def test_a_rank_that_waits_for_the_others_can_be_stopped(rank, number, code):
+    """Rank 0 waits for a peer, rank 1 for the port of rank 0; both waits are in C++."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, **MANUAL, "LOCAL_RANK": rank, "RANK": rank, "MASTER_PORT": str(port)}
+    line = [sys.executable, "-c", RANK_ALONE]
+    env |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(line, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert "waiting" in process.stderr.readline()
+            process.send_signal(number)
+            assert process.wait(5) == code
+        finally:
+            process.kill()
+        assert ("ended at once" in process.stderr.read()) == (rank == "0")
+
+
+# --- the record of a job, and the table of a sweep ---
+
+
+@pytest.fixture
+def job_in(tmp_path, monkeypatch):
+    """Run a program of one job as train.py does, always in the folder `run`; its exit code."""
+    monkeypatch.setattr(entry, "check", lambda cfg, *_: cfg)
+    monkeypatch.setattr(entry, "start_ranks", lambda *_: Ranks())
+    launched(monkeypatch, {})
+    mode = type("Mode", (), {"name": "RUN"})
+    overrides = type("Overrides", (), {"task": ["++a=1"]})
+    runtime = type("Runtime", (), {"output_dir": str(tmp_path / "run"), "config_sources": []})
+    hydra = type("Hydra", (), {"mode": mode, "overrides": overrides, "runtime": runtime})
+    monkeypatch.setattr(entry.HydraConfig, "get", lambda: hydra)
+
+    def run(program, stage="policy"):
+        cfg = OmegaConf.create({"stage": stage, "trainer": None})
+        try:
+            entry.run_program(cfg, lambda: program)
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    return run
+
+
+def warmed_up(run_dir, overrides):
+    """What a job records after its warm-up."""
+    stages = [{"name": "warmup", "metrics": {"dev/accuracy": 0.1875}}]
+    write_summary(run_dir, {"overrides": overrides, "stages": stages})
+
+
+def test_a_summary_tells_how_its_own_job_went(job_in, tmp_path):
+    folder = tmp_path / "run"
+
+    def works(settings, ranks, run_dir, overrides):
+        assert read_summary(run_dir) == {"status": "running", "overrides": ["a=1"], "stages": []}
+        warmed_up(run_dir, overrides)
+        return 0.5
+
+    def fails(settings, ranks, run_dir, overrides):
+        warmed_up(run_dir, overrides)
+        raise ValueError("row 7 has 3 of 2")
+
+    def stops(settings, ranks, run_dir, overrides):
+        raise RunStopped(15, "policy at step 3")
+
+    assert job_in(works) == 0
+    done = read_summary(folder)
+    assert (done["status"], done["optimized_metric"], len(done["stages"])) == ("finished", 0.5, 1)
+
+    assert job_in(fails) == 1
+    failed = read_summary(folder)
+    assert (failed["status"], failed["optimized_metric"]) == ("failed", None)
+    assert failed["error"] == "ValueError: row 7 has 3 of 2"
+    assert "row 7" in (folder / "error.txt").read_text()
+
+    assert job_in(stops) == 143
+    stopped = read_summary(folder)
+    assert (stopped["status"], stopped["stages"]) == ("stopped", [])
+    assert "policy at step 3" in stopped["error"]
+    assert not (folder / "error.txt").exists()
+
+
+def test_a_job_that_fails_before_it_begins_leaves_nothing_of_an_earlier_one(
+    job_in, tmp_path, monkeypatch
+):
+    assert job_in(lambda *_: 0.5) == 0
+
+    def refuse(cfg, *_):
+        raise ConfigurationError("policy.steps: 'many'")
+
+    monkeypatch.setattr(entry, "check", refuse)
+    assert job_in(lambda *_: 0.5) == 1
+    summary = read_summary(tmp_path / "run")
+    assert (summary["status"], summary["optimized_metric"]) == ("failed", None)
+    assert "policy.steps: 'many'" in summary["error"]
+
+
+def test_a_stage_that_makes_nothing_leaves_the_summary(job_in, tmp_path):
+    assert job_in(lambda *_: 0.5) == 0
+    before = read_summary(tmp_path / "run")
+    assert job_in(lambda *_: None, stage="plan") == 0
+    assert read_summary(tmp_path / "run") == before
+
+
+def test_an_error_is_shown_where_nothing_can_be_written(job_in, tmp_path, capsys):
+    (tmp_path / "run").write_text("a file in the place of the folder")
+    assert job_in(lambda *_: 0.5) == 1
+    assert str(tmp_path / "run") in capsys.readouterr().err
+
+
+def test_the_failure_that_a_child_process_recorded_stays(tmp_path):
+    for error in ("ValueError: 3 of 2", "its process ended with 1"):
+        record = JobRecord(tmp_path)
+        record._began = True
+        if error.startswith("Value"):
+            record.begin([])
+        record.broken_off("failed", error)
+    assert read_summary(tmp_path)["error"] == "ValueError: 3 of 2"
+
+
 def test_the_table_of_a_sweep_holds_every_job(tmp_path):
-    def summary(name, metric, **metrics):
-        (tmp_path / name).mkdir(parents=True)
+    def summary(name, metric, failed=False, **metrics):
         stages = [
             {"name": "grm", "metrics": {"grm/loss": 1.0}},
             {"name": "policy", "metrics": {"train/loss": 0.25, "note": "text", "ok": True}},
             {"name": "evaluate", "metrics": metrics},
         ]
-        found = {"overrides": ["a=1|2"], "optimized_metric": metric, "stages": stages}
-        write_summary(tmp_path / name, found)
+        record = JobRecord(tmp_path / name)
+        record.begin([])
+        write_summary(tmp_path / name, {"overrides": ["a=1|2"], "stages": stages})
+        if failed:
+            record.broken_off("failed", "ValueError: 3 of 2")
+        else:
+            record.finished(metric)
 
     summary("10", 0.75, **{"eval/accuracy": 0.75})
     summary("2", None, **{"eval/pass": 3})
     summary("lr=0.1/x", 0.5)
+    summary("11", 0.25, failed=True, **{"eval/accuracy": 0.1875})
     columns, rows = write_sweep_table(tmp_path)
-    names = ["job", "overrides", "optimized_metric", "train/loss", "eval/pass", "eval/accuracy"]
-    assert columns == names
+    names = ["job", "status", "overrides", "optimized_metric"]
+    assert columns == [*names, "train/loss", "eval/pass", "eval/accuracy"]
     assert rows == [
-        ["2", "a=1|2", "", "0.25", "3", ""],
-        ["10", "a=1|2", "0.75", "0.25", "", "0.75"],
-        ["lr=0.1/x", "a=1|2", "0.5", "0.25", "", ""],
+        ["2", "finished", "a=1|2", "", "0.25", "3", ""],
+        ["10", "finished", "a=1|2", "0.75", "0.25", "", "0.75"],
+        ["11", "failed", "a=1|2", "", "", "", ""],
+        ["lr=0.1/x", "finished", "a=1|2", "0.5", "0.25", "", ""],
     ]
     assert list(csv.reader((tmp_path / "results.csv").read_text().splitlines())) == [columns, *rows]
     table = (tmp_path / "results.md").read_text().splitlines()
-    assert table[2] == "| 2 | a=1\\|2 |  | 0.25 | 3 |  |"
+    assert table[2] == "| 2 | finished | a=1\\|2 |  | 0.25 | 3 |  |"
     assert write_sweep_table(tmp_path) == (columns, rows)
 
 
