@@ -83,13 +83,16 @@ def chosen() -> list[Case]:
 
 
 def ranked() -> list[Case]:
-    """Two ranks: stops of the fit and of generation, by a signal to rank 0 or to both."""
+    """Two ranks: stops of the fit and of generation, by a signal to rank 0 or to both; and stops of
+    a rank that waits for one that never comes."""
+    alone = (Stop("term", "rendezvous", 1), Stop("int", "rendezvous", 1))
     plans = {
         "warmup": (Stop("term", "micro", 2), Stop("kill", "micro", 3)),
         "grm": (Stop("group-term", "micro", 3), Stop("int", "validate", 2)),
         "sample": (Stop("term", "decode", 5), Stop("kill", "part", 1)),
     }
-    return [Case(f"ranks2-{stage}", "ranks2", stage, stops) for stage, stops in plans.items()]
+    cases = [Case(f"ranks2-{stage}", "ranks2", stage, stops) for stage, stops in plans.items()]
+    return [*cases, Case("ranks2-rendezvous", "ranks2", "warmup", alone)]
 
 
 def swept() -> list[Case]:

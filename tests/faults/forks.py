@@ -11,6 +11,7 @@ import atexit
 import os
 import runpy
 import signal
+import socket
 import sys
 import threading
 import time
@@ -99,6 +100,18 @@ def start(argv: Sequence[str], log: Path, prepare: Callable[[], None] = lambda: 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def rank_without_peer() -> None:
+    """Make a child rank 0 of two, as an outside launcher does; the other is never started."""
+    from rlmec.runtime import ranks
+
+    ranks.WAIT_SECONDS = 0.5
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def _as_program() -> int:

@@ -12,13 +12,16 @@ from pathlib import Path
 from .cases import Case
 from .comparison import differences, finished, joined, trace
 from .damage import Damage, no_damage
-from .forks import Child, start
+from .forks import PATIENCE, Child, rank_without_peer, start
 from .injection import CODES, Stop, act, install
 from .settings import FITS, STAGES, command, upstream, write_configuration
 
 SWEPT = "policy.objective.epsilon=0.1,0.3"
-OUTSIDE = ("time", "checkpoint", "disk")
+OUTSIDE = ("time", "checkpoint", "disk", "rendezvous")
 """Points that no wrap in the command's own process sees."""
+WAITS = b"waiting for the other ranks"
+WAIT_LIMIT = 5.0
+"""Seconds within which a rank that waits for another must end after a signal."""
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 STOPPED_AT = re.compile(r"stopped by [\w-]+: \S+ at optimizer step (\d+) of")
 RESUMED_AT = re.compile(r"resumes from optimizer step (\d+)")
@@ -154,14 +157,17 @@ class _Walk:
         self.traces.append(self.store / f"{len(self.traces)}.trace")
         put_in = None if stop is None or stop.point in OUTSIDE else stop
         noting = functools.partial(install, put_in, self.traces[-1])
+        if stop is not None and stop.point == "rendezvous":
+            noting = rank_without_peer
         child = start(self.bench.argv(self.case, self.store), self.log, noting)
-        if stop is not None and stop.point in ("time", "checkpoint"):
-            self._strike(child, stop)
+        if stop is not None and stop.point in ("time", "checkpoint", "rendezvous"):
+            self._strike(child, stop, said)
         code = child.wait()
         return self.log.read_bytes()[said:].decode(), code
 
-    def _strike(self, child: Child, stop: Stop) -> None:
-        """From outside: after a share of the usual time, or at a checkpoint of that step."""
+    def _strike(self, child: Child, stop: Stop, said: int) -> None:
+        """From outside: after a share of the usual time, at a checkpoint of that step, or while the
+        run waits for another rank; `said` is the length of the log before the run."""
         if stop.point == "time":
             took = self.bench.took.get((self.case.setting, self.case.stage), 5.0)
             time.sleep(took * stop.nth / 100)
@@ -170,12 +176,16 @@ class _Walk:
             if any(int(path.stem.removeprefix("step-")) >= stop.nth for path in found):
                 break
             time.sleep(0.002)
+        while stop.point == "rendezvous" and child.is_running():
+            if self.log.is_file() and WAITS in self.log.read_bytes()[said:]:
+                break
+            time.sleep(0.05)
         try:
             act(stop.action, child.pid)
         except ProcessLookupError:
             return
         struck = time.monotonic()
-        child.wait()
+        child.wait(WAIT_LIMIT if stop.point == "rendezvous" else PATIENCE)
         self.result.slowest = max(self.result.slowest, time.monotonic() - struck)
 
     def _went_on(self, said: str) -> list[int]:

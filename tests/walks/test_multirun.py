@@ -67,6 +67,8 @@ def test_a_bad_job_fails_alone_and_the_exit_code_tells(copied):
     assert finished == {"policy.max_length=512", "policy.max_length=500"}
     rows = {row["job"]: row for row in table(store)}
     assert {job for job, row in rows.items() if row["report/rlmec/accuracy"]} == {"0", "2"}
+    assert [rows[job]["status"] for job in "012"] == ["finished", "failed", "finished"]
+    assert rows["1"]["optimized_metric"] == ""
     assert len(finals(store)["policy"]) == before + 2
     (traceback,) = (store / "outputs").rglob("error.txt")
     assert traceback.parent.name == "1"
