@@ -153,7 +153,9 @@ class Binder:
             return value
         if type(value) is int and str(value) in choices:
             return str(value)
-        raise self.mistyped(typing.Literal[choices], value, key)
+        near = difflib.get_close_matches(str(value), map(str, choices), 1, 0.5)
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        raise _MistypedError(f"{self.mistyped(typing.Literal[choices], value, key)}{hint}")
 
     def ranged(self, hint: Any, value: Any, key: str) -> Any:
         """A value of a type of `ranges`."""

@@ -25,7 +25,12 @@ from rlmec.settings.binding import (
     join,
     refuse_held_secret,
 )
+from rlmec.settings.ranges import with_home
 from rlmec.settings.schema import RunSettings, as_plain
+
+# In conf/, `${home:PATH}` is PATH with the home folder for `~`. The folder of a run needs it,
+# because Hydra makes that folder before the settings are bound.
+OmegaConf.register_new_resolver("home", with_home, replace=True)
 
 ALLOWED = (
     "rlmec.",
@@ -63,12 +68,17 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
     allow = allowed_prefixes(tree)
 
     # Importing a library for its signatures takes seconds: first everything else must be right.
-    Binder((*ALLOWED, *allow), config_dirs, importing=False).cast(RunSettings, tree, "")
+    _bound(tree, Binder((*ALLOWED, *allow), config_dirs, importing=False))
+    return _bound(tree, Binder((*ALLOWED, *allow), config_dirs))
+
+
+def _bound(tree: dict[str, Any], binder: Binder) -> RunSettings:
+    """The settings of a plain tree, with the changes of nodes that it names checked as well."""
+    settings: RunSettings = binder.cast(RunSettings, tree, "")
     for key in TARGETS:
         node: Any = functools.reduce(lambda at, name: (at or {}).get(name), key.split("."), tree)
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigurationError(f"{key} needs a _target_: {node!r} has none")
-    settings = Binder((*ALLOWED, *allow), config_dirs).cast(RunSettings, tree, "")
 
     _build_light(settings.teacher, "teacher")
 
@@ -76,9 +86,10 @@ def check(cfg: DictConfig | dict[str, Any], *config_dirs: Path) -> RunSettings:
     if settings.warmup.task:
         if "_target_" in settings.warmup.task:
             raise ConfigurationError("warmup.task changes the task's settings, not its _target_")
-        Binder(("",)).walk({**settings.task, **settings.warmup.task}, "warmup.task")
+        anywhere = Binder(("",), importing=binder.importing)
+        anywhere.walk({**settings.task, **settings.warmup.task}, "warmup.task")
     for name, changes in (settings.report.compare or {}).items():
-        rebind(settings.policy, changes, f"report.compare.{name}")
+        rebind(settings.policy, changes, f"report.compare.{name}", importing=binder.importing)
     return settings
 
 
@@ -126,14 +137,15 @@ def _judged_task(name: str, changes: Any, config_dirs: Sequence[Path]) -> Any:
     return OmegaConf.merge(OmegaConf.load(files[name]), changes or {})
 
 
-def rebind(settings: Any, changes: dict[str, Any], where: str) -> Any:
+def rebind(settings: Any, changes: dict[str, Any], where: str, *, importing: bool = True) -> Any:
     """A settings object with nested `changes`, bound and checked again.
 
     A change with a `_target_` of its own replaces the node. Raises ConfigurationError with the key
     below `where`. Any target is allowed here, because `check` has compared the targets of the whole
     tree, changes included, with the allow-list.
     """
-    return Binder(("",)).cast(type(settings), _changed(as_plain(settings), changes), where)
+    binder = Binder(("",), importing=importing)
+    return binder.cast(type(settings), _changed(as_plain(settings), changes), where)
 
 
 def _changed(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

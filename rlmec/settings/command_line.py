@@ -35,6 +35,7 @@ from rlmec.settings.binding import (
     unreadable,
 )
 from rlmec.settings.check import ALLOWED
+from rlmec.settings.ranges import with_home
 from rlmec.settings.schema import RunSettings
 from rlmec.settings.signatures import SignatureError, signature_of
 
@@ -52,20 +53,22 @@ def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) 
 
     `argv` are the arguments after the program's name. An override of a setting that no YAML file
     shows, because its default is in the signature of its target, comes back as `++key=value`; so
-    every setting is overridden the same way, wherever its default lives. Help and other questions
-    to Hydra pass unchecked, as do its own keys. Costs one composition.
+    every setting is overridden the same way, wherever its default lives. `~/` at the start of a
+    value becomes the home folder, because Hydra's grammar refuses it. Help and other questions to
+    Hydra pass unchecked, as do its own keys. Costs one composition.
 
     Ends the program with exit code 2 and one line for an unknown key or option or a secret.
     """
-    args = get_args_parser().parse_args(list(argv))
+    argv = [_with_home(arg) for arg in argv]
+    args = get_args_parser().parse_args(argv)
     try:
         overrides = OverridesParser.create().parse_overrides(args.overrides)
         for override in overrides:
             _refuse_secret(override)
         if args.help or args.hydra_help or args.info or args.shell_completion:
-            return list(argv)
+            return argv
         if args.config_path or args.experimental_rerun:
-            return list(argv)
+            return argv
 
         own = [str(o.input_line) for o in overrides if not o.is_hydra_override()]
         folder = Path(args.config_dir) if args.config_dir else None
@@ -83,6 +86,13 @@ def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) 
         place = "" if known else unreadable(config_dir)
         print(f"error: {place}{' '.join(lines[:4])[:1000]}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _with_home(arg: str) -> str:
+    """An argument with `~/` at the start of unquoted values replaced by the home folder."""
+    if "'" in arg or '"' in arg:
+        return arg
+    return re.sub(r"(?<=[=,\[])~(?=/)", lambda _: with_home("~"), arg)
 
 
 def _refuse_secret(override: Override) -> None:

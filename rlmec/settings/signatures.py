@@ -1,9 +1,9 @@
 """Reads what a `_target_` may be called with: names, types, defaults and which are required.
 
 In: a dotted name. Out: its `Signature`. The signatures of this project's and of a user's own code
-are read from source, so that a misspelt key is found without importing anything; a library is
-imported. The definition behind the name must itself be below an allowed prefix, so that the imports
-of an allowed module lead to nothing else.
+are read from source, so that a misspelt key is found without importing anything; a library's is
+read from source first, and then from the imported library. The definition behind the name must
+itself be below an allowed prefix, so that the imports of an allowed module lead to nothing else.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ _PLAIN |= {"list": list, "dict": dict, "tuple": tuple, "None": type(None)}
 _UNION: Any = typing.Union
 _GENERIC: dict[str, Any] = {"list": list, "List": list, "Sequence": list, "tuple": tuple}
 _GENERIC |= {"Tuple": tuple, "dict": dict, "Dict": dict, "Mapping": dict}
+
+
+# Paths among the arguments of library targets, such as loggers; a library marks none.
+_PATHS = {"save_dir", "dirpath", "log_dir", "root_dir", "config_file"}
 
 
 class SignatureError(ValueError):
@@ -55,14 +59,31 @@ def signature_of(target: str, allowed: Sequence[str], importing: bool = True) ->
     """The signature of a class or function.
 
     Raises SignatureError if the definition is missing or not below an allowed prefix. Without
-    `importing`, the signature of a library's target takes anything.
+    `importing`, a library's signature is read from source too; where it is not found there, it
+    takes anything.
     """
     if target.split(".")[0] in VERSIONED:
-        return _imported(target, allowed) if importing else Signature(open=True)
+        return _imported(target, allowed) if importing else _of_library(target, allowed)
     try:
         return _from_source(target, allowed, follow=False)
     except RecursionError as error:
         raise SignatureError(f"{target!r} is defined by itself, or nested too deep") from error
+
+
+def _of_library(target: str, allowed: Sequence[str]) -> Signature:
+    """The signature of a library's target as its source has it; an open one if it is elsewhere."""
+    if target.startswith("transformers.get_"):
+        target = target.replace("transformers.", "transformers.optimization.")
+        allowed = ("transformers.optimization.",)
+    try:
+        found = _from_source(target, allowed, follow=True)
+    except (SignatureError, RecursionError):
+        return Signature(open=True)
+    return replace(found, hints=found.hints | _paths_among(found.hints))
+
+
+def _paths_among(names: Iterable[str]) -> dict[str, Any]:
+    return {name: _UNION[ranges.PathText, None] for name in _PATHS.intersection(names)}
 
 
 def _imported(target: str, allowed: Sequence[str]) -> Signature:
@@ -80,6 +101,7 @@ def _imported(target: str, allowed: Sequence[str]) -> Signature:
     named = [p for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     required = tuple(p.name for p in named if p.default is p.empty)
     hints = {p.name: _from_text(inspect.formatannotation(p.annotation)) for p in named}
+    hints |= _paths_among(hints)
     return Signature(hints, required, any(p.kind is p.VAR_KEYWORD for p in given))
 
 

@@ -43,7 +43,10 @@ NODES = ("task", "model", "sample", "teacher", "teach", "grm", "score", "policy"
 
 
 def last_stage(settings: RunSettings) -> str:
-    """The last stage of the chain that a run makes; for an export the last one that it needs."""
+    """The last stage of the chain that a run makes; for an export the last one that it needs, for a
+    plan the last one of all."""
+    if settings.stage == "plan":
+        return flow.STAGES[-1]
     return LAST[settings.export.what] if settings.stage == "export" else settings.stage
 
 

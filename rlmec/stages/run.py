@@ -19,6 +19,7 @@ from rlmec.lm.loading import quiet
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import engine_of
 from rlmec.pipeline.chain import Run, Stage, address_of, make
+from rlmec.pipeline.early_check import check_buildable, check_machine
 from rlmec.pipeline.memory_plan import plan_memory
 from rlmec.records import require_same_tokenizer
 from rlmec.runtime.ranks import Ranks
@@ -57,6 +58,7 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     _check_stage(settings)
     models.check_weights(settings)
     run = _open(settings, ranks, run_dir, overrides)
+    check_buildable(settings, flow.stages_until(run, last_stage(settings)))
 
     if settings.model.path is not None or settings.stage == PLAN:
         ranks.share(lambda: plan_memory(settings, ranks.world))
@@ -84,6 +86,7 @@ def evaluate(
 ) -> float | None:
     """Judges the model `evaluate.model`, or stored outputs, on one or several tasks."""
     run = _open(settings, ranks, run_dir, overrides)
+    run.before_making = lambda run: check_machine(run, ["evaluate"])
     closing_tables(run, judge_all(run))
     return _close(run)
 
@@ -114,13 +117,15 @@ def _check_stage(settings: RunSettings) -> None:
 def check_inputs(run: Run) -> None:
     """Looks at what the run will read only later, before anything is made.
 
-    Raises an error for an empty split, an engine that cannot run here, a teacher without its key, a
-    chat template that refuses the prompt's settings, a GRM with another tokenizer than the
-    policy's, problems to be judged that were trained on, and too few problems for few-shot
-    examples. Says where a finished model was trained with another prompt.
+    Raises an error for devices or a precision that this machine does not have, an empty split, an
+    engine that cannot run here, a teacher without its key, a chat template that refuses the
+    prompt's settings, a GRM with another tokenizer than the policy's, problems to be judged that
+    were trained on, and too few problems for few-shot examples. Says where a finished model was
+    trained with another prompt.
     """
     s = run.settings
     until = flow.stages_until(run, last_stage(s))
+    check_machine(run, until)
 
     _check_prompt(run)
 
