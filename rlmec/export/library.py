@@ -33,10 +33,10 @@ from torch import nn
 from rlmec.data.grm_rows import rewriting_row
 from rlmec.export.model_folder import FILE, read_origin
 from rlmec.lm.draft_decoding import rewrite as rewrite_drafts
-from rlmec.lm.loading import context_length, end_ids, load_network, tokenizer_of
+from rlmec.lm.loading import codec_of, context_length, load_network
+from rlmec.lm.loading_checks import check_model
 from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.token_texts import Edit, Span, text_edits, token_spans
-from rlmec.lm.tokenizers import codec
 from rlmec.method.alignment import edit_ratio, edit_script
 from rlmec.method.rewards import clipped_probability, no_reward
 from rlmec.prompts import Prompts, Templates
@@ -151,13 +151,15 @@ class RewardModel:
 
         `device` is a GPU by default if there is one. The prompts are those that the model was
         trained with, from its `rlmec.json`, or `templates`. Raises ValueError if there are neither,
-        or if the tokenizer is not the one that the model was trained with.
+        if the tokenizer is not the one that the model was trained with, or if the weights are not
+        those of the network, and FileNotFoundError if there is no whole model.
         """
         place = str(model)
+        check_model(place, revision)
         origin = read_origin(Path(model))
         found = templates or (origin.templates if origin else None)
         turns = found is not None and found.chat
-        own = codec(tokenizer_of(place, revision), end_ids(place, revision), turns=turns)
+        own = codec_of(place, revision, turns=turns)
         if origin is not None:
             require_same_tokenizer(own.digest, origin.tokenizer, f"{Path(model) / FILE}")
         if found is None:

@@ -10,18 +10,28 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlmec.lm.loading_checks import (
+    TOKENIZER_FILES,
+    check_folder,
+    check_keys,
+    check_vocabulary,
+    check_weight_files,
+    passing_on,
+)
 from rlmec.lm.lora import (
     adapter_at,
     is_adapted,
     load_adapter,
     save_adapter,
 )
-from rlmec.lm.tokenizers import TOKENIZER_FILES, load_tokenizer
+from rlmec.lm.tokenizers import codec, load_tokenizer
+from rlmec.prompts import Codec
 
 
 def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int) -> Any:
@@ -44,7 +54,7 @@ def new_network(shape: dict[str, Any], tokenizer: Any, attention: str, seed: int
     make: Any = CONFIG_MAPPING[model_type]
     config = make(
         **keys,
-        vocab_size=len(tokenizer),
+        vocab_size=max(len(tokenizer), *(i + 1 for i in tokenizer.get_vocab().values())),
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -72,7 +82,8 @@ def load_network(
     The directory of an adapter gives its base model with the adapter on it, not merged. `dtype` and
     `quantization` ("nf4", "int8") are those of the base model; an adapter is float32. `trainable`
     is whether the adapter is trained further. Raises FileNotFoundError for a local directory
-    without a model, or with pickled weights only.
+    without a model, or with pickled weights only, and ValueError for weights that are not whole or
+    not those of the network (`check_keys`).
     """
     place = adapter_at(path)
     if place is not None:
@@ -84,31 +95,50 @@ def load_network(
             quantization=quantization,
         )
         return load_adapter(base, place, trainable=trainable).eval()
-    from transformers import AutoModelForCausalLM
-
-    _check_directory(Path(path))
-    return AutoModelForCausalLM.from_pretrained(
+    return _loaded(
         path,
         revision=revision,
         dtype=getattr(torch, dtype),
         attn_implementation=attention,
-        trust_remote_code=False,
-        use_safetensors=True,
         **_quantized(quantization, dtype),
     )
 
 
-def _check_directory(folder: Path) -> None:
-    """Raises FileNotFoundError if a local directory has no model that may be loaded."""
-    local = folder.is_absolute() or folder.is_dir()
-    if local and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: no model here (config.json is missing)")
-    if local and not any(folder.glob("*.safetensors")):
-        pickled = sorted(p.name for p in (*folder.glob("*.bin"), *folder.glob("*.pt")))
-        found = f" (found {', '.join(pickled)}: pickled weights can run code)" if pickled else ""
-        raise FileNotFoundError(
-            f"{folder}: no safetensors here{found}; save the model again with safetensors"
+def check_loadable(path: str | Path, revision: str | None = None, what: str = "") -> None:
+    """Raises the errors that `load_network` would raise; no weights are read.
+
+    The message begins with `what`, the setting that names the place.
+    """
+    place = adapter_at(path)
+    if place is not None:
+        base = _loaded(place.base, what, revision=place.revision, device_map="meta")
+        load_adapter(base, place, trainable=False)
+        return
+    _loaded(path, what, revision=revision, device_map="meta")
+
+
+def _loaded(path: str | Path, what: str = "", **arguments: Any) -> Any:
+    """The network of a directory or hub name, if its files hold exactly its weights."""
+    from transformers import AutoModelForCausalLM
+
+    check_folder(path)
+    if Path(path).is_dir():
+        check_weight_files(Path(path))
+
+    with passing_on(path):
+        # Shapes that differ would raise an error that refers to a hidden log: `check_keys` names
+        # them instead.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **arguments,
         )
+    network, report = loaded
+    check_keys(f"{what}: {path}" if what else path, report)
+    return network
 
 
 def _quantized(quantization: str | None, dtype: str) -> dict[str, Any]:
@@ -214,6 +244,47 @@ def context_of(path: str | Path, revision: str | None = None) -> int | None:
     return _positions(AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False))
 
 
+def vocabulary_rows(path: str | Path, revision: str | None = None) -> int | None:
+    """Rows of the embedding of a model directory, adapter's directory or hub name: ids below it are
+    known to the network.
+
+    Only the configuration is read. None if it does not say.
+    """
+    place = adapter_at(path)
+    if place is not None:
+        return vocabulary_rows(place.base, place.revision)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
+def codec_of(
+    path: str | Path,
+    revision: str | None = None,
+    tokenizer: Any = None,
+    *,
+    turns: bool = False,
+    more_end_ids: Sequence[int] = (),
+) -> Codec:
+    """The codec of a model directory, adapter's directory or hub name, for use with its network.
+
+    `tokenizer` is that of the place, if it is loaded already. `turns` is that of `codec`, and
+    `more_end_ids` end completions besides the ids that the model's own settings name. A pad token
+    beyond the network's embedding is replaced by the end token. Raises ValueError for any other id
+    that sequences can have and that the embedding lacks (`check_vocabulary`).
+    """
+    own = tokenizer_of(path, revision) if tokenizer is None else tokenizer
+    rows = vocabulary_rows(path, revision)
+    found = codec(own, (*end_ids(str(path), revision), *more_end_ids), turns=turns)
+    if rows is None:
+        return found
+
+    check_vocabulary(path, own, rows, [*found.prefix_ids, *found.end_ids])
+    # Padding is masked, so that any id that the network knows gives the same.
+    return found if found.pad_id < rows else replace(found, pad_id=found.end_id)
+
+
 def _positions(config: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
@@ -249,7 +320,10 @@ def end_ids(path: str, revision: str | None) -> tuple[int, ...]:
 
 
 def quiet() -> None:
-    """Hides transformers' advice and loading bars. Warnings of this project are not affected."""
+    """Hides transformers' advice and loading bars.
+
+    What it warns of while it loads a model or a tokenizer is not hidden (`passing_on`).
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()

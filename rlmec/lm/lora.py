@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from rlmec.lm.loading_checks import check_keys
+
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
@@ -96,10 +98,37 @@ def with_lora(
 
 
 def load_adapter(network: Any, place: AdapterPlace, *, trainable: bool) -> Any:
-    """The network of the base model with the adapter of a directory, frozen or trainable."""
+    """The network of the base model with the adapter of a directory, frozen or trainable.
+
+    Raises ValueError if the names or shapes of its weights are not those of an adapter with its
+    settings on this network.
+    """
     peft = _import_peft()
-    with _quiet():
-        return peft.PeftModel.from_pretrained(network, place.folder, is_trainable=trainable)
+    try:
+        with _quiet():
+            adapted = peft.PeftModel.from_pretrained(network, place.folder, is_trainable=trainable)
+            # peft only warns of missing weights and leaves out unexpected ones. To load them again
+            # gives the names of both; an adapter is small.
+            weights = peft.load_peft_weights(str(place.folder), device="cpu")
+            result = peft.set_peft_model_state_dict(adapted, weights)
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        reason = str(error).partition("size mismatch for ")[2].partition("\n")[0]
+        raise ValueError(
+            f"{place.folder}: its weights have another shape than {place.base} needs: {reason}"
+        ) from error
+
+    missing = [name for name in result.missing_keys if ".lora_" in name]
+    check_keys(
+        place.folder,
+        {
+            "missing_keys": missing,
+            "unexpected_keys": result.unexpected_keys,
+            "mismatched_keys": [],
+        },
+    )
+    return adapted
 
 
 def same_lora(
@@ -180,10 +209,14 @@ def _names(network: Any, target_modules: list[str] | str) -> list[str]:
 
 @contextmanager
 def _quiet() -> Any:
-    """Hides peft's warnings about what it corrects by itself."""
+    """Hides warnings about what peft corrects by itself, and about what is checked here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        # `load_adapter` raises an error instead.
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
+        # `check_loadable` wants the names alone.
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
         yield
 
 

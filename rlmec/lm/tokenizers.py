@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from rlmec.lm.loading_checks import check_folder, check_tokenizer_files, passing_on
 from rlmec.prompts import DEFAULT_DATE, Codec
 
 Encode = Callable[[str], list[int]]
@@ -24,7 +25,6 @@ Decode = Callable[[Any], str]
 
 END = "<|end|>"
 PAD = "<|pad|>"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 # Words keep their leading space, a newline is a piece of its own, numbers are cut into runs of
 # at most as many digits as are filled in.
 _PIECES = r"\n| ?\p{N}{1,%d}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
@@ -74,14 +74,12 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(path)
-    local = folder.is_absolute() or folder.exists()
-    if local and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise FileNotFoundError(
-            f"{folder}: no tokenizer here (expected one of {', '.join(TOKENIZER_FILES)})"
-        )
+    check_folder(path)
+    if Path(path).is_dir():
+        check_tokenizer_files(Path(path))
 
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    with passing_on(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{path}: the tokenizer has no end-of-sequence token")
     return tokenizer

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlmec.lm.loading import hub_commit
+from rlmec.lm.loading_checks import check_folder
 from rlmec.lm.lora import CONFIG, adapter_at
 from rlmec.store.fingerprint import directory_digest, file_digest
 from rlmec.tasks.rows import PACKED, content_files, files_of
@@ -137,9 +138,7 @@ def model_digest(path: str, revision: str | None) -> str:
             return directory_digest(folder)
         return f"{_adapter_digest(folder)}+{model_digest(place.base, place.revision)}"
 
-    # A hub name has one slash at most; anything else was meant as a path.
-    if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-        raise FileNotFoundError(f"{path}: no such model directory")
+    check_folder(path)
     return f"{path}@{hub_commit(path, revision)}"
 
 

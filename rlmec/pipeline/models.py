@@ -6,6 +6,7 @@ saved model directories.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from rlmec.export.model_folder import FILE, Origin, read_origin, write_origin
 from rlmec.lm.loading import (
+    check_loadable,
+    codec_of,
     context_length,
     context_of,
     enable_gradient_checkpointing,
@@ -21,14 +24,16 @@ from rlmec.lm.loading import (
     load_network,
     new_network,
     tokenizer_of,
+    vocabulary_rows,
 )
+from rlmec.lm.loading_checks import check_model
 from rlmec.lm.lora import (
     is_adapted,
     merged,
     same_lora,
     with_lora,
 )
-from rlmec.lm.tokenizers import codec, load_tokenizer, train_tokenizer
+from rlmec.lm.tokenizers import load_tokenizer, train_tokenizer
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
 from rlmec.settings.binding import ConfigurationError
@@ -49,18 +54,22 @@ class LanguageModel:
 
     @cached_property
     def tokenizer(self) -> Any:
-        return tokenizer_of(self.path, self._revision)
+        return tokenizer_of(self.path, self.revision)
 
     @cached_property
     def codec(self) -> Codec:
-        tokenizer = self.tokenizer  # before the end ids, so that a missing tokenizer is named
-        own = (*end_ids(self.path, self._revision), *self.more_end_ids)
-        return codec(tokenizer, own, turns=self.settings.prompt.chat)
+        return codec_of(
+            self.path,
+            self.revision,
+            self.tokenizer,
+            turns=self.settings.prompt.chat,
+            more_end_ids=self.more_end_ids,
+        )
 
     @cached_property
     def added_ends(self) -> list[str]:
         """Tokens that end its completions although its own settings do not name them."""
-        own = {self.tokenizer.eos_token_id, *end_ids(self.path, self._revision)}
+        own = {self.tokenizer.eos_token_id, *end_ids(self.path, self.revision)}
         return [self.tokenizer.decode([id_]) for id_ in self.codec.end_ids if id_ not in own]
 
     @cached_property
@@ -70,7 +79,7 @@ class LanguageModel:
     @cached_property
     def context(self) -> int | None:
         """Most positions of the model; None if its configuration does not say."""
-        return context_of(self.path, self._revision)
+        return context_of(self.path, self.revision)
 
     def limited(self, length: int) -> int:
         """`length`, or the model's context if that is shorter."""
@@ -101,7 +110,7 @@ class LanguageModel:
         if not is_adapted(network):
             folder = Path(self.path)
             base = str(folder.resolve()) if folder.is_dir() else self.path
-            return with_lora(network, **wanted, seed=seed, base=base, revision=self._revision)
+            return with_lora(network, **wanted, seed=seed, base=base, revision=self.revision)
         if not same_lora(network, **wanted):
             own = network.peft_config["default"]
             raise ValueError(
@@ -116,14 +125,15 @@ class LanguageModel:
         return load_network(
             self.path,
             attention=model.attention,
-            revision=self._revision,
+            revision=self.revision,
             dtype=dtype,
             quantization=model.quantization if quantize else None,
             trainable=trainable,
         )
 
     @property
-    def _revision(self) -> str | None:
+    def revision(self) -> str | None:
+        """The revision of a hub model that the settings name; None for other models."""
         return self.settings.model.revision if self.path == self.settings.model.path else None
 
 
@@ -214,6 +224,52 @@ def check_weights(settings: RunSettings) -> None:
                 f"model.dtype={model.dtype} is of frozen weights, but {node}.lora is null: weights "
                 f"that are trained are float32; set policy.precision=bf16-mixed, or {node}.lora"
             )
+
+
+def check_places(settings: RunSettings, until: Sequence[str]) -> None:
+    """Raises an error for a model that the settings name and that is not there or not whole.
+
+    `until` are the stages that will be made. No weights are read.
+    """
+    model = settings.model
+    grm = settings.grm.model
+    teacher = settings.teacher if isinstance(settings.teacher, dict) else {}
+    if model.path is not None:
+        check_model(model.path, model.revision, "model.path")
+    if grm is not None and "grm" in until:
+        check_model(grm, model.revision if grm == model.path else None, "grm.model")
+    # A teacher with a revision is a model; other teachers read files or ask a server.
+    if "teach" in until and "revision" in teacher:
+        check_model(teacher["path"], teacher["revision"], "teacher.path")
+
+
+def check_start(model: LanguageModel, problem: Problem, what: str) -> list[str]:
+    """Checks a finished model before anything is made with it; returns lines to say.
+
+    `problem` is any problem of the task, for the prompts. `what` names the setting. No weights are
+    read. Raises ValueError if the files do not hold exactly the weights of the network, or if a
+    token of a prompt has no row in its embedding.
+    """
+    check_loadable(model.path, model.revision, what)
+    rows = vocabulary_rows(model.path, model.revision)
+    prompts = [model.prompts.policy(problem), model.prompts.rewrite(problem, [])]
+    beyond = sorted({i for ids in prompts for i in ids if rows is not None and i >= rows})
+    if beyond:
+        token = model.tokenizer.convert_ids_to_tokens(beyond[0])
+        raise ValueError(
+            f"{what} ({model.path}): its prompts have the token {token!r} (id {beyond[0]}), which "
+            f"has no row in the network's embedding ({rows} rows): change the prompt, or save the "
+            "model after resize_token_embeddings"
+        )
+
+    pad = model.tokenizer.pad_token_id
+    if rows is None or pad is None or pad < rows:
+        return []
+    token = model.tokenizer.pad_token
+    return [
+        f"{what}: the pad token {token!r} (id {pad}) has no row in the network's embedding "
+        f"({rows} rows); padding, which is masked, uses id {model.codec.pad_id} instead"
+    ]
 
 
 def origin_of(settings: RunSettings, codec: Codec, kind: str) -> Origin:

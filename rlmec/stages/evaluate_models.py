@@ -18,6 +18,8 @@ from rlmec.evaluation.stored_outputs import (
     read_stored,
     write_per_problem,
 )
+from rlmec.lm.loading import check_loadable
+from rlmec.lm.loading_checks import check_model
 from rlmec.pipeline.chain import Run, make
 from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt
@@ -32,7 +34,7 @@ from rlmec.report.tables import (
     warning_lines,
 )
 from rlmec.settings.binding import ConfigurationError
-from rlmec.settings.schema import as_plain
+from rlmec.settings.schema import EvaluateSettings, as_plain
 from rlmec.stages.evaluate import (
     EvaluateStage,
     judged_task,
@@ -70,6 +72,18 @@ def judge_all(run: Run) -> list[Judgement]:
                 f"{path} holds outputs at one task; evaluate.tasks names {len(tasks)}"
             )
     return out
+
+
+def check_judged(settings: EvaluateSettings) -> None:
+    """Raises an error for a model to be judged that is not there or not whole.
+
+    No weights are read.
+    """
+    for key, named in (("evaluate.model", settings.model), ("evaluate.against", settings.against)):
+        for path in _listed(named):
+            if not is_stored(path):
+                check_model(path, what=key)
+                check_loadable(path, what=key)
 
 
 def _judge_model(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from rlmec.lm.loading import quiet
+from rlmec.lm.tokenizers import tokenizer_digest
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import engine_of
 from rlmec.pipeline.chain import Run, Stage, address_of, make
@@ -28,7 +29,7 @@ from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.stages import flow
 from rlmec.stages.evaluate import examples_before, judged_problems, judged_tasks
-from rlmec.stages.evaluate_models import closing_tables, judge_all, judgement_of
+from rlmec.stages.evaluate_models import check_judged, closing_tables, judge_all, judgement_of
 from rlmec.stages.export import check_export, export, last_stage
 from rlmec.stages.teach import check_teacher
 from rlmec.stages.warmup import warmup_task
@@ -58,8 +59,9 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     _check_stage(settings)
     models.check_weights(settings)
     run = _open(settings, ranks, run_dir, overrides)
-    check_buildable(settings, flow.stages_until(run, last_stage(settings)))
-
+    until = flow.stages_until(run, last_stage(settings))
+    check_buildable(settings, until)
+    ranks.share(lambda: models.check_places(settings, until))
     if settings.model.path is not None or settings.stage == PLAN:
         ranks.share(lambda: plan_memory(settings, ranks.world))
     if settings.stage == PLAN:
@@ -86,6 +88,7 @@ def evaluate(
 ) -> float | None:
     """Judges the model `evaluate.model`, or stored outputs, on one or several tasks."""
     run = _open(settings, ranks, run_dir, overrides)
+    ranks.share(lambda: check_judged(settings.evaluate))
     run.before_making = lambda run: check_machine(run, ["evaluate"])
     closing_tables(run, judge_all(run))
     return _close(run)
@@ -118,7 +121,8 @@ def check_inputs(run: Run) -> None:
     """Looks at what the run will read only later, before anything is made.
 
     Raises an error for devices or a precision that this machine does not have, an empty split, an
-    engine that cannot run here, a teacher without its key, a chat template that refuses the
+    engine that cannot run here, a finished model whose files do not hold all of its weights, a
+    token that a network does not know, a teacher without its key, a chat template that refuses the
     prompt's settings, a GRM with another tokenizer than the policy's, problems to be judged that
     were trained on, and too few problems for few-shot examples. Says where a finished model was
     trained with another prompt.
@@ -141,6 +145,9 @@ def check_inputs(run: Run) -> None:
     for line in check_references(run.task, run.task.problems("train")).lines():
         run.say(line)
 
+    if s.model.path is not None:
+        _check_finished(run, s.model.path, "model.path")
+
     if "teach" in until:
         check_teacher(run, [each.teach for each in flow.rounds(run)])
 
@@ -151,8 +158,15 @@ def check_inputs(run: Run) -> None:
 
     if "grm" in until and s.grm.model is not None:
         start = models.start_tokenizer(s, warmup_task(run).problems("train"))
+        _check_finished(run, s.grm.model, "grm.model")
         found = models.LanguageModel(s.grm.model, s).codec.digest
-        require_same_tokenizer(models.codec(start).digest, found, f"grm.model ({s.grm.model})")
+        require_same_tokenizer(tokenizer_digest(start), found, f"grm.model ({s.grm.model})")
+
+
+def _check_finished(run: Run, path: str, what: str) -> None:
+    model = models.LanguageModel(path, run.settings)
+    for line in models.check_start(model, run.task.problems("train")[0], what):
+        run.say(f"  {line}")
 
 
 def _check_prompt(run: Run) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlmec.data.datamodule import SolutionPairDataModule
 from rlmec.data.policy_rows import reference_rows
+from rlmec.lm.tokenizers import codec
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Outcome, Run, Stage
@@ -40,8 +41,8 @@ class WarmupStage(Stage):
 
         # The tokenizer is trained on the problems (or given), the network is new.
         tokenizer = models.fresh_tokenizer(run.settings, problems)
-        codec = models.codec(tokenizer, turns=run.settings.prompt.chat)
-        prompts = models.Prompts(models.templates(run.settings), codec)
+        own = codec(tokenizer, turns=run.settings.prompt.chat)
+        prompts = models.Prompts(models.templates(run.settings), own)
         network = models.fresh_network(run.settings, tokenizer)
 
         plan = plan_settings(settings, run.settings.trainer, models.context_length(network))
@@ -63,7 +64,7 @@ class WarmupStage(Stage):
         )
 
         history = fit(run, self.title, settings, work, module, data, validation)
-        origin = models.origin_of(run.settings, codec, self.name)
+        origin = models.origin_of(run.settings, own, self.name)
         run.ranks.share(lambda: models.save(module, tokenizer, work / "model", origin))
         best = max(history, key=lambda line: line.get("dev/accuracy", 0.0))
         return Outcome(

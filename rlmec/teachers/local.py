@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from rlmec.lm.generation import Completion, Decoding, generate
-from rlmec.lm.loading import context_length, end_ids, load_network
-from rlmec.lm.tokenizers import codec, load_tokenizer
+from rlmec.lm.loading import check_loadable, codec_of, context_length, load_network
+from rlmec.lm.loading_checks import check_model
 from rlmec.prompts import Codec, Prompts, Templates, check_template_args
 from rlmec.records import Problem
 from rlmec.settings.ranges import (
@@ -90,16 +90,20 @@ class LocalTeacher:
         self._rewriting = Decoding(max_completion_length, temperature, top_p, num_proposals)
 
     def check(self) -> None:
-        """Raise an error, before anything is sampled, if there is no tokenizer at `path` or if its
-        chat template does not read `template_args`."""
+        """Raise an error, before anything is sampled, if there is no whole model at `path`, or if
+        its chat template does not read `template_args`.
+
+        No weights are read.
+        """
+        check_model(self._path, self._revision, "teacher.path")
+        check_loadable(self._path, self._revision, "teacher.path")
         if self._template_args and self._codec.chat is None:
             raise ValueError(f"teacher.template_args: {self._path} has no chat template")
         _ = self._question_prompts
 
     @cached_property
     def _codec(self) -> Codec:
-        tokenizer = load_tokenizer(self._path, self._revision)
-        return codec(tokenizer, end_ids(self._path, self._revision), turns=True)
+        return codec_of(self._path, self._revision, turns=True)
 
     @cached_property
     def _question_prompts(self) -> Prompts:

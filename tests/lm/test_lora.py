@@ -246,7 +246,7 @@ def test_broken_adapter_directories_are_named(tmp_path):
 def test_a_base_that_is_gone_is_named(tmp_path):
     base, folder, _ = directories(tmp_path)
     base.rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=f"{base}: no model here"):
+    with pytest.raises(FileNotFoundError, match=f"{base}: no such folder"):
         load_network(folder)
 
 

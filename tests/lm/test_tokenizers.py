@@ -134,7 +134,7 @@ def test_a_directory_without_a_tokenizer_is_named(tmp_path):
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'none'}: no tokenizer here"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'none'}: no such folder"):
         load_tokenizer(tmp_path / "none")
 
 

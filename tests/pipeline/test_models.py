@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import network, tokenizer
+from small_models import PROBLEMS, network, tokenizer
 from small_settings import tree
 
 from rlmec.lm.loading import export_network
 from rlmec.lm.lora import is_adapted, with_lora
 from rlmec.pipeline.content import model_digest
-from rlmec.pipeline.models import LanguageModel
+from rlmec.pipeline.models import LanguageModel, check_places, check_start
 from rlmec.settings.check import check
 from rlmec.settings.schema import LoraSettings
 
@@ -103,3 +103,42 @@ def test_an_adapters_content_is_also_that_of_the_model_below(places):
     assert model_digest(str(base), None) in before
     export_network(network(seed=4), tokenizer(), base)
     assert model_digest(str(adapter), None) != before
+
+
+# --- before anything is made ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "until", "named"),
+    [
+        (lambda path: {"model.path": path}, [], "model.path"),
+        (lambda path: {"grm.model": path}, ["grm"], "grm.model"),
+        (lambda path: {"teacher": {"path": path, "revision": None}}, ["teach"], "teacher.path"),
+    ],
+)
+def test_a_mistyped_model_is_found_before_a_stage_that_needs_it(changes, until, named, places):
+    base, _ = places
+    near = str(base.with_name("bass"))
+    found = changes(near)
+    teacher = found.pop("teacher", None)
+    settings = check(tree(**found))
+    settings = replace(settings, teacher=teacher or settings.teacher)
+    with pytest.raises(FileNotFoundError, match=f"{named}: {near}: .*did you mean {base}"):
+        check_places(settings, until)
+    if until:
+        check_places(settings, [])
+
+
+def test_a_prompt_with_a_token_that_the_network_does_not_know_is_refused(places):
+    base, _ = places
+    made = tokenizer()
+    own = type(made).from_pretrained(base)
+    own.add_special_tokens({"pad_token": "[PAD]", "additional_special_tokens": ["<image>"]})
+    own.save_pretrained(base)
+    model = model_at(base)
+    (said,) = check_start(model, PROBLEMS[0], "model.path")
+    assert f"'[PAD]' (id {len(made)})" in said
+    prompt = replace(model.settings.prompt, policy="<image>{question}")
+    model = LanguageModel(str(base), replace(model.settings, prompt=prompt))
+    with pytest.raises(ValueError, match=rf"'<image>' \(id {len(made) + 1}\)"):
+        check_start(model, PROBLEMS[0], "model.path")
