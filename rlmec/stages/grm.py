@@ -142,7 +142,8 @@ class GrmStage(RoundStage):
         network = model.trainable(self.own.lora, self.own.seed)
         codec = model.codec
         module = RewardModelModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids)
-        self.run.ranks.share(lambda: models.save_asked(module, model, self.name, work / "model"))
+        origin = models.origin_of(self.run.settings, codec, self.name)
+        self.run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model", origin))
 
         before = parents["grm"].metrics.get("grm/untrained", 0) if "grm" in parents else 1
         return Outcome(0, {"grm/untrained": before, "history": []})

@@ -131,7 +131,8 @@ class PolicyStage(RoundStage):
         network = model.trainable(run.settings.model.lora, self.node.seed)
         codec = model.codec
         module = PolicyModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids)
-        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model"))
+        origin = models.origin_of(run.settings, codec, self.name)
+        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model", origin))
         metrics = {"policy/untrained": reason, "dev/accuracy": None, "history": []}
 
         # A sweep and the table of rounds want the accuracy that a training would have measured.
