@@ -28,7 +28,7 @@ def test_edited_code_remakes_what_it_shapes(target, remade, tmp_path, monkeypatc
     assert {stage for stage, _ in before - after} == remade
 
 
-def test_what_a_kill_right_behind_the_commit_left_is_removed(tmp_path):
+def test_what_a_kill_right_behind_the_commit_left_is_removed(tmp_path, capsys):
     model = start_model(tmp_path / "model")
     artifact = Path(run(tmp_path, model, "stage=sample")["sample"]["artifact"])
     left = artifact / "parts"
@@ -36,3 +36,10 @@ def test_what_a_kill_right_behind_the_commit_left_is_removed(tmp_path):
     (left / "one").write_bytes(b"1")
     assert not run(tmp_path, model, "stage=sample")["sample"]["made"]
     assert not left.exists()
+
+    # Made again because a file has changed, and not because it was asked for: that is said.
+    (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    capsys.readouterr()
+    assert run(tmp_path, model, "stage=sample")["sample"]["made"]
+    said = capsys.readouterr().out
+    assert f"{artifact} is not reused: it differs in inputs.model" in said

@@ -1,6 +1,7 @@
 """A store that is moved together with its data and its base model is used as it was."""
 
 import json
+import platform
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from small_runs import CONF, start_model
 
-from rlmec.pipeline import models
+from rlmec.pipeline import chain, models
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.check import check
 from rlmec.stages import train
+from rlmec.store.artifacts import environment
 
 SMALL = [
     *("model=hf", "task=dataset", "teacher=reference", "logger=none", "trainer.threads=1"),
@@ -58,13 +60,18 @@ class StoppedError(Exception):
     pass
 
 
-def stopped_before_the_policy_is_saved(module, tokenizer, folder: Path) -> None:
-    if ".work-" in str(folder) and folder.parents[1].name == "policy":
+def stopped_before_the_policy_is_saved(module, *arguments) -> None:
+    if any(isinstance(a, Path) and a.parents[1].name == "policy" for a in arguments):
         raise StoppedError
-    SAVE(module, tokenizer, folder)
+    SAVE(module, *arguments)
 
 
 SAVE = models.save
+
+
+def other_versions(*arguments):
+    found = environment(*arguments)
+    return found | {"libraries": found["libraries"] | {"python": "3.99.0"}}
 
 
 def test_what_was_moved_is_continued_and_reused(tmp_path, monkeypatch, capsys):
@@ -76,8 +83,16 @@ def test_what_was_moved_is_continued_and_reused(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
 
     second = Path(shutil.move(first, tmp_path / "far" / "second"))
-    assert made_in(second) == ["policy", "evaluate start", "evaluate", "report"]
-    assert "policy: resumes from optimizer step 3" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "environment", other_versions)
+        assert made_in(second) == ["policy", "evaluate start", "evaluate", "report"]
+    said = capsys.readouterr().out
+    assert "policy: resumes from optimizer step 3" in said
+    assert said.count("begun with other versions: python: ") == 1
+    [policy] = (second / "store" / "policy").glob("[!.]*/manifest.json")
+    manifest = json.loads(policy.read_text())
+    assert manifest["begun_with"]["python"] == platform.python_version()
+    assert manifest["environment"]["libraries"]["python"] == "3.99.0"
 
     third = Path(shutil.move(second, tmp_path / "third"))
     assert made_in(third) == []
