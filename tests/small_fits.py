@@ -15,6 +15,7 @@ from rlmec.data.row import Row
 from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.lora import with_lora
 from rlmec.pipeline.fit import fit
+from rlmec.pipeline.run_logs import RunLogs
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.schema import FitSettings
 from rlmec.training.checkpoints import BestWeights
@@ -72,6 +73,7 @@ def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, compiled=
         ranks=Ranks(),
         say=said.append,
         asked=asked,
+        logs=RunLogs(logger, "job", {"seed": 3}, said.append),
         settings=SimpleNamespace(trainer=trainer, callbacks=callbacks, logger=logger, **around),
     )
 

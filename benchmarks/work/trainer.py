@@ -156,6 +156,7 @@ def _bare(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
 
 def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
     from rlmec.pipeline.fit import fit
+    from rlmec.pipeline.run_logs import RunLogs
     from rlmec.runtime.ranks import Ranks
     from rlmec.settings.check import check
 
@@ -176,7 +177,11 @@ def _fitted(bench: Bench, pairs: Any, steps: int) -> tuple[float, Any]:
             resume="auto",
         )
         run: Any = SimpleNamespace(
-            ranks=Ranks(), say=lambda text: None, settings=around, asked="policy"
+            ranks=Ranks(),
+            say=lambda text: None,
+            settings=around,
+            asked="policy",
+            logs=RunLogs(around.logger, "benchmark", {}, print),
         )
         settings = replace(
             defaults.policy, seed=bench.seed, steps=steps, gradient_clip=CLIP, precision="32-true"

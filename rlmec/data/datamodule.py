@@ -109,6 +109,13 @@ class SolutionPairDataModule(L.LightningDataModule):
         return join_pairs(*self._records, **self._joining)
 
     @property
+    def records(
+        self,
+    ) -> tuple[Sequence[Problem], Sequence[Attempt], Sequence[Correction], Sequence[Score]]:
+        """What the pairs are joined from: problems, attempts, corrections and scores."""
+        return self._records
+
+    @property
     def pairs(self) -> list[Pair]:
         """Every attempt that has a target, with its tokens' credit, in the attempts' order."""
         return self.table.pairs

@@ -20,6 +20,8 @@ from typing import Any
 
 from rlmec.evaluation.run_warnings import NamedWarning, diagnose
 from rlmec.pipeline.content import Settings, contents
+from rlmec.pipeline.run_logs import FOLDER as LOGGERS
+from rlmec.pipeline.run_logs import run_logs
 from rlmec.runtime import signals
 from rlmec.runtime.display import say
 from rlmec.runtime.ranks import Ranks
@@ -42,6 +44,9 @@ from rlmec.tasks.base import Task, left_out_summary
 
 RESUMING = ("parts", "checkpoints", "agreement")
 """Folders of a work folder that are needed only to continue after a kill."""
+
+DROPPED = (*RESUMING, LOGGERS)
+"""Folders of a work folder that are no part of the artifact."""
 
 INEXACT = "inexact.txt"
 """File of a work folder that says what `resume=weights` has cost, for the manifest."""
@@ -76,6 +81,7 @@ class Run:
     def __post_init__(self) -> None:
         self.store = ArtifactStore(Path(self.settings.paths.artifacts))
         self.uses = Uses(self.store.root)
+        self.logs = run_logs(self.settings, self.run_dir, self.ranks.rank, self.say)
         self._said: set[str] = set()
 
     @cached_property
@@ -234,7 +240,11 @@ def make(stage: Stage) -> Artifact:
         with contextlib.ExitStack() as held:
             artifact = run.ranks.share(lambda: _enter(held, stage, address, parents))
             if artifact is None:
-                artifact = _build(stage, address, parents)
+                try:
+                    artifact = _build(stage, address, parents)
+                    run.logs.close(artifact.metrics, artifact.rows)
+                finally:
+                    run.logs.close()  # those of a fit that failed or was stopped
                 made = True
 
     _note(stage, artifact, made, seconds=time.monotonic() - began)
@@ -247,7 +257,7 @@ def _find(stage: Stage, address: str) -> Artifact | None:
     stage.run.uses.hold(stage.name, address)
     found = stage.run.store.find(stage.name, address)
     if found is not None:
-        remove_below(found.path, RESUMING)  # left by a kill right after the commit
+        remove_below(found.path, DROPPED)  # left by a kill right after the commit
     return found
 
 
@@ -340,7 +350,7 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
         if (note := work / INEXACT).is_file():
             manifest["inexact"] = note.read_text(encoding="utf-8").strip()
         (work / RECORD).unlink(missing_ok=True)
-        return run.store.commit(stage.name, address, manifest, drop=RESUMING)
+        return run.store.commit(stage.name, address, manifest, drop=DROPPED)
 
     return run.ranks.share(commit)
 

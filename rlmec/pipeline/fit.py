@@ -6,13 +6,14 @@ and the history of its validations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
@@ -150,9 +151,10 @@ def fit(
     best = validation.best if validation else None
 
     chosen = run.ranks.share(lambda: resume_from(run, title, folder, strategy, data))
+    logs = run.logs.open(title, work, data)  # the chain closes them with the stage's figures
     trainer = keep_signals(
         L.Trainer(
-            **trainer_arguments(run, settings.precision) | _fit_arguments(run, title, strategy),
+            **trainer_arguments(run, settings.precision) | _fit_arguments(run, strategy, logs),
             max_epochs=1,
             accumulate_grad_batches=data.plan.accumulate,
             gradient_clip_val=settings.gradient_clip,
@@ -182,13 +184,13 @@ def fit(
     return validation.history if validation else []
 
 
-def _fit_arguments(run: Run, title: str, strategy: Any) -> dict[str, Any]:
+def _fit_arguments(run: Run, strategy: Any, logs: list[Logger]) -> dict[str, Any]:
     trainer = run.settings.trainer
     deepspeed = isinstance(strategy, DeepSpeedStrategy)
     return {
         "strategy": strategy,
         "enable_checkpointing": not deepspeed,
-        "logger": _loggers(run, title),
+        "logger": logs or False,
         "log_every_n_steps": trainer.log_every_n_steps,
         "profiler": trainer.profiler,
         "detect_anomaly": trainer.detect_anomaly,
@@ -272,9 +274,3 @@ def _check_finished(
         raise RuntimeError(
             f"{title}: the fit ended at step {trainer.global_step} of {data.plan.steps}"
         )
-
-
-def _loggers(run: Run, title: str) -> Sequence[Any] | bool:
-    nodes = run.settings.logger or {}
-    built = [build(node, name=title.replace(" ", "_")) for node in nodes.values()]
-    return built or False

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from rlmec.evaluation.accuracy import by_kind
 from rlmec.evaluation.run_warnings import NamedWarning, of_evaluations
@@ -23,7 +22,6 @@ from rlmec.report.figures import (
 )
 from rlmec.report.first_page import index_html
 from rlmec.report.token_page import chosen, page_data, page_html
-from rlmec.settings.binding import build
 from rlmec.stages.report_credit import Scored
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_text
@@ -60,7 +58,6 @@ def pictures(
     table = (work / "table.md").read_text(encoding="utf-8")
     first = index_html(run.task.name, table, figures, warnings, TOKENS_PAGE)
     atomic_write_text(work / FIRST_PAGE, first)
-    _log(run, figures)
     return warnings
 
 
@@ -143,17 +140,3 @@ def _curves(work: Path, parents: dict[str, Artifact]) -> dict[str, Path]:
         if fits and training_curves(fits, stage, path):
             out[f"Training curves: {stage}"] = path
     return out
-
-
-def _log(run: Run, figures: Mapping[str, Path]) -> None:
-    """The figures to those loggers that take pictures."""
-    for node in (run.settings.logger or {}).values():
-        logger = build(node, name="report")
-        if isinstance(logger, WandbLogger):
-            logger.log_image("report", [str(path) for path in figures.values()])
-        elif isinstance(logger, TensorBoardLogger):
-            from matplotlib.image import imread
-
-            for path in figures.values():
-                image = imread(path)[..., :3]
-                logger.experiment.add_image(f"report/{path.stem}", image, dataformats="HWC")

@@ -22,6 +22,7 @@ from rlmec.pipeline.attempts import engine_of
 from rlmec.pipeline.chain import Run, Stage, address_of, make
 from rlmec.pipeline.early_check import check_buildable, check_machine
 from rlmec.pipeline.memory_plan import plan_memory
+from rlmec.pipeline.run_logs import check_loggers
 from rlmec.records import require_same_tokenizer
 from rlmec.runtime.ranks import Ranks
 from rlmec.runtime.store_commands import PLAN, Named
@@ -57,6 +58,7 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     Before the weights of a finished model are loaded, it says how much memory they will need.
     """
     _check_stage(settings)
+    check_loggers(settings)
     models.check_weights(settings)
     run = _open(settings, ranks, run_dir, overrides)
     until = flow.stages_until(run, last_stage(settings))
@@ -87,6 +89,7 @@ def evaluate(
     settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[str]
 ) -> float | None:
     """Judges the model `evaluate.model`, or stored outputs, on one or several tasks."""
+    check_loggers(settings)
     run = _open(settings, ranks, run_dir, overrides)
     ranks.share(lambda: check_judged(settings.evaluate))
     run.before_making = lambda run: check_machine(run, ["evaluate"])
@@ -242,4 +245,7 @@ def _close(run: Run) -> Any:
     elif run.made:
         run.say(f"nothing to do: all {len(run.stages)} artifacts are there already")
     run.write_summary()
+    reports = [artifact.path for artifact in run.made.values() if artifact.stage == "report"]
+    pictures = [picture for folder in reports for picture in sorted(folder.glob("*.png"))]
+    run.logs.log_results(run.stages, pictures)
     return run.metric(run.settings.optimized_metric)
