@@ -253,8 +253,8 @@ def run_logs(
 
 
 def _failure(key: str, error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0][:300]
-    return f"logger.{key} failed, the run goes on without it: {type(error).__name__}: {first}"
+    text = " ".join(str(error).split())[:300]
+    return f"logger.{key} failed, the run goes on without it: {type(error).__name__}: {text}"
 
 
 # --- what is logged ---
