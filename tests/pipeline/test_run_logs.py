@@ -1,5 +1,6 @@
 """Every logger shows one run per fit and one for the results, in each job of a sweep."""
 
+import copy
 import csv
 import dataclasses
 import functools
@@ -17,8 +18,11 @@ from small_models import prompts
 from small_settings import CONF
 from stand_in_loggers import KINDS, install
 
+from rlmec.pipeline.chain import Outcome, Run, Stage, make
 from rlmec.pipeline.run_logs import attempts_table, check_loggers, flat_settings, run_logs
 from rlmec.records import Attempt, Correction, Pair, Problem
+from rlmec.runtime.ranks import Ranks
+from rlmec.runtime.signals import RunStopped
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.check import check
 
@@ -42,9 +46,7 @@ def composed(kind, overrides):
 def settings_of(kind, folder, *overrides, name=None):
     """The configuration with `logger=kind`, whose loggers write below `folder`."""
     settings = composed(kind, overrides)
-    nodes = {
-        key: dict(node) if isinstance(node, dict) else node for key, node in settings.logger.items()
-    }
+    nodes = copy.deepcopy(settings.logger)
     for node in nodes.values():
         if isinstance(node, dict) and "save_dir" in node:
             node["save_dir"] = str(folder / node["save_dir"])
@@ -150,7 +152,6 @@ def test_a_resumed_fit_continues_its_run(kind, tmp_path, monkeypatch):
     first = job(kind, tmp_path / "one", said)
     first.open("policy", tmp_path / ".work-abc", data_of(["12"]))
     first.close()
-    assert service.runs[0].failed in (True, kind not in ("mlflow", "wandb") and False)
 
     fit(job(kind, tmp_path / "two", said), tmp_path, "policy", data_of(["12"]))
     (run,) = service.runs
@@ -188,12 +189,40 @@ def test_a_logger_that_fails_is_said_once_and_ends_nothing(kind, breaks, tmp_pat
     assert "result/dev/accuracy" in rows.read_text()
 
 
-def test_a_fit_that_fails_closes_its_runs_as_failed(tmp_path, monkeypatch):
+class Fitting(Stage):
+    """A stage with a fit, which ends by `error` if there is one."""
+
+    name = "grm"
+    error: BaseException | None = None
+
+    def settings(self):
+        return {"error": repr(self.error)}
+
+    def build(self, work, parents):
+        self.run.logs.open(self.title, work, data_of())
+        if self.error is not None:
+            raise self.error
+        return Outcome(2, {"grm/rows": 5})
+
+
+@pytest.mark.parametrize("error", [None, ValueError("x"), RunStopped(15)])
+def test_the_chain_closes_the_runs_of_a_fit(error, tmp_path, monkeypatch):
     service = install(monkeypatch, "wandb")
-    logs = job("wandb", tmp_path, [])
-    logs.open("grm", tmp_path / ".work-abc", data_of())
-    logs.close()
-    assert [(run.is_open, run.failed) for run in service.runs] == [(False, True)]
+    settings = settings_of("wandb", tmp_path)
+    paths = dataclasses.replace(settings.paths, artifacts=str(tmp_path / "store"))
+    run = Run(dataclasses.replace(settings, paths=paths), Ranks(), tmp_path)
+    stage = Fitting(run)
+    stage.error = error
+    if error is None:
+        artifact = make(stage)
+        assert not (artifact.path / "loggers").exists()
+    else:
+        with pytest.raises(type(error)):
+            make(stage)
+
+    (opened,) = service.runs
+    assert (opened.is_open, opened.failed) == (False, error is not None)
+    assert ("result/grm/rows" in opened.figures) == (error is None)
     assert sys.modules["wandb"].run is None
 
 
