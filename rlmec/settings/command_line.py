@@ -48,6 +48,15 @@ def with_split_files(argv: Sequence[str]) -> list[str]:
     return [f"++{arg}" if arg.startswith("task.path.") else arg for arg in argv]
 
 
+def with_home_folders(argv: Sequence[str]) -> list[str]:
+    """The arguments with the home folder for `~/` at the start of every unquoted value."""
+    home = with_home("~")
+    return [
+        arg if "'" in arg or '"' in arg else re.sub(r"(?<=[=,\[])~(?=/)", lambda _: home, arg)
+        for arg in argv
+    ]
+
+
 def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
     """The arguments for Hydra, checked before it starts.
 
@@ -59,7 +68,7 @@ def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) 
 
     Ends the program with exit code 2 and one line for an unknown key or option or a secret.
     """
-    argv = [_with_home(arg) for arg in argv]
+    argv = with_home_folders(argv)
     args = get_args_parser().parse_args(argv)
     try:
         overrides = OverridesParser.create().parse_overrides(args.overrides)
@@ -86,13 +95,6 @@ def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) 
         place = "" if known else unreadable(config_dir)
         print(f"error: {place}{' '.join(lines[:4])[:1000]}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _with_home(arg: str) -> str:
-    """An argument with `~/` at the start of unquoted values replaced by the home folder."""
-    if "'" in arg or '"' in arg:
-        return arg
-    return re.sub(r"(?<=[=,\[])~(?=/)", lambda _: with_home("~"), arg)
 
 
 def _refuse_secret(override: Override) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 from annotated_types import BaseMetadata
+from hydra import compose, initialize_config_dir
 from small_settings import tree
 
 from rlmec.runtime.store_commands import PRUNE, STATUS
 from rlmec.settings import ranges
 from rlmec.settings.binding import Binder, ConfigurationError, dataclass_signature
-from rlmec.settings.check import check
+from rlmec.settings.check import ALLOWED, check
+from rlmec.settings.command_line import with_home_folders
 from rlmec.settings.schema import RunSettings
 from rlmec.settings.signatures import signature_of
 from rlmec.stages import flow
@@ -31,7 +33,18 @@ FREE = {
     *("system", "text_field", "label_field", "question_field", "answer_field", "solution_field"),
     *("options_field", "id_field", "kind_field", "limit_field", "hub", "hub_config"),
     *("hub_configs", "hub_revision", "hub_splits", "subjects", "name", "model", "base_url"),
-    *("api_key_env", "device", "allow", "revision", "target_modules", "run_name", "tags"),
+    *(
+        "api_key_env",
+        "device",
+        "allow",
+        "project",
+        "group",
+        "date",
+        "revision",
+        "target_modules",
+        "run_name",
+        "tags",
+    ),
     "optimized_metric",
 }
 # Rewards and their bounds: their sign and size are free.
@@ -212,3 +225,51 @@ def test_own_code_reads_ranges_from_its_imports(tmp_path, monkeypatch):
 def test_the_names_of_stages_are_those_of_the_flow():
     named = typing.get_args(ranges.StageName)
     assert named == (*flow.STAGES, EXPORT, PLAN, STATUS, PRUNE)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("paths.artifacts=~/store", "paths.artifacts=/home/someone/store"),
+        ("task.path=[~/a,~/b]", "task.path=[/home/someone/a,/home/someone/b]"),
+        ("hydra.run.dir=~/runs", "hydra.run.dir=/home/someone/runs"),
+        ("paths.artifacts='~/store'", "paths.artifacts='~/store'"),  # the binding replaces it
+        ("~report.compare.continued_sft", "~report.compare.continued_sft"),
+        ("run_name=a~/b", "run_name=a~/b"),
+    ],
+)
+def test_the_command_line_reads_a_home_folder(given, read, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert with_home_folders([given]) == [read]
+
+
+def test_the_folders_of_runs_and_sweeps_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=["paths.outputs='~/o'"], return_hydra_config=True)
+    assert cfg.hydra.run.dir.startswith("/home/someone/o/2")
+    assert cfg.hydra.sweep.dir.startswith("/home/someone/o/sweeps/2")
+
+
+@pytest.mark.parametrize("importing", [False, True])
+def test_paths_of_library_targets_begin_at_home(importing, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    node = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "~/logs"}
+    found = Binder(("lightning.pytorch.loggers.",), importing=importing).cast(typing.Any, node, "x")
+    assert found["save_dir"] == "/home/someone/logs"
+
+
+LIBRARY_TARGETS = ["torch.optim.AdamW", "torch.optim.SGD", "torch.optim.Muon"]
+LIBRARY_TARGETS += [f"lightning.pytorch.loggers.{kind}Logger" for kind in ("CSV", "Wandb")]
+LIBRARY_TARGETS += ["lightning.pytorch.callbacks.ModelCheckpoint"]
+LIBRARY_TARGETS += ["lightning.pytorch.strategies.DeepSpeedStrategy"]
+LIBRARY_TARGETS += ["transformers.get_cosine_schedule_with_warmup"]
+
+
+@pytest.mark.broad
+@pytest.mark.parametrize("target", LIBRARY_TARGETS)
+def test_a_library_signature_is_the_same_from_source_and_imported(target):
+    source = signature_of(target, ALLOWED, importing=False)
+    imported = signature_of(target, ALLOWED)
+    assert source.hints.keys() == imported.hints.keys()
+    assert (source.required, source.open) == (imported.required, imported.open)
