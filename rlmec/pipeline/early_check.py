@@ -190,6 +190,9 @@ class _StandInTokenizer:
     def __len__(self) -> int:
         return self.size
 
+    def get_vocab(self) -> dict[str, int]:
+        return {"": self.size - 1}
+
 
 def _check_shape(settings: RunSettings) -> None:
     """Makes the new network without storage for its weights."""
