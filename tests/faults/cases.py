@@ -26,13 +26,15 @@ ROUNDS, EACH = 3, 4
 @dataclass(frozen=True)
 class Case:
     """A stage under a setting that is stopped some times in a row; `damage` names what is torn
-    between two runs, or which disk is full or read-only."""
+    between two runs, or which disk is full or read-only. Each run starts `days` after the one
+    before it."""
 
     name: str
     setting: str
     stage: str
     stops: tuple[Stop, ...]
     damage: str = ""
+    days: int = 0
 
 
 def drawn(seed: int, setting: str, stage: str, number: int, stops: int = EACH) -> Case:
@@ -56,8 +58,10 @@ def _stop(draw: random.Random, stage: str, accumulate: int) -> Stop:
 def chosen() -> list[Case]:
     """Moments that are easily got wrong."""
 
-    def case(name: str, setting: str, stage: str, *stops: str, damage: str = "") -> Case:
-        return Case(name, setting, stage, tuple(map(_read, stops)), damage)
+    def case(
+        name: str, setting: str, stage: str, *stops: str, damage: str = "", days: int = 0
+    ) -> Case:
+        return Case(name, setting, stage, tuple(map(_read, stops)), damage, days)
 
     return [
         case("in-a-save-twice", "full1", "policy", "kill@save:3", "kill@save:2"),
@@ -69,6 +73,7 @@ def chosen() -> list[Case]:
         case("all-processes", "lora5w2", "policy", "group-term@micro:7", "group-term@micro:2"),
         case("ctrl-c", "full3w2", "policy", "group-int@micro:8", "group-int@validate:1"),
         case("requeued-by-slurm", "full1", "policy", *["usr1@micro:2"] * 3),
+        case("another-day", "dated1", "grm", "term@micro:3", "kill@micro:2", days=40),
         case("torn-checkpoint", "full3w2", "grm", "kill@micro:17", damage="checkpoint"),
         case("torn-checkpoints", "lora3", "policy", "kill@micro:17", damage="checkpoints"),
         case("torn-part", "full1", "score", "kill@parted:2", damage="part"),

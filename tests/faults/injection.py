@@ -8,6 +8,7 @@ micro-batch are noted too, in a file that outlives the child.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import signal
@@ -57,8 +58,8 @@ def act(action: str, pid: int) -> None:
         os.kill(pid, number)
 
 
-def install(stop: Stop | None, trace: Path) -> None:
-    """Puts the wraps into this process."""
+def install(stop: Stop | None, trace: Path, days: int = 0) -> None:
+    """Puts the wraps into this process, in which chat templates see a clock `days` ahead."""
     seen: Counter[str] = Counter()
 
     def at(point: str) -> bool:
@@ -73,6 +74,18 @@ def install(stop: Stop | None, trace: Path) -> None:
     _wrap_fits(act_at, trace)
     _wrap_decoding(act_at)
     _wrap_writing(at, act_at, stop)
+    _set_clock(days)
+
+
+def _set_clock(days: int) -> None:
+    from transformers.utils import chat_template_utils
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime.datetime:
+            return datetime.datetime.now(tz) + datetime.timedelta(days=days)
+
+    chat_template_utils.datetime = Later  # pyright: ignore
 
 
 def _before(owner: Any, name: str, do: Callable[..., None]) -> None:

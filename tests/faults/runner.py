@@ -14,7 +14,7 @@ from .comparison import differences, finished, joined, trace
 from .damage import Damage, no_damage
 from .forks import PATIENCE, Child, rank_without_peer, start
 from .injection import CODES, Stop, act, install
-from .settings import FITS, STAGES, command, upstream, write_configuration
+from .settings import DATED_CHAT, FITS, STAGES, command, upstream, write_configuration
 
 SWEPT = "policy.objective.epsilon=0.1,0.3"
 OUTSIDE = ("time", "checkpoint", "disk", "rendezvous")
@@ -52,16 +52,24 @@ class Bench:
         self.took: dict[tuple[str, str], float] = {}
 
     def argv(self, case: Case, store: Path) -> list[str]:
-        line = command(case.setting, case.stage, self.configuration, store, self.root / "start")
+        line = command(
+            case.setting, case.stage, self.configuration, store, self._start(case.setting)
+        )
         joblib = JOBLIB if case.name.endswith("-joblib") else ()
         return ["-m", *line, SWEPT, *joblib] if case.damage == "sweep" else line
+
+    def _start(self, setting: str) -> Path:
+        """The finished model of a setting that has one."""
+        return self.root / ("dated" if setting.startswith("dated") else "start")
 
     def reference(self, setting: str, until: str) -> Path:
         """The store of a setting with all stages up to one, made where it is not there."""
         store = self.root / setting
-        if setting.startswith("lora") and not (self.root / "start").is_dir():
+        if setting.startswith(("lora", "dated")) and not self._start(setting).is_dir():
             (warm,) = finished(self.reference("full1", "warmup"), "warmup")
-            shutil.copytree(warm / "model", self.root / "start")
+            shutil.copytree(warm / "model", self._start(setting))
+            if setting.startswith("dated"):
+                (self._start(setting) / "chat_template.jinja").write_text(DATED_CHAT)
         for stage in [*upstream(setting, until), until]:
             if not finished(store, stage):
                 self._run_whole(Case("reference", setting, stage, ()), store, stage)
@@ -156,7 +164,8 @@ class _Walk:
         said = self.log.stat().st_size if self.log.is_file() else 0
         self.traces.append(self.store / f"{len(self.traces)}.trace")
         put_in = None if stop is None or stop.point in OUTSIDE else stop
-        noting = functools.partial(install, put_in, self.traces[-1])
+        day = self.case.days * len(self.traces)
+        noting = functools.partial(install, put_in, self.traces[-1], day)
         if stop is not None and stop.point == "rendezvous":
             noting = rank_without_peer
         child = start(self.bench.argv(self.case, self.store), self.log, noting)

@@ -32,8 +32,14 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "lora1w2": (*_LORA, "trainer.num_workers=2"),
     "lora3": (*_LORA, "trainer.accumulate=3"),
     "lora5w2": (*_LORA, "trainer.accumulate=5", "trainer.num_workers=2"),
+    "dated1": ("model=hf", "prompt=chat"),
     "ranks2": ("trainer.devices=2", "trainer.strategy=ddp"),
 }
+DATED_CHAT = (
+    "{{ strftime_now('%d %b %Y') }}\n"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
+)
+"""The chat template of the finished model in "dated1", which shows the day."""
 
 
 def write_configuration(folder: Path) -> Path:
@@ -44,7 +50,7 @@ def write_configuration(folder: Path) -> Path:
 
 
 def command(setting: str, stage: str, configuration: Path, store: Path, start: Path) -> list[str]:
-    """Arguments of `train.py`; `start` is the finished model that adapters are put on."""
+    """Arguments of `train.py`; `start` is the finished model of settings that have one."""
     own = SETTINGS[setting]
     model = [f"model.path={start}"] if "model=hf" in own else []
     return [
