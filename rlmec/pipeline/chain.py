@@ -285,35 +285,30 @@ def _enter(
     if run.settings.resume == "never":
         shutil.rmtree(work, ignore_errors=True)
     continues = any(any((work / name).glob("*")) for name in RESUMING)
+
+    # Work under another address is not continued: whoever expected that is told what differs.
+    libraries = environment(run.ranks.world, run.threads)["libraries"]
+    above = {name: artifact.fingerprint for name, artifact in parents.items()}
+    record = stage.counted() | {"parents": above, "libraries": libraries}
+    others = [] if continues else other_work(store, stage.name, address, record)
+
     if run.settings.resume == "required" and not (continues or run.made):
         raise FileNotFoundError(
             f"resume=required: there is nothing to continue from, neither in {work} nor a finished "
             f"artifact that {title} needs; check paths.artifacts, or begin with resume=auto"
+            + "".join(f"; {line}" for line in others)
         )
 
     say(f"{title}: {'continues' if continues else 'begins'}")
     work.mkdir(parents=True, exist_ok=True)
     run.uses.sign(stage.name, address)
 
-    _say_what_differs(stage, address, parents, continues)
-    return None
-
-
-def _say_what_differs(
-    stage: Stage, address: str, parents: dict[str, Artifact], continues: bool
-) -> None:
-    """Records what the work is begun with; says in what earlier work differs from it."""
-    run = stage.run
-    libraries = environment(run.ranks.world, run.threads)["libraries"]
-    above = {name: artifact.fingerprint for name, artifact in parents.items()}
-    record = stage.counted() | {"parents": above, "libraries": libraries}
-
-    begun = begun_with(run.store.work(stage.name, address), record)
+    begun = begun_with(work, record)
     if different := environment_differences(begun["libraries"], libraries):
         say(f"  begun with other versions: {', '.join(different)}")
-    if not continues:
-        for line in other_work(run.store, stage.name, address, record):
-            say(f"  {line}")
+    for line in others:
+        say(f"  {line}")
+    return None
 
 
 def _check_once(run: Run) -> None:

@@ -1,5 +1,6 @@
 """What counts in an artifact's address, and what is found again under it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,9 @@ def test_what_a_kill_right_behind_the_commit_left_is_removed(tmp_path, capsys):
 
     # Made again because a file has changed, and not because it was asked for: that is said.
     (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    differs = f"{artifact} is not reused: it differs in inputs.model"
+    with pytest.raises(FileNotFoundError, match=re.escape(differs)):
+        run(tmp_path, model, "stage=sample", "resume=required")
     capsys.readouterr()
     assert run(tmp_path, model, "stage=sample")["sample"]["made"]
-    said = capsys.readouterr().out
-    assert f"{artifact} is not reused: it differs in inputs.model" in said
+    assert differs in capsys.readouterr().out
