@@ -134,3 +134,14 @@ def test_a_users_module_that_compares_by_the_judges_counts_them(tmp_path, monkey
     before = sources.source_digest("own_task_of_sources.Task")
     monkeypatch.setattr(sources, "_judges_digest", lambda: "edited")
     assert sources.source_digest("own_task_of_sources.Task") != before
+
+
+def test_the_folder_of_a_users_module_does_not_count(tmp_path, monkeypatch):
+    digests = []
+    for number, text in enumerate(("x = 1\n", "x = 1\n", "x = 2\n")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "own_task_of_places.py").write_text(text)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(tmp_path / str(number)))
+            digests.append(sources.source_digest("own_task_of_places.Task"))
+    assert digests[0] == digests[1] != digests[2]
