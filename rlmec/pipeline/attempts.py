@@ -85,7 +85,7 @@ def attempt_parts(
         return folder
 
     network = model.network()
-    models.fitting_prompts(network, prompts, settings.max_completion_length, stage.title)
+    models.fitting_prompts(network, prompts, settings.completion_length, stage.title)
     predict_parts(
         run,
         stage.title,

@@ -276,7 +276,7 @@ def origin_of(settings: RunSettings, codec: Codec, kind: str) -> Origin:
     """What the stage `kind` (warmup, policy or grm) trained a model as, for its directory."""
     node = settings.sample if kind == "warmup" else getattr(settings, kind)
     what = "grm" if kind == "grm" else "policy"
-    return Origin(what, templates(settings), codec.digest, node.max_completion_length)
+    return Origin(what, templates(settings), codec.digest, node.completion_length)
 
 
 def of_artifact(artifact: Artifact, settings: RunSettings) -> LanguageModel:

@@ -55,6 +55,7 @@ IGNORED = (
     "prune",
     *("engine.tensor_parallel_size", "engine.gpu_memory_utilization"),
     *("engine.max_model_len", "engine.enforce_eager"),
+    "model.max_completion_length",  # counts in the stages that take it over
     "model.lora",
     *WEIGHTS,
 )

@@ -94,7 +94,8 @@ class ModelSettings:
     scratch, with a byte-level BPE tokenizer of at most `vocabulary_size` tokens and
     `digits_per_token` digits per token, trained on the task's train text (or `tokenizer`, a
     directory). With `lora` adapters are trained in float32, and the weights below them stay as they
-    are, in `dtype` or quantized; without it all weights are trained, in float32."""
+    are, in `dtype` or quantized; without it all weights are trained, in float32. The stages take
+    `max_completion_length` from here where they set none of their own."""
 
     path: PathText | None
     revision: str | None
@@ -108,3 +109,4 @@ class ModelSettings:
     lora: LoraSettings | None
     quantization: Literal["nf4", "int8"] | None
     compile: bool
+    max_completion_length: PositiveInt | None

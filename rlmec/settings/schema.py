@@ -50,6 +50,23 @@ from rlmec.settings.run_settings import (
 )
 
 
+class Completing:
+    """Settings of a stage that writes completions of at most `max_completion_length` tokens.
+
+    None stands for a length that the model and its task decide when the run begins
+    (docs/configuration.md).
+    """
+
+    max_completion_length: PositiveInt | None
+
+    @property
+    def completion_length(self) -> int:
+        """`max_completion_length` as a number; ValueError if it is not decided yet."""
+        if self.max_completion_length is None:
+            raise ValueError(f"{type(self).__name__}: max_completion_length is not decided yet")
+        return self.max_completion_length
+
+
 @dataclass(frozen=True)
 class PromptSettings:
     """Texts of the prompts (`prompts.Templates`).
@@ -122,7 +139,7 @@ class WarmupSettings(FitSettings):
 
 
 @dataclass(frozen=True)
-class SampleSettings:
+class SampleSettings(Completing):
     """Sampling from the start policy, or importing from the file `path` (JSON lines).
 
     Of `logprob_checks` sampled attempts the sampler's log-probs are compared with the trainer's.
@@ -132,7 +149,7 @@ class SampleSettings:
     num_generations: PositiveInt
     temperature: Temperature
     top_p: TopP
-    max_completion_length: PositiveInt
+    max_completion_length: PositiveInt | None
     part_size: PositiveInt
     max_problems: AtMost | None
     precision: Precision
@@ -162,7 +179,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class GrmSettings(FitSettings):
+class GrmSettings(FitSettings, Completing):
     """Training of the GRM; `model` (default: the policy's start) is a directory, `lora` as of the
     policy (`model.lora`). `rows_together` of a problem share their prompt in one row. It is
     trained on for `later_steps` in each round after the first, or kept where that is None. Above a
@@ -175,11 +192,11 @@ class GrmSettings(FitSettings):
     later_steps: PositiveInt | None
     label_weight: NonNegativeFloat
     val_share: ShareBelowOne
-    max_completion_length: PositiveInt
+    max_completion_length: PositiveInt | None
 
 
 @dataclass(frozen=True)
-class ScoreSettings:
+class ScoreSettings(Completing):
     """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected. With
     `labels` a token's probability is that of its label (see `ablations.labels`), not its
     likelihood."""
@@ -188,7 +205,7 @@ class ScoreSettings:
     rewrite: bool
     labels: bool
     max_edit_ratio: NonNegativeFloat
-    max_completion_length: PositiveInt
+    max_completion_length: PositiveInt | None
     part_size: PositiveInt
     precision: Precision
     max_length: PositiveInt = 2048
@@ -203,7 +220,7 @@ class EditWeights:
 
 
 @dataclass(frozen=True)
-class PolicySettings(FitSettings):
+class PolicySettings(FitSettings, Completing):
     """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions.
 
     `score_corrections` computes the start's log-probs of corrections (for DPO on them);
@@ -217,7 +234,7 @@ class PolicySettings(FitSettings):
     edit_weights: EditWeights
     keep_uncorrected: bool
     max_right_per_problem: NonNegativeInt | None
-    max_completion_length: PositiveInt
+    max_completion_length: PositiveInt | None
     ratio_tolerance: NonNegativeFloat | None
     score_corrections: bool
     teacher_corrections_only: bool
@@ -225,7 +242,7 @@ class PolicySettings(FitSettings):
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(Completing):
     """Evaluation on a split: greedy (`num_samples` 0) or sampled, with pass@k and maj@k.
 
     `model` or stored outputs (`attempts`, with `text_field` and `question_field`) are judged, and
@@ -248,7 +265,7 @@ class EvaluateSettings:
     overlap: Literal["refuse", "drop", "allow"]
     temperature: Temperature
     top_p: TopP
-    max_completion_length: PositiveInt
+    max_completion_length: PositiveInt | None
     part_size: PositiveInt
     precision: Precision
     text_field: str

@@ -135,5 +135,5 @@ class EvaluateStage(Stage):
 def decoding_of(s: EvaluateSettings) -> Decoding:
     """Samples if `evaluate.num_samples` is above 0, else greedy decoding."""
     if s.num_samples:
-        return Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_samples)
-    return Decoding(s.max_completion_length)
+        return Decoding(s.completion_length, s.temperature, s.top_p, s.num_samples)
+    return Decoding(s.completion_length)

@@ -97,6 +97,13 @@ def _judge_model(
     return [judgement_of(make(stage), name, stage.label) for stage in stages]
 
 
+def judged_models(run: Run) -> list[str]:
+    """The directories and hub names among what is judged; the rest are stored outputs."""
+    s = run.settings.evaluate
+    named = [*_listed(s.model or s.attempts), *_listed(s.against)]
+    return [path for path in named if not is_stored(path)]
+
+
 def judgement_of(artifact: Artifact, model: str, task: str) -> Judgement:
     """The judgement of a model on a task, from the artifact of its evaluation."""
     prefix = f"eval/{task}/"

@@ -113,7 +113,7 @@ class GrmStage(RoundStage):
                 run.task, model.codec, problems, held_out, run.settings.teach.max_edit_ratio
             ),
             every_steps=settings.val_every_steps,
-            max_completion_length=settings.max_completion_length,
+            max_completion_length=settings.completion_length,
             prefix="grm",
             monitor="rewrite_success",
             best=best_weights(work) if held_out else None,
@@ -153,7 +153,7 @@ class GrmStage(RoundStage):
     ) -> bool:
         """Whether the rewriting prompt and the longest rewrite fit the model's context."""
         limit = model.context
-        length = self.own.max_completion_length
+        length = self.own.completion_length
         prompt = model.prompts.rewrite(problems[attempt.problem_id], attempt.completion_ids)
         return limit is None or len(prompt) + max(length, len(attempt.completion_ids)) <= limit
 

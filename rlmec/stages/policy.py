@@ -109,12 +109,12 @@ class PolicyStage(RoundStage):
 
         dev = dev_problems(run, node.val_problems)
         asked = [model.prompts.policy(problem) for problem in dev]
-        models.fitting_prompts(network, asked, node.max_completion_length, self.title)
+        models.fitting_prompts(network, asked, node.completion_length, self.title)
         validation = Validation(
             asked,
             accuracy_judge(run.task, model.codec, dev),
             every_steps=node.val_every_steps,
-            max_completion_length=node.max_completion_length,
+            max_completion_length=node.completion_length,
             best=best_weights(work) if dev else None,
             watched=WATCHED,
         )
@@ -138,7 +138,7 @@ class PolicyStage(RoundStage):
         # A sweep and the table of rounds want the accuracy that a training would have measured.
         dev = dev_problems(run, self.node.val_problems)
         if dev:
-            length = self.node.max_completion_length
+            length = self.node.completion_length
             how = replace(
                 run.settings.evaluate,
                 max_completion_length=length,

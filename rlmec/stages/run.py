@@ -29,8 +29,15 @@ from rlmec.runtime.store_commands import PLAN, Named
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.stages import flow
+from rlmec.stages.completion_length import decide_for_judging, decide_for_training
 from rlmec.stages.evaluate import examples_before, judged_problems, judged_tasks
-from rlmec.stages.evaluate_models import check_judged, closing_tables, judge_all, judgement_of
+from rlmec.stages.evaluate_models import (
+    check_judged,
+    closing_tables,
+    judge_all,
+    judged_models,
+    judgement_of,
+)
 from rlmec.stages.export import check_export, export, last_stage
 from rlmec.stages.teach import check_teacher
 from rlmec.stages.warmup import warmup_task
@@ -64,6 +71,10 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     until = flow.stages_until(run, last_stage(settings))
     check_buildable(settings, until)
     ranks.share(lambda: models.check_places(settings, until))
+    if line := decide_for_training(run):
+        run.say(line)
+    settings = run.settings
+
     if settings.model.path is not None or settings.stage == PLAN:
         ranks.share(lambda: plan_memory(settings, ranks.world))
     if settings.stage == PLAN:
@@ -93,6 +104,8 @@ def evaluate(
     run = _open(settings, ranks, run_dir, overrides)
     ranks.share(lambda: check_judged(settings.evaluate))
     run.before_making = lambda run: check_machine(run, ["evaluate"])
+    if line := decide_for_judging(run, judged_models(run)):
+        run.say(line)
     closing_tables(run, judge_all(run))
     return _close(run)
 
@@ -105,6 +118,7 @@ def addresses(settings: RunSettings) -> list[Named]:
     model that is not there, ValueError for one that cannot be read.
     """
     run = Run(settings, Ranks(), Path())
+    decide_for_training(run)
     known: dict[tuple[str, str], tuple[Stage, str]] = {}
     address_of(flow.report(run), known)
     return [Named(stage.title, stage.name, address) for stage, address in known.values()]

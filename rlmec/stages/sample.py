@@ -52,7 +52,7 @@ class SampleStage(RoundStage):
         run = self.run
         s = run.settings.sample
         problems = run.task.problems("train")[: s.max_problems]
-        decoding = Decoding(s.max_completion_length, s.temperature, s.top_p, s.num_generations)
+        decoding = Decoding(s.completion_length, s.temperature, s.top_p, s.num_generations)
 
         folder = attempt_parts(self, work, model, problems, decoding, s, counted)
         outcome = run.ranks.share(lambda: _finished(work, folder))

@@ -73,7 +73,7 @@ class GrmView:
                 rows.append(reading_row(self.grm.prompts, problem, ids, attempt.id))
             elif attempt.id not in self.shown.drafts:
                 rows.append(rewriting_row(self.grm.prompts, problem, ids, ids, attempt.id))
-        return ScoringPart(index, rows, drafts, s.max_completion_length)
+        return ScoringPart(index, rows, drafts, s.completion_length)
 
     def finish(self, group: Sequence[Attempt], output: GrmOutput) -> Tables:
         """Log-probs and corrections of a part, from the GRM's output on it."""
@@ -170,7 +170,7 @@ class ScoreStage(RoundStage):
             # What the teacher has corrected needs no rewrite of the GRM.
             if not (s.rewrite and a.is_wrong and a.id not in corrected):
                 continue
-            if prompt + s.max_completion_length <= grm_limit:
+            if prompt + s.completion_length <= grm_limit:
                 drafts.add(a.id)
             else:
                 no_draft += 1

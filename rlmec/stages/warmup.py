@@ -52,7 +52,7 @@ class WarmupStage(Stage):
 
         dev = task.problems("dev")[: settings.val_problems] if settings.val_problems else []
         asked = [prompts.policy(problem) for problem in dev]
-        length = run.settings.sample.max_completion_length
+        length = run.settings.sample.completion_length
         models.fitting_prompts(network, asked, length, self.title)
         validation = Validation(
             asked,

@@ -423,6 +423,7 @@ COUNTS = {
     "prompt": {"warmup", "sample", "grm", "score", "evaluate"},
     "model": {"warmup"},
     "model.lora": {"policy"},
+    "model.max_completion_length": set(),  # by the stages that take it over
     "model.dtype": {"sample", "grm", "score", "policy", "evaluate"},
     "model.quantization": {"sample", "grm", "score", "policy", "evaluate"},
     "warmup": {"warmup"},
