@@ -25,6 +25,7 @@ import torch
 
 from rlmec.engines.base import EngineError, ModelPlace
 from rlmec.lm.generation import Completion
+from rlmec.lm.lora import adapter_at
 from rlmec.settings.ranges import Dtype, PositiveInt, PositiveShare
 from rlmec.training.predict_parts import GenerationPart
 
@@ -224,7 +225,8 @@ def adapter_of(path: str) -> tuple[str, int] | None:
             f"{file}: vLLM accepts LoRA adapters up to rank {LORA_RANKS[-1]}, this is "
             f"{kind} of rank {rank}; export it merged (train.py stage=export)"
         )
-    return str(config["base_model_name_or_path"]), ranks[0]
+    place = adapter_at(path)
+    return None if place is None else (place.base, ranks[0])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,9 @@ model. peft is imported only when an adapter is asked for.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
-from rlmec.lm.loading_checks import check_keys
+from rlmec.lm.loading_checks import check_keys, is_local
+from rlmec.store.fingerprint import file_digest
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+BASE = "base_model.json"
+"""File next to an adapter that records the content of its base model, and its place relative to
+the adapter."""
+
+_OTHER_PLACES: dict[tuple[str, str | None], None] = {}
+"""Where else base models may be, in the order in which they were named."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,11 @@ class AdapterPlace:
 def adapter_at(path: str | Path) -> AdapterPlace | None:
     """The adapter whose directory `path` is, None if it is not an adapter's directory.
 
-    Raises ValueError if the directory names no base model or has an adapter of another kind than
-    LoRA, and FileNotFoundError if it has no safetensors.
+    The base model is found by its content (`base_digest`): where the adapter names it, at the same
+    place relative to the adapter, or at a place of `look_for_bases_at`. An adapter that records no
+    content has its base model where it names it. Raises ValueError if the directory names no base
+    model, if no place has its content, or if the adapter is of another kind than LoRA, and
+    FileNotFoundError if it has no safetensors.
     """
     folder = Path(path)
     if not (folder / CONFIG).is_file():
@@ -49,7 +62,63 @@ def adapter_at(path: str | Path) -> AdapterPlace | None:
         raise ValueError(f"{folder}: an adapter of kind {config['peft_type']}, not LORA")
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder}: no {WEIGHTS} here; pickled weights are not loaded")
-    return AdapterPlace(folder, str(base), config.get("revision"))
+    return AdapterPlace(folder, *_found_base(folder, str(base), config.get("revision")))
+
+
+def look_for_bases_at(path: str, revision: str | None = None) -> None:
+    """Adds a place at which `adapter_at` looks for the base models of adapters, in this process.
+
+    A model at such a place is used only if it has the content that an adapter records.
+    """
+    _OTHER_PLACES[path, revision] = None
+
+
+def base_digest(place: str, revision: str | None = None) -> str | None:
+    """The sha256 of the names and contents of a base model's configuration and weights.
+
+    None if there is no model at the place, or if a hub model is not in the cache. A process reads a
+    file only once, as long as it stays the same.
+    """
+    folder = Path(place)
+    if not folder.is_dir():
+        cached = None
+        if not is_local(place):
+            cached = try_to_load_from_cache(place, "config.json", revision=revision)
+        if not isinstance(cached, str):
+            return None
+        folder = Path(cached).parent
+
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights or not (folder / "config.json").is_file():
+        return None
+    files = [folder / "config.json", *weights]
+    lines = "".join(f"{file.name}\0{file_digest(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _found_base(folder: Path, named: str, revision: str | None) -> tuple[str, str | None]:
+    """Place and revision of the base model of the adapter in `folder`, which names it `named`."""
+    if not (folder / BASE).is_file():
+        return named, revision
+    record = json.loads((folder / BASE).read_text(encoding="utf-8"))
+
+    places = [(named, revision)]
+    if record["relative"] is not None:
+        places.append((os.path.normpath(folder.resolve() / record["relative"]), None))
+    places += _OTHER_PLACES
+    for place in places:
+        if base_digest(*place) == record["digest"]:
+            return place
+
+    if not is_local(named):
+        return named, revision  # the hub has it, at the recorded commit
+    state = "is there with other content" if base_digest(named) else "is not there"
+    tried = [place for place, _ in _OTHER_PLACES]
+    other = f", and {', '.join(tried)} is not it" if tried else ""
+    raise ValueError(
+        f"{folder} is an adapter of the base model {named}, which {state}{other}: set model.path "
+        "to the place of its base model"
+    )
 
 
 def is_adapted(network: Any) -> bool:
@@ -128,6 +197,11 @@ def load_adapter(network: Any, place: AdapterPlace, *, trainable: bool) -> Any:
             "mismatched_keys": [],
         },
     )
+
+    # If it is saved again, it names the place at which its base model was found.
+    own = adapted.peft_config["default"]
+    own.base_model_name_or_path = place.base
+    own.revision = place.revision
     return adapted
 
 
@@ -161,7 +235,7 @@ def merged(network: Any) -> Any:
 
 
 def save_adapter(network: Any, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
-    """Writes the adapter alone, in peft's layout: configuration and safetensors.
+    """Writes the adapter alone, in peft's layout, and a record of its base model (BASE).
 
     `state` has the weights if the network itself does not (they are gathered from shards).
     """
@@ -173,6 +247,18 @@ def save_adapter(network: Any, folder: Path, state: dict[str, torch.Tensor] | No
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config["target_modules"].sort()
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _record_base(folder, config.get("base_model_name_or_path"), config.get("revision"))
+
+
+def _record_base(folder: Path, base: str | None, revision: str | None) -> None:
+    """Writes the content of an adapter's base model, and its place relative to the adapter."""
+    digest = None if base is None else base_digest(base, revision)
+    if base is None or digest is None:
+        return
+    # A store that is moved as a whole keeps its relative places.
+    relative = os.path.relpath(Path(base).resolve(), folder.resolve()) if is_local(base) else None
+    record = {"digest": digest, "relative": relative}
+    (folder / BASE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _refuse_tied(network: Any, target_modules: list[str] | str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from rlmec.lm.loading import hub_commit
 from rlmec.lm.loading_checks import check_folder
-from rlmec.lm.lora import CONFIG, adapter_at
+from rlmec.lm.lora import BASE, CONFIG, adapter_at
 from rlmec.store.fingerprint import directory_digest, file_digest
 from rlmec.tasks.rows import PACKED, content_files, files_of
 
@@ -147,5 +147,5 @@ def _adapter_digest(folder: Path) -> str:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     for key in ("base_model_name_or_path", "revision"):
         config.pop(key, None)
-    files = directory_digest(folder, without=(CONFIG,))
+    files = directory_digest(folder, without=(CONFIG, BASE))
     return hashlib.sha256((files + json.dumps(config, sort_keys=True)).encode()).hexdigest()

@@ -21,6 +21,7 @@ from rlmec.lm.loading import (
     enable_gradient_checkpointing,
     end_ids,
     export_network,
+    hub_commit,
     load_network,
     new_network,
     tokenizer_of,
@@ -109,8 +110,10 @@ class LanguageModel:
         network, wanted = self._load(self.settings.model.dtype, trainable=True), as_plain(lora)
         if not is_adapted(network):
             folder = Path(self.path)
-            base = str(folder.resolve()) if folder.is_dir() else self.path
-            return with_lora(network, **wanted, seed=seed, base=base, revision=self.revision)
+            is_here = folder.is_dir()
+            base = str(folder.resolve()) if is_here else self.path
+            revision = None if is_here else hub_commit(self.path, self.revision)
+            return with_lora(network, **wanted, seed=seed, base=base, revision=revision)
         if not same_lora(network, **wanted):
             own = network.peft_config["default"]
             raise ValueError(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from rlmec.lm.loading import quiet
+from rlmec.lm.lora import look_for_bases_at
 from rlmec.lm.tokenizers import tokenizer_digest
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import engine_of
@@ -117,6 +118,7 @@ def addresses(settings: RunSettings) -> list[Named]:
     and model directories that count in an address are. Raises FileNotFoundError for a file or a
     model that is not there, ValueError for one that cannot be read.
     """
+    _look_for_bases(settings)
     run = Run(settings, Ranks(), Path())
     decide_for_training(run)
     known: dict[tuple[str, str], tuple[Stage, str]] = {}
@@ -219,6 +221,7 @@ def _open(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     for pattern in _QUIET:
         warnings.filterwarnings("ignore", pattern)
     _quiet_libraries()
+    _look_for_bases(settings)
 
     # Ranks on one machine share its processors.
     threads = settings.trainer.threads
@@ -229,6 +232,12 @@ def _open(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     run = Run(settings, ranks, run_dir, overrides, torch.get_num_threads())
     run.uses.hold_mentioned(json.dumps(as_plain(settings), default=str))
     return run
+
+
+def _look_for_bases(settings: RunSettings) -> None:
+    """An adapter whose base model was moved may find it at `model.path`."""
+    if settings.model.path is not None:
+        look_for_bases_at(settings.model.path, settings.model.revision)
 
 
 def _quiet_libraries() -> None:

@@ -14,16 +14,21 @@ from rlmec.data.row import Row
 from rlmec.lm.chunked_head import DENSE_LOGITS, head_nll
 from rlmec.lm.generation import Decoding, generate
 from rlmec.lm.loading import (
+    check_loadable,
+    context_of,
     end_ids,
     export_network,
     load_network,
     tokenizer_of,
+    vocabulary_rows,
 )
 from rlmec.lm.logprobs import TokenScorer, has_dropout, score_rows, sharing_obstacle
 from rlmec.lm.lora import (
+    AdapterPlace,
     adapter_at,
     is_adapted,
     load_adapter,
+    look_for_bases_at,
     merged,
     same_lora,
     with_lora,
@@ -80,7 +85,7 @@ def test_directories_of_base_and_adapter_and_the_merged_export(kind, tmp_path):
 
     base, folder, made = directories(tmp_path, kind)
     assert {p.name for p in folder.iterdir()} == {
-        *("adapter_config.json", "adapter_model.safetensors"),
+        *("adapter_config.json", "adapter_model.safetensors", "base_model.json"),
         *("tokenizer.json", "tokenizer_config.json"),
     }
     place = adapter_at(folder)
@@ -243,8 +248,81 @@ def test_broken_adapter_directories_are_named(tmp_path):
         load_network(folder)
 
 
-def test_a_base_that_is_gone_is_named(tmp_path):
+# --- base models that were moved or changed ---
+
+
+@pytest.fixture
+def no_other_places(monkeypatch):
+    monkeypatch.setattr("rlmec.lm.lora._OTHER_PLACES", {})
+
+
+def test_a_base_that_is_gone_is_named(tmp_path, no_other_places):
     base, folder, _ = directories(tmp_path)
+    base.rename(tmp_path / "elsewhere")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    for look in (load_network, tokenizer_of, context_of, vocabulary_rows, check_loadable):
+        with pytest.raises(ValueError, match=f"{base}, which is not there: set model.path"):
+            look(folder)
+
+
+def test_a_base_with_other_content_is_refused(tmp_path, no_other_places):
+    """At its place, and at the one of model.path."""
+    base, folder, _ = directories(tmp_path)
+    export_network(network(seed=4), tokenizer(), base)
+    with pytest.raises(ValueError, match=f"{base}, which is there with other content"):
+        load_network(folder)
+    export_network(network(seed=5), tokenizer(), tmp_path / "third")
+    look_for_bases_at(str(tmp_path / "third"))
+    with pytest.raises(ValueError, match=f"{base}, .*{tmp_path / 'third'} is not it"):
+        load_network(folder)
+
+
+def test_a_moved_base_is_found_by_its_content(tmp_path, no_other_places):
+    """And an adapter that goes on names the new place."""
+    base, folder, made = directories(tmp_path)
+    wanted = made(IDS).logits
+    base.rename(tmp_path / "elsewhere")
+    look_for_bases_at(str(tmp_path / "none"))
+    look_for_bases_at(str(tmp_path / "elsewhere"))
+    back = load_network(folder)
+    assert torch.equal(back(IDS).logits, wanted)
+    export_network(back, tokenizer(), tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "elsewhere")
+
+
+def test_base_and_adapter_that_moved_together_find_each_other(tmp_path, no_other_places):
+    _, folder, made = directories(tmp_path / "one")
+    wanted = made(IDS).logits
+    (tmp_path / "one").rename(tmp_path / "other")
+    assert torch.equal(load_network(tmp_path / "other" / folder.name)(IDS).logits, wanted)
+
+
+def test_a_base_from_the_hub_is_found_in_the_cache_and_at_another_place(
+    tmp_path, no_other_places, monkeypatch
+):
+    """Offline, with the revision that was current when the adapter was made."""
+    base, folder, made = directories(tmp_path)
+    cached = {("owner/base", "c0ffee"): str(base / "config.json")}
+    monkeypatch.setattr(
+        "rlmec.lm.lora.try_to_load_from_cache",
+        lambda name, file, revision: cached.get((name, revision)),
+    )
+    own = made.peft_config["default"]
+    own.base_model_name_or_path, own.revision = "owner/base", "c0ffee"
+    export_network(made, tokenizer(), folder)
+    assert adapter_at(folder) == AdapterPlace(folder, "owner/base", "c0ffee")
+    cached.clear()
+    assert adapter_at(folder) == AdapterPlace(folder, "owner/base", "c0ffee")
+    look_for_bases_at(str(base))
+    assert adapter_at(folder) == AdapterPlace(folder, str(base), None)
+
+
+def test_an_adapter_that_records_no_content_is_used_where_it_says(tmp_path, no_other_places):
+    base, folder, made = directories(tmp_path)
+    (folder / "base_model.json").unlink()
+    assert torch.equal(load_network(folder)(IDS).logits, made(IDS).logits)
     base.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=f"{base}: no such folder"):
         load_network(folder)
