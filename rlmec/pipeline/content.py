@@ -32,7 +32,7 @@ _PLACE_NAME = re.compile(r"(^|_)(path|file)$")
 """Keys whose value is a place if something has that name."""
 
 _READS_ROWS = ("task", "warmup.task", "sample")
-"""Nodes for which a folder means the files of rows below it."""
+"""Nodes for which, and below which, a folder means the files of rows below it."""
 
 
 @dataclass
@@ -92,8 +92,13 @@ def _digests(key: str, value: Any, node: Settings) -> dict[str, str]:
     places = {key: value}
     if isinstance(value, dict):
         places = {f"{key}.{split}": place for split, place in value.items()}
-    found = {at: place_digest(place, rows=above in _READS_ROWS) for at, place in places.items()}
+    found = {at: place_digest(place, rows=_reads_rows(above)) for at, place in places.items()}
     return {at: digest for at, digest in found.items() if digest is not None}
+
+
+def _reads_rows(node: str) -> bool:
+    """Whether a node, or one around it, reads rows (as `task.tasks.ecqa` of a mixture does)."""
+    return any(node == known or node.startswith(f"{known}.") for known in _READS_ROWS)
 
 
 def place_digest(place: Any, *, rows: bool = False) -> str | None:

@@ -76,7 +76,7 @@ def _build_all(settings: RunSettings, stages: Collection[str]) -> None:
 def fits(settings: RunSettings, stages: Collection[str]) -> dict[str, FitSettings]:
     """The node of every fit of `stages` by its key, the policies of a comparison included."""
     found: dict[str, FitSettings] = {}
-    if "warmup" in stages and settings.model.path is None:
+    if "warmup" in stages and settings.has_warmup:
         found["warmup"] = settings.warmup
     if "grm" in stages:
         found["grm"] = settings.grm

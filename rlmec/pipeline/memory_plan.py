@@ -127,8 +127,9 @@ def planned_stages(
         _generation("score", settings, shape, grm, 1),
         _fit(settings, "policy", shape, policy, world, memory),
     ]
-    if model.path is None:
-        chain.insert(0, _fit(settings, "warmup", shape, Weights(), world, memory))
+    if settings.has_warmup:
+        held = Weights() if model.path is None else policy
+        chain.insert(0, _fit(settings, "warmup", shape, held, world, memory))
     return chain
 
 

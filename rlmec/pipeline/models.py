@@ -7,12 +7,13 @@ saved model directories.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rlmec.export.model_folder import FILE, Origin, read_origin, write_origin
+from rlmec.lm.gguf import converted
 from rlmec.lm.loading import (
     check_loadable,
     codec_of,
@@ -138,6 +139,18 @@ class LanguageModel:
     def revision(self) -> str | None:
         """The revision of a hub model that the settings name; None for other models."""
         return self.settings.model.revision if self.path == self.settings.model.path else None
+
+
+def with_converted(settings: RunSettings) -> RunSettings:
+    """The settings with the place of a plain model folder instead of `model.gguf_file`.
+
+    The file is converted into the store the first time that it is named.
+    """
+    model = settings.model
+    if model.gguf_file is None:
+        return settings
+    folder = converted(model.gguf_file, Path(settings.paths.artifacts))
+    return replace(settings, model=replace(model, path=str(folder), gguf_file=None))
 
 
 def templates(settings: RunSettings) -> Templates:

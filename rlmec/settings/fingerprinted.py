@@ -45,7 +45,7 @@ IGNORED = (
     "run_name",
     "tags",
     "optimized_metric",
-    *("rounds", "grm.later_steps", "report.each_round"),  # they select artifacts
+    *("rounds", "warmup.when", "grm.later_steps", "report.each_round"),  # they select artifacts
     "evaluate.model",
     "evaluate.attempts",
     "evaluate.against",

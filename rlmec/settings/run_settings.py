@@ -89,15 +89,20 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A causal language model: `path` names a Hugging Face directory (an adapter's too) or hub
-    name; without it a model of `shape` (its `model_type` and configuration keys) starts from
-    scratch, with a byte-level BPE tokenizer of at most `vocabulary_size` tokens and
-    `digits_per_token` digits per token, trained on the task's train text (or `tokenizer`, a
-    directory). With `lora` adapters are trained in float32, and the weights below them stay as they
-    are, in `dtype` or quantized; without it all weights are trained, in float32. The stages take
-    `max_completion_length` from here where they set none of their own."""
+    """A causal language model.
+
+    `path` names a Hugging Face directory (an adapter's too) or hub name, `gguf_file` a GGUF file
+    (`pkg://PACKAGE/FILE`: one in an installed package). Without both a model of `shape` (its
+    `model_type` and configuration keys) starts from scratch, with a byte-level BPE tokenizer of at
+    most `vocabulary_size` tokens and `digits_per_token` digits per token, trained on the task's
+    train text (or `tokenizer`, a directory). With `lora` adapters are trained in float32, and the
+    weights below them stay as they are, in `dtype` or quantized; without it all weights are
+    trained, in float32. The stages take `max_completion_length` from here where they set none of
+    their own.
+    """
 
     path: PathText | None
+    gguf_file: PathText | None
     revision: str | None
     tokenizer: PathText | None
     shape: dict[str, Any]
@@ -110,3 +115,12 @@ class ModelSettings:
     quantization: Literal["nf4", "int8"] | None
     compile: bool
     max_completion_length: PositiveInt | None
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.gguf_file is not None:
+            raise ValueError("path and gguf_file both name a model: give one of them")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run starts from a finished model, not from random weights."""
+        return self.path is not None or self.gguf_file is not None

@@ -128,13 +128,19 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class WarmupSettings(FitSettings):
-    """Plain likelihood on reference solutions; stops early at `target_accuracy` on dev problems.
+    """Plain likelihood on reference solutions; stops early at `target_accuracy` on dev problems, or
+    when their accuracy has not risen for `patience` validations.
+
+    `when` says whether a run has it: `auto` from random weights alone, `always` from a finished
+    model (`model.path`) too, `never` only from a finished model.
 
     `task` are changes to the task node for the warm-up alone: other references, or easier problems,
     than those that the policy is then trained on.
     """
 
+    when: Literal["auto", "always", "never"]
     target_accuracy: Share | None
+    patience: PositiveInt | None
     task: dict[str, Any] | None
 
 
@@ -348,6 +354,13 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.score.labels and not self.grm.label_weight:
             raise ValueError("score.labels: the GRM learns no labels; set grm.label_weight=1")
+        if self.warmup.when == "never" and not self.model.is_finished:
+            raise ValueError("warmup=never: a model of random weights needs a warm-up")
+
+    @property
+    def has_warmup(self) -> bool:
+        """Whether the policy's start is a warm-up's model."""
+        return not self.model.is_finished or self.warmup.when == "always"
 
 
 def as_plain(settings: Any) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Round:
 
 def start(run: Run) -> ModelSource:
     """The policy's start: the warm-up, or the finished model `model.path`."""
-    return ModelSource(run, WarmupStage(run) if run.settings.model.path is None else None)
+    return ModelSource(run, WarmupStage(run) if run.settings.has_warmup else None)
 
 
 def rounds(run: Run, variant: str = "", node: PolicySettings | None = None) -> list[Round]:

@@ -68,6 +68,7 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     _check_stage(settings)
     check_loggers(settings)
     models.check_weights(settings)
+    settings = ranks.share(lambda: models.with_converted(settings))
     run = _open(settings, ranks, run_dir, overrides)
     until = flow.stages_until(run, last_stage(settings))
     check_buildable(settings, until)
@@ -102,6 +103,7 @@ def evaluate(
 ) -> float | None:
     """Judges the model `evaluate.model`, or stored outputs, on one or several tasks."""
     check_loggers(settings)
+    settings = ranks.share(lambda: models.with_converted(settings))
     run = _open(settings, ranks, run_dir, overrides)
     ranks.share(lambda: check_judged(settings.evaluate))
     run.before_making = lambda run: check_machine(run, ["evaluate"])
@@ -118,6 +120,7 @@ def addresses(settings: RunSettings) -> list[Named]:
     and model directories that count in an address are. Raises FileNotFoundError for a file or a
     model that is not there, ValueError for one that cannot be read.
     """
+    settings = models.with_converted(settings)
     _look_for_bases(settings)
     run = Run(settings, Ranks(), Path())
     decide_for_training(run)
@@ -130,9 +133,9 @@ def _check_stage(settings: RunSettings) -> None:
     """Raises ConfigurationError for a stage that this run cannot have."""
     if settings.stage == EXPORT:
         check_export(settings)
-    if settings.stage == "warmup" and settings.model.path is not None:
+    if settings.stage == "warmup" and not settings.has_warmup:
         raise ConfigurationError(
-            "stage=warmup: model.path is a finished model, so there is no warm-up"
+            "stage=warmup: the model is a finished one; fine-tune it first with warmup=always"
         )
 
 
@@ -207,7 +210,7 @@ def _check_prompt(run: Run) -> None:
 def _splits(s: RunSettings, until: list[str]) -> list[str]:
     """The splits of the task that the stages up to the last one read."""
     splits = ["train"]
-    validates_warmup = s.model.path is None and s.warmup.val_problems
+    validates_warmup = s.has_warmup and s.warmup.val_problems
     validates_policy = "policy" in until and s.policy.val_problems
     if validates_warmup or validates_policy:
         splits.append("dev")

@@ -1,22 +1,26 @@
-"""The stage `warmup`: supervised fine-tuning on reference solutions, from random weights.
+"""The stage `warmup`: supervised fine-tuning on reference solutions.
 
-In: the task's train problems. Out: a model directory, the policy's start. A run that starts from a
-finished model (`model.path`) has no such stage.
+In: the task's train problems, and the finished model `model.path` if there is one. Out: a model
+directory, the policy's start. A run from a finished model has this stage with `warmup=always`; the
+model is then trained in full or, with `model.lora`, by an adapter.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rlmec.data.datamodule import SolutionPairDataModule
 from rlmec.data.policy_rows import reference_rows
 from rlmec.lm.tokenizers import codec
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import Outcome, Run, Stage
+from rlmec.pipeline.chain import Outcome, Run, Settings, Stage
 from rlmec.pipeline.fit import best_weights, fit, new_policy_module, plan_settings
 from rlmec.pipeline.judges import accuracy_judge
+from rlmec.records import Problem
 from rlmec.settings.binding import build
+from rlmec.settings.schema import as_plain
 from rlmec.store.artifacts import Artifact
 from rlmec.tasks.base import Task
 from rlmec.training.validation import Validation
@@ -29,9 +33,32 @@ def warmup_task(run: Run) -> Task:
 
 
 class WarmupStage(Stage):
-    """Maximises the plain likelihood of reference solutions, until `warmup.target_accuracy`."""
+    """Maximises the plain likelihood of reference solutions.
+
+    It stops early at `warmup.target_accuracy`, or when the accuracy on dev problems has not risen
+    for `warmup.patience` validations.
+    """
 
     name = "warmup"
+
+    def settings(self) -> Settings:
+        model = self.run.settings.model
+        lora = None if model.path is None or model.lora is None else as_plain(model.lora)
+        return super().settings() | ({} if lora is None else {"model.lora": lora})
+
+    def _start(self, problems: list[Problem]) -> tuple[Any, models.Prompts, Any]:
+        """The tokenizer, the prompts and the network to train: of the finished model, or new."""
+        settings = self.run.settings
+        if settings.model.path is not None:
+            model = models.LanguageModel(settings.model.path, settings)
+            network = model.trainable(settings.model.lora, settings.warmup.seed)
+            return model.tokenizer, model.prompts, network
+
+        # The tokenizer is trained on the problems (or given), the network is new.
+        tokenizer = models.fresh_tokenizer(settings, problems)
+        own = codec(tokenizer, turns=settings.prompt.chat)
+        prompts = models.Prompts(models.templates(settings), own)
+        return tokenizer, prompts, models.fresh_network(settings, tokenizer)
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run = self.run
@@ -39,11 +66,7 @@ class WarmupStage(Stage):
         task = warmup_task(run)
         problems = task.problems("train")
 
-        # The tokenizer is trained on the problems (or given), the network is new.
-        tokenizer = models.fresh_tokenizer(run.settings, problems)
-        own = codec(tokenizer, turns=run.settings.prompt.chat)
-        prompts = models.Prompts(models.templates(run.settings), own)
-        network = models.fresh_network(run.settings, tokenizer)
+        tokenizer, prompts, network = self._start(problems)
 
         plan = plan_settings(settings, run.settings.trainer, models.context_length(network))
         data = SolutionPairDataModule(prompts, problems, reference_rows, plan)
@@ -61,10 +84,11 @@ class WarmupStage(Stage):
             max_completion_length=length,
             best=best_weights(work),
             target=settings.target_accuracy,
+            patience=settings.patience,
         )
 
         history = fit(run, self.title, settings, work, module, data, validation)
-        origin = models.origin_of(run.settings, own, self.name)
+        origin = models.origin_of(run.settings, prompts.codec, self.name)
         run.ranks.share(lambda: models.save(module, tokenizer, work / "model", origin))
         best = max(history, key=lambda line: line.get("dev/accuracy", 0.0))
         return Outcome(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -67,7 +67,7 @@ class TrackioLogger(Logger):
         project: str = "rlmec",
         name: str | None = None,
         group: str | None = None,
-        resume: str = "never",
+        resume: Literal["allow", "must", "never"] = "never",
         **arguments: Any,
     ) -> None:
         super().__init__()

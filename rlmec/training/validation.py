@@ -36,7 +36,7 @@ class Validation(Callback):
     - `drafts` of the completions make decoding faster and change nothing in the result.
     - `watched` is a number of training rows: the mean entropy at their scored tokens is logged.
     - `best` is offered the figure named `monitor`. Training ends at the first optimizer step at
-      which this figure reaches `target`.
+      which this figure reaches `target`, or has not exceeded its best for `patience` validations.
 
     A signal that asks the run to stop ends the validation on all ranks without a figure. The fit is
     then saved and stopped, and a resume starts with that validation.
@@ -54,6 +54,7 @@ class Validation(Callback):
         monitor: str = "accuracy",
         best: BestWeights | None = None,
         target: float | None = None,
+        patience: int | None = None,
         drafts: Sequence[list[int]] | None = None,
         watched: int = 0,
     ) -> None:
@@ -66,6 +67,7 @@ class Validation(Callback):
         self.monitor = monitor
         self.best = best
         self.target = target
+        self.patience = patience
         self.drafts = drafts
         self.watched = watched
 
@@ -129,9 +131,16 @@ class Validation(Callback):
             return
         if self.best is not None:
             self.best.offer(trainer, score)
-        if self.target is not None and score >= self.target:
+        reached = self.target is not None and score >= self.target
+        if reached or (self.patience is not None and self._stale() >= self.patience):
             self.stopped = True
             trainer.should_stop = True
+
+    def _stale(self) -> int:
+        """Validations since the monitored figure was best; the one before the first step aside."""
+        name = f"{self.prefix}/{self.monitor}"
+        scores = [line[name] for line in self.history if line["step"] and name in line]
+        return len(scores) - 1 - scores.index(max(scores))
 
     def _figures(self, trainer: L.Trainer, pl_module: CompletionModule) -> dict[str, float] | None:
         """The figures over all ranks; None if any rank was asked to stop meanwhile."""

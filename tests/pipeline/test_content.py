@@ -137,7 +137,8 @@ def paths_of(cls, above=""):
 
 def test_every_setting_that_names_a_place_has_a_case():
     """A setting that is marked as a path is in the tables above, or its place changes nothing."""
-    free = {"paths.artifacts", "paths.outputs", "export.path", "ckpt_path"}
+    # A GGUF file counts by the folder that it is converted to.
+    free = {"paths.artifacts", "paths.outputs", "export.path", "ckpt_path", "model.gguf_file"}
     judged = {
         "evaluate.model",
         "evaluate.attempts",

@@ -431,6 +431,7 @@ COUNTS = {
     "teacher": {"teach"},
     "teach": {"teach"},
     "grm": {"grm"},
+    "warmup.when": set(),
     "grm.later_steps": set(),  # in the GRM of a later round alone
     "score": {"score"},
     "policy": {"policy"},

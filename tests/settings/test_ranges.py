@@ -52,7 +52,7 @@ UNBOUNDED = {"pivot", "right_low", "right_high", "wrong_low", "wrong_high", "rig
 # Arguments that stages give: no configuration sets them.
 GIVEN = {"is_right", "first_edit"}
 NAMED_AS_PATHS = {"path", "artifacts", "outputs", "tokenizer", "ckpt_path", "attempts", "against"}
-NAMED_AS_PATHS |= {"cache", "grm.model", "evaluate.model", "model.path"}
+NAMED_AS_PATHS |= {"cache", "gguf_file", "grm.model", "evaluate.model", "model.path"}
 
 
 def settings_hints(cls=RunSettings, above=""):
