@@ -97,3 +97,7 @@ def test_what_was_moved_is_continued_and_reused(tmp_path, monkeypatch, capsys):
     third = Path(shutil.move(second, tmp_path / "third"))
     assert made_in(third) == []
     assert "nothing to do" in capsys.readouterr().out
+
+    # What was not made yet loads the moved adapters on the moved base model.
+    again = made_in(third, "score.seed=9", "evaluate.num_problems=3")
+    assert again == ["score", "policy", "evaluate start", "evaluate", "report"]
