@@ -139,6 +139,7 @@ def _judge_stored(run: Run, path: str, name: str, task_name: str | None) -> Judg
         {
             "name": "evaluate",
             "variant": name,
+            "round": 1,
             "made": False,
             "artifact": path,
             "rows": len(outputs),
