@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
-
 from rlmec.runtime import signals
 from rlmec.runtime.display import markdown_table
 from rlmec.runtime.ranks import PARENT, command, launched_outside, world_size
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import TrainerSettings
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
+from rlmec.store.locks import file_lock, locks_needed
 
 SUMMARY = "summary.json"
 ERROR = "error.txt"
@@ -120,7 +119,10 @@ def write_sweep_table(sweep_dir: Path) -> tuple[list[str], list[list[str]]]:
     are the folder of the job, its `status`, its `overrides`, `optimized_metric`, and the numbers
     among the metrics of its last two stages. A job that has not finished has no numbers.
     """
-    with FileLock(sweep_dir / ".results.lock"):
+    path = sweep_dir / ".results.lock"
+    with contextlib.ExitStack() as held:
+        with locks_needed(path):
+            held.enter_context(file_lock(path))
         summaries = sorted(sweep_dir.rglob(SUMMARY), key=_job_order)
         rows = [_row(sweep_dir, path) for path in summaries]
         columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from rlmec.settings.sources import distribution_version
 from rlmec.store.atomic import atomic_write_json, remove_below, rename_folder, sync_below
+from rlmec.store.locks import file_lock, locks_needed
 
 MANIFEST = "manifest.json"
 RECORDED = ("torch", "lightning", "transformers", "hydra-core", "omegaconf", "datasets")
@@ -104,16 +105,18 @@ class ArtifactStore:
 
         The operating system releases the lock when the process ends. If another process holds it,
         `on_wait` is called once with the path of the lock, and then the caller waits without limit.
+        Raises LockError on a file system without locks.
         """
         path = self.root / stage / f".lock-{fp}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if on_wait is not None:
-                on_wait(path)
-            lock.acquire(poll_interval=0.2)
+        lock = file_lock(path)
+        with locks_needed(path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if on_wait is not None:
+                    on_wait(path)
+                lock.acquire(poll_interval=0.2)
         try:
             yield
         finally:

@@ -21,6 +21,17 @@ TEMPORARY = ".tmp"
 
 
 @contextlib.contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Add `path` to an error of the operating system that names no file, such as a full disk's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; the file written there becomes `path` when the block ends.
 
@@ -30,9 +41,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     # A file name may have at most 255 bytes, so a long name is cut.
     temporary = path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
+        with errors_named(path):
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -24,7 +25,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock
+
+from rlmec.store.atomic import errors_named
+
 FINGERPRINT = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system without locks answers."""
+
+
+class LockError(OSError):
+    """A file cannot be locked, because its file system has no locks."""
+
+
+@contextlib.contextmanager
+def locks_needed(path: Path) -> Iterator[None]:
+    """Around the locking of a file: raises LockError, with advice, if its file system has no locks.
+
+    Files whose mere existence is a lock are no way out: after a kill on another machine, nothing
+    could tell that they are left over.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise LockError(
+            f"{path} cannot be locked ({error.strerror}): its file system has no locks, so that "
+            "jobs could spoil each other's work. Put paths.artifacts and paths.outputs on a disk "
+            "of this machine, or on a file system that is mounted with locks (flock)"
+        ) from error
+
+
+def file_lock(path: Path) -> BaseFileLock:
+    """The lock of a file for one process at a time, not acquired yet.
+
+    It ends with its process. Acquire it within `locks_needed`.
+    """
+    return FileLock(path, fallback_to_soft=False)
 
 
 def use_file(root: Path, stage: str, fp: str) -> Path:
@@ -69,8 +108,9 @@ class Uses:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         who = {"process": os.getpid(), "host": socket.gethostname(), "since": now}
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(who).encode(), 0)
+        with errors_named(use_file(self.root, stage, fp)):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(who).encode(), 0)
 
 
 def signed(path: Path) -> dict[str, Any]:
@@ -89,7 +129,8 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locks_needed(path):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
@@ -118,7 +159,8 @@ def _locked(path: Path, kind: int) -> int:
     """An open handle of a file, with a lock on it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, kind)
+        with locks_needed(path):
+            fcntl.flock(handle, kind)
     except BaseException:
         os.close(handle)
         raise

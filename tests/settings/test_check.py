@@ -308,7 +308,7 @@ def test_a_forbidden_target_is_refused_wherever_it_stands(key, target):
         "torch.optim.adam.cast",
         "torch.optim.AdamX",
         "rlmec.store.artifacts.subprocess.run",
-        "rlmec.store.artifacts.FileLock",
+        "rlmec.store.artifacts.Timeout",
         "rlmec.store.artifacts",
         "rlmec.nothing.f",
         "rlmec.method.rewards.clipped_probabilty",

@@ -1,5 +1,7 @@
 """The store: artifacts appear whole, have one maker at a time, and have addresses by content."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -8,6 +10,7 @@ import time
 
 import pytest
 
+from rlmec.runtime.sweeps import write_sweep_table
 from rlmec.settings import sources
 from rlmec.store import artifacts, atomic, fingerprint
 from rlmec.store.artifacts import (
@@ -16,6 +19,7 @@ from rlmec.store.artifacts import (
     environment,
     environment_differences,
 )
+from rlmec.store.locks import LockError, Uses, is_locked, lock_alone
 
 
 def make(store, stage="sample", fp="a" * 20, text="rows"):
@@ -282,3 +286,59 @@ def test_differences_of_environments_are_named():
     libraries = old["libraries"], new["libraries"]
     assert environment_differences(*libraries) == expected[:1]
     assert environment_differences(old, old) == []
+
+
+# --- file systems ---
+
+
+def hold(store):
+    with store.lock("grm", "f" * 20):
+        pass
+
+
+def sign(store):
+    uses = Uses(store.root)
+    uses.hold("grm", "f" * 20)
+    uses.sign("grm", "f" * 20)
+
+
+LOCKERS = {
+    ".lock-" + "f" * 20: hold,
+    ".use-" + "f" * 20: lambda store: is_locked(store.root / "grm" / (".use-" + "f" * 20)),
+    ".use-": lambda store: lock_alone(store.root / "grm" / (".use-" + "f" * 20)).__enter__(),
+    ".results.lock": lambda store: write_sweep_table(store.root),
+}
+"""Everything that locks a file, by a part of the file's name."""
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.parametrize("name", LOCKERS)
+def test_a_file_system_without_locks_is_named_with_what_to_do(name, number, tmp_path, monkeypatch):
+    (tmp_path / "grm").mkdir()
+    (tmp_path / "grm" / (".use-" + "f" * 20)).touch()
+
+    def flock(handle, kind):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(LockError) as caught:
+        LOCKERS[name](ArtifactStore(tmp_path))
+    for part in (str(tmp_path), name, os.strerror(number), "paths.artifacts"):
+        assert part in str(caught.value)
+
+
+def test_an_error_of_a_write_names_the_file(tmp_path, monkeypatch):
+    """The operating system names a file that cannot be opened, and none that cannot be written."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match=r"space.*grm/\.use-ffff"):
+            sign(ArtifactStore(tmp_path))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"space.*summary\.json"):
+        atomic.atomic_write_json(tmp_path / "summary.json", {})
+    assert [path.name for path in tmp_path.glob("*.json")] == []
