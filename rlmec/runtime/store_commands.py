@@ -19,13 +19,23 @@ from rlmec.runtime.display import say
 from rlmec.runtime.ranks import launched_outside
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
-from rlmec.store.inventory import Entry, dependents, fingerprints_in, list_entries
+from rlmec.store.inventory import (
+    Entry,
+    accuracies,
+    dependents,
+    fingerprints_in,
+    list_entries,
+    what_differs,
+)
 from rlmec.store.prune import DAY, reasons_to_keep, removal_order, remove
 
 STATUS = "status"
 PRUNE = "prune"
 PLAN = "plan"
 """`stage=plan` makes nothing: it says what the run would need."""
+MOST_SETTINGS = 6
+"""Settings that one line of differences shows."""
+LONGEST_VALUE = 40
 COLUMNS = ("stage", "fingerprint", "state", "size", "made", "used", "made from", "needed by")
 
 
@@ -59,12 +69,13 @@ def run_store_command(settings: RunSettings, names: Callable[[], Names]) -> None
 
 
 def status(settings: RunSettings, names: Callable[[], Names]) -> None:
-    """Show the store, then the chain of this configuration and the state of each artifact."""
+    """Show the store, what tells its artifacts apart, and the chain of this configuration."""
     root = Path(settings.paths.artifacts)
     entries = list_entries(root)
     if entries:
         show(entries, time.time())
     say(f"{root}: {summed(entries)}")
+    show_differences(entries)
 
     try:
         chain = names()(settings)
@@ -153,6 +164,41 @@ def show(entries: Sequence[Entry], now: float) -> None:
     widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
     for row in [COLUMNS, *rows]:
         say("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+def show_differences(entries: Sequence[Entry]) -> None:
+    """Print a line per artifact of a stage that has several: what distinguishes it, its accuracy.
+
+    The accuracy is that of its evaluations, or else that of the validation of its fit.
+    """
+    differing = what_differs(entries)
+    judged = accuracies(entries)
+    if differing:
+        say("artifacts of one stage differ in:")
+    for entry in entries:
+        if entry.path not in differing:
+            continue
+        settings = differing[entry.path].items()
+        found = [_setting(key, value) for key, value in settings if value != ""]
+        if len(found) > MOST_SETTINGS:
+            found[MOST_SETTINGS:] = [f"and {len(found) - MOST_SETTINGS} more"]
+
+        scores = {f"{task} accuracy": v for task, v in judged.get(entry.fingerprint, {}).items()}
+        validated = entry.manifest.get("metrics", {}).get("dev/accuracy")
+        if not scores and isinstance(validated, float):
+            scores = {"dev accuracy": validated}
+        found += [f"{name} {value:.4f}" for name, value in scores.items()]
+        say(f"  {entry.stage}/{entry.fingerprint[:8]}  {'  '.join(found)}".rstrip())
+
+
+def _setting(key: str, value: object) -> str:
+    """A setting in a few words; a `_target_` by the name of its function."""
+    if key.endswith("._target_"):
+        return f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}"
+    if key.startswith("parents."):
+        return f"{key.removeprefix('parents.')}/{str(value)[:8]}"
+    shown = value if isinstance(value, str) else json.dumps(value)
+    return f"{key}={shown[:LONGEST_VALUE]}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:

@@ -73,8 +73,8 @@ def other_work(store: ArtifactStore, stage: str, fp: str, record: Record) -> lis
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One text per counted value that differs between two records: its dotted key, and both values
     if they are short."""
-    before = _flat({name: old.get(name) for name in COUNTED})
-    after = _flat({name: new.get(name) for name in COUNTED})
+    before = flat({name: old.get(name) for name in COUNTED})
+    after = flat({name: new.get(name) for name in COUNTED})
     found = []
     for key in sorted(before | after):
         one = before.get(key, ABSENT)
@@ -86,13 +86,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat(node: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """The leaves of a nested mapping by dotted key."""
     out: dict[str, Any] = {}
     for name, value in node.items():
         key = f"{above}{name}"
         if isinstance(value, Mapping) and value:
-            out |= _flat(value, f"{key}.")
+            out |= flat(value, f"{key}.")
         else:
             out[key] = value
     return out

@@ -1,6 +1,7 @@
 """The content of a store of artifacts: states, sizes, ages, and what was made from what.
 
-In: the folder of a store. Out: one `Entry` per artifact and per work folder. Nothing is changed,
+In: the folder of a store. Out: one `Entry` per artifact and per work folder, and what distinguishes
+the artifacts of one stage. Nothing is changed,
 and no model library is imported. One artifact was made from another if its manifest, or the
 settings of its adapter, contain the fingerprint of the other: as a parent, or in the path of the
 model that it started from.
@@ -11,18 +12,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlmec.store.artifacts import MANIFEST, ArtifactError, ArtifactStore
+from rlmec.store.begun import flat
 from rlmec.store.locks import FINGERPRINT, is_locked, signed, use_file
 
 State = Literal["whole", "under way", "left over", "damaged", "going"]
 ASIDE = ".gone-"
 """The prefix of a folder that `stage=prune` has renamed and not deleted yet."""
 _FOLDER = re.compile(r"(?P<kind>\.work-|\.gone-)?(?P<fp>[0-9a-f]{20})(?:-\d+)?")
+_ACCURACY = re.compile(r"eval/([^/]+)/accuracy")
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -32,7 +35,7 @@ class Entry:
 
     `size` is in bytes. `made` and `used` are seconds since the epoch; for a folder that is not
     whole, both are the time of its last change. `links` are the fingerprints of what it was made
-    from. `held` is True while a running job uses it.
+    from. `held` is True while a running job uses it. The `manifest` is that of a whole artifact.
     """
 
     stage: str
@@ -45,6 +48,7 @@ class Entry:
     held: bool
     links: frozenset[str] = frozenset()
     note: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def title(self) -> str:
@@ -82,6 +86,70 @@ def dependents(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 def fingerprints_in(texts: Iterable[str]) -> frozenset[str]:
     """Everything in the texts that looks like a fingerprint."""
     return frozenset(found for text in texts for found in FINGERPRINT.findall(text))
+
+
+def what_differs(entries: Sequence[Entry]) -> dict[Path, dict[str, Any]]:
+    """In what each whole artifact differs from the others of its stage, by its path.
+
+    These are its variant and its settings by dotted key, or its parents if only these differ. A
+    stage with one whole artifact is left out. A setting that an artifact does not have counts only
+    if the artifact has the same `_target_` as the others.
+    """
+    stages: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.state == "whole":
+            stages.setdefault(entry.stage, []).append(entry)
+
+    out: dict[Path, dict[str, Any]] = {}
+    for group in stages.values():
+        if len(group) == 1:
+            continue
+        named = ("variant", "settings")
+        records = [flat({name: e.manifest.get(name, {}) for name in named}) for e in group]
+        if not _differing_keys(records):
+            records = [flat({"parents": e.manifest.get("parents", {})}) for e in group]
+        keys = _differing_keys(records)
+        for entry, record in zip(group, records, strict=True):
+            out[entry.path] = {
+                key.removeprefix("settings."): record[key] for key in keys if key in record
+            }
+    return out
+
+
+def accuracies(entries: Sequence[Entry]) -> dict[str, dict[str, float]]:
+    """The accuracy of each evaluated artifact by task, by the artifact's fingerprint."""
+    out: dict[str, dict[str, float]] = {}
+    for entry in entries:
+        metrics = entry.manifest.get("metrics", {})
+        found = {
+            match[1]: value
+            for name, value in metrics.items()
+            if (match := _ACCURACY.fullmatch(name)) and isinstance(value, float)
+        }
+        if found:
+            for parent in entry.links:
+                out.setdefault(parent, {}).update(found)
+    return out
+
+
+def _differing_keys(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys under which the records differ, in their order."""
+    keys = dict.fromkeys(key for record in records for key in record)
+    changed_targets = {
+        key.removesuffix("_target_")
+        for key in keys
+        if key.endswith("._target_") and len({str(r.get(key)) for r in records}) > 1
+    }
+
+    found = []
+    for key in keys:
+        values = [record[key] for record in records if key in record]
+        lacks = len(values) < len(records)
+        # Another function has other arguments: its name says that already.
+        excused = not key.endswith("._target_") and any(key.startswith(n) for n in changed_targets)
+        if (lacks and not excused) or any(value != values[0] for value in values):
+            found.append(key)
+    return found
 
 
 def measure(folder: Path) -> tuple[int, float]:
@@ -137,16 +205,21 @@ def _entry(store: ArtifactStore, stage: str, fp: str, folder: Path, kind: str) -
         return Entry(stage, fp, folder, state, size, changed, changed, held, note=note)
 
     try:
-        store.find(stage, fp)
+        artifact = store.find(stage, fp)
     except ArtifactError as error:
         if not folder.is_dir():
             raise FileNotFoundError(folder) from error
         note = str(error).partition(" cannot be read ")[2].partition(";")[0] or "another's manifest"
         return Entry(stage, fp, folder, "damaged", size, changed, changed, held, note=note)
 
+    if artifact is None:
+        raise FileNotFoundError(folder)
     made = (folder / MANIFEST).stat().st_mtime
     used = last_use(folder, use)
-    return Entry(stage, fp, folder, "whole", size, made, used, held, _links(folder))
+    links = _links(folder)
+    return Entry(
+        stage, fp, folder, "whole", size, made, used, held, links, manifest=artifact.manifest
+    )
 
 
 def _links(folder: Path) -> frozenset[str]:

@@ -49,11 +49,12 @@ def aged(path: Path, days: float) -> None:
             os.utime(found, (then, then))
 
 
-def made(root, stage, fp, days=0.0, parents=None, settings=None, text="rows"):
+def made(root, stage, fp, days=0.0, parents=None, settings=None, text="rows", **more):
     store = ArtifactStore(root)
     store.work(stage, fp).mkdir(parents=True)
     (store.work(stage, fp) / "table.txt").write_text(text)
-    manifest = {"rows": 1, "parents": parents or {}, "settings": settings or {}}
+    manifest = {"rows": 1, "parents": parents or {}, "settings": settings or {}, **more}
+    manifest.setdefault("variant", "")
     path = store.commit(stage, fp, manifest).path
     aged(path, days)
     return path
@@ -397,6 +398,49 @@ def test_status_shows_the_store_and_the_configuration_s_chain(tmp_path, capsys):
     assert f"  policy (b)  {'e' * 20}  not made yet" in lines
     assert "0 folders (0 B)" in opened(tmp_path / "none", capsys, "status", named)
     assert not (tmp_path / "none").exists()
+
+
+def policy(epsilon, objective="method.objectives.rlmec_clipped", **more):
+    """The settings of a policy that is trained with an objective."""
+    node = {"_target_": f"rlmec.{objective}", "_partial_": True, "epsilon": epsilon}
+    return {"policy": {"seed": 1, "lr": 0.1, "objective": node}} | more
+
+
+def test_status_tells_the_artifacts_of_a_stage_apart(tmp_path, capsys):
+    made(tmp_path, "sample", SAMPLE, settings={"sample": {"seed": 1}})
+    above = {"sample": SAMPLE}
+    made(tmp_path, "policy", "1" * 20, 4, above, policy(0.1), metrics={"dev/accuracy": 0.125})
+    made(tmp_path, "policy", "2" * 20, 3, above, policy(0.3, round=2))
+    other = policy(0.3)
+    other["policy"]["objective"] = {"_target_": "mine.likelihood", "_partial_": True}
+    made(tmp_path, "policy", "3" * 20, 2, above, other, variant="b")
+    metrics = {"eval/svamp/accuracy": 0.75, "eval/svamp/accuracy_flexible": 0.8}
+    made(tmp_path, "evaluate", "4" * 20, 1, {"policy": "2" * 20}, metrics=metrics)
+
+    lines = opened(tmp_path, capsys, "status", [Named("s", "sample", SAMPLE)]).splitlines()
+    start = lines.index("artifacts of one stage differ in:")
+    assert [line.split("  ") for line in lines[start + 1 : start + 4]] == [
+        ["", f"policy/{'1' * 8}", SAME, "policy.objective.epsilon=0.1", "dev accuracy 0.1250"],
+        [
+            *("", f"policy/{'2' * 8}", SAME, "policy.objective.epsilon=0.3", "round=2"),
+            "svamp accuracy 0.7500",
+        ],
+        ["", f"policy/{'3' * 8}", "variant=b", "policy.objective=likelihood"],
+    ]
+    assert lines[start + 4] == "this configuration names:"
+
+
+SAME = "policy.objective=rlmec_clipped"
+"""What two of the policies share, and the third does not."""
+
+
+def test_artifacts_that_differ_in_their_parents_alone_are_told_by_them(tmp_path, capsys):
+    made(tmp_path, "sample", SAMPLE)
+    for fp, parent in (("1" * 20, SAMPLE), ("2" * 20, TEACH)):
+        made(tmp_path, "grm", fp, parents={"sample": parent}, settings=policy(0.1))
+    said = opened(tmp_path, capsys, "status", [Named("s", "sample", SAMPLE)])
+    assert f"  grm/{'1' * 8}  sample/{SAMPLE[:8]}\n" in said
+    assert f"  grm/{'2' * 8}  sample/{TEACH[:8]}\n" in said
 
 
 def test_the_store_is_read_before_anything_heavy_is_imported():
