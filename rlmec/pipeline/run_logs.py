@@ -314,7 +314,8 @@ def _token_rewards(data: SolutionPairDataModule) -> Iterator[tuple[str, str]]:
 
 def _results_of(stage: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The figures of an entry of the summary; those of a variant or a later round name it."""
-    later = f"round {stage['round']}" if stage["round"] > 1 else ""
+    number = stage.get("round", 1)  # stored outputs and exports belong to no round
+    later = f"round {number}" if number > 1 else ""
     place = "-".join(filter(None, (stage["name"], stage["variant"], later)))
     place = re.sub(r"[ ,]+", "_", place)
     for name, value in _numbers(stage["metrics"]).items():

@@ -2,6 +2,8 @@
 completion of ours, and never an edit, whichever end token the attempt has."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from small_models import PROBLEMS, TEMPLATES, network, tokenizer
@@ -14,6 +16,7 @@ from rlmec.lm.tokenizers import codec, train_tokenizer, turn_end
 from rlmec.method.acceptance import judge_proposal, proposal_ids
 from rlmec.method.rewards import edit_labels
 from rlmec.pipeline.judges import correction_of
+from rlmec.pipeline.models import LanguageModel
 from rlmec.prompts import Prompts
 from rlmec.records import Attempt, Score
 
@@ -158,3 +161,13 @@ def test_the_grm_reads_and_learns_one_end(end):
     scored = rewriting_row(prompts, PROBLEM, wrong.completion_ids, wrong.completion_ids, "s")
     assert {int(row.targets[-1]) for row in [*(item.row for item in rows), scored]} == {TURN}
     assert len(scored.targets) == len(wrong.completion_ids)
+
+
+def test_an_end_that_the_model_does_not_name_is_reported(tmp_path):
+    """Its own settings name 1. Its turns end with another token; plain prompts have no turns."""
+    gemma().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 1}))
+    model = SimpleNamespace(path=None, revision=None)
+    for chat, expected in ((True, ["<turn_end>"]), (False, [])):
+        settings: Any = SimpleNamespace(prompt=SimpleNamespace(chat=chat), model=model)
+        assert LanguageModel(str(tmp_path), settings).added_ends == expected
