@@ -367,15 +367,22 @@ def start_ranks(trainer: TrainerSettings, argv: Sequence[str], hydra_run_dir: st
     import torch.distributed as dist
     from lightning import Fabric
 
-    # The ranks wait for one another here. Lightning and torch say nothing meanwhile.
-    with signals.ends_at_once(), _said_after(WAIT_SECONDS, _waiting_line(world)):
-        # Fabric opens the process group in the same way as a Trainer does later.
-        Fabric(
+    # Fabric opens the process group in the same way as a Trainer does later.
+    try:
+        fabric = Fabric(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
             strategy="ddp",
-        ).launch()
+        )
+    except Exception as error:  # devices that are not there, by an error of Lightning's or torch's
+        raise ConfigurationError(
+            f"trainer (accelerator={trainer.accelerator}, devices={trainer.devices}): {error}"
+        ) from error
+
+    # The ranks wait for one another here. Lightning and torch say nothing meanwhile.
+    with signals.ends_at_once(), _said_after(WAIT_SECONDS, _waiting_line(world)):
+        fabric.launch()
         control = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
 
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), control)

@@ -273,6 +273,15 @@ def test_world_size_of_the_settings(settings, world):
     assert world_size(TrainerSettings(**(TRAINER | settings))) == world
 
 
+@pytest.mark.broad
+def test_devices_that_are_not_there_are_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(ranks, "_start_children", lambda *_: [])
+    settings = TrainerSettings(**(TRAINER | {"accelerator": "mps", "devices": 2}))
+    with pytest.raises(ConfigurationError, match=r"accelerator=mps, devices=2") as caught:
+        start_ranks(settings, [], ".")
+    assert "\n" not in str(caught.value)
+
+
 def test_impossible_launches_are_refused(monkeypatch):
     with pytest.raises(ConfigurationError, match=r"trainer\.devices: 'many'"):
         world_size(TrainerSettings(**(TRAINER | {"devices": "many"})))

@@ -168,7 +168,7 @@ BUILT = [
     ("model.shape.model_type=lama", "model.shape", "'lama'"),
     ("model.attention=flash_attention_2", "model.shape", "FlashAttention2"),
     ("callbacks.extra.a={_target_: lightning.pytorch.callbacks.Timer, duration: x}", "extra.a"),
-    ("trainer=gpu", "trainer (accelerator=gpu", "warmup.precision=32-true"),
+    ("trainer=gpu trainer.devices=64", "trainer (accelerator=gpu", "warmup.precision=32-true"),
     ("trainer.accelerator=mps", "trainer (accelerator=mps"),
     ("sample.precision=16-mixed", "sample.precision=16-mixed", "not supported on CPU"),
     ("trainer.strategy=fsdp", "trainer.strategy", "fsdp is not supported"),
