@@ -75,6 +75,7 @@ FILES = {
 }
 MODELS = {
     "model.path": ("model.path=PLACE",),
+    "model.path with a warm-up": ("warmup=always", "model.path=PLACE"),
     "model.tokenizer": ("model=tiny", "model.path=null", "model.tokenizer=PLACE"),
     "grm.model": ("grm.model=PLACE",),
     "teacher.path": ("teacher=local", "teacher.path=PLACE"),
