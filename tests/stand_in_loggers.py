@@ -264,7 +264,7 @@ def _trackio(service: Service) -> dict[str, ModuleType]:
         def __init__(self, record: Recorded) -> None:
             self.record = record
             self.name, self.group = record.name, record.group
-            self.config = record.config
+            self.config = record.config = {}  # also of a run that goes on
 
         def log(self, figures: dict[str, Any], step: int | None) -> None:
             service.check("log")

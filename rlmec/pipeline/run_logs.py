@@ -174,14 +174,13 @@ class RunLogs:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(path, known | self._continuations())
 
-        # Some loggers refuse settings that change, so a continued run keeps those it has.
         made = {"artifact": f"{work.parent.name}/{work.name.removeprefix('.work-')}"}
         table = attempts_table(data)
         for run in self.opened:
-            if run.key not in continued:
-                run.attempt(loggers.log_settings, run.logger, self.settings | made)
-                if table.rows:
-                    run.attempt(loggers.log_table, run.logger, "attempts", table)
+            again = run.key in continued
+            run.attempt(loggers.log_settings, run.logger, self.settings | made, again)
+            if table.rows and not again:
+                run.attempt(loggers.log_table, run.logger, "attempts", table)
         return [run.logger for run in self.opened]
 
     def close(self, metrics: Mapping[str, Any] | None = None, step: int | None = None) -> None:
@@ -203,7 +202,7 @@ class RunLogs:
         self._open(RESULTS, {})
         results = {name: value for stage in stages for name, value in _results_of(stage)}
         for run in self.opened:
-            run.attempt(loggers.log_settings, run.logger, self.settings)
+            run.attempt(loggers.log_settings, run.logger, self.settings, False)
             run.attempt(loggers.log_results, run.logger, results, None, self.settings)
             if pictures:
                 run.attempt(loggers.log_pictures, run.logger, "report", pictures)

@@ -71,7 +71,12 @@ class TrackioLogger(Logger):
         **arguments: Any,
     ) -> None:
         super().__init__()
-        self._init = {"project": project, "name": name, "group": group, "resume": resume}
+        self._init: dict[str, Any] = {
+            "project": project,
+            "name": name,
+            "group": group,
+            "resume": resume,
+        }
         self._init |= arguments
         self._run: Any = None
 
@@ -187,13 +192,22 @@ def _(logger: TrackioLogger) -> dict[str, Any]:
 
 
 @singledispatch
-def log_settings(logger: Logger, settings: dict[str, Any]) -> None:
-    """The settings of the job, by dotted key."""
+def log_settings(logger: Logger, settings: dict[str, Any], continued: bool) -> None:
+    """The settings of the job, by dotted key; a continued run keeps those it has."""
+    if not continued:
+        logger.log_hyperparams(settings)
+
+
+@log_settings.register
+def _(logger: TrackioLogger, settings: dict[str, Any], continued: bool) -> None:
+    # Trackio replaces the settings of a run that it continues, by none if there are none.
     logger.log_hyperparams(settings)
 
 
 @log_settings.register
-def _(logger: TensorBoardLogger, settings: dict[str, Any]) -> None:
+def _(logger: TensorBoardLogger, settings: dict[str, Any], continued: bool) -> None:
+    if continued:
+        return
     logger.log_hyperparams(settings)
     rows = [[key, str(value)] for key, value in settings.items()]
     logger.experiment.add_text("settings", _markdown(Table(["setting", "value"], rows)), 0)

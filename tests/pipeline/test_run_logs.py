@@ -157,7 +157,7 @@ def test_a_resumed_fit_continues_its_run(kind, tmp_path, monkeypatch):
     (run,) = service.runs
     assert run.continued >= 1
     assert (run.name, run.is_open, run.failed) == ("one policy", False, False)
-    assert run.config["run_name"] == "one"
+    assert str(run.config["policy.steps"]) == "150"
     assert run.figures["train/loss"] == 0.5
     assert said == []
 
