@@ -21,7 +21,7 @@ from typing import Any
 from rlmec.evaluation.run_warnings import NamedWarning, diagnose
 from rlmec.pipeline.content import Settings, contents
 from rlmec.pipeline.run_logs import FOLDER as LOGGERS
-from rlmec.pipeline.run_logs import run_logs
+from rlmec.pipeline.run_logs import RunLogs, run_logs
 from rlmec.runtime import signals
 from rlmec.runtime.display import say
 from rlmec.runtime.ranks import Ranks
@@ -81,13 +81,17 @@ class Run:
     def __post_init__(self) -> None:
         self.store = ArtifactStore(Path(self.settings.paths.artifacts))
         self.uses = Uses(self.store.root)
-        self.logs = run_logs(self.settings, self.run_dir, self.ranks.rank, self.say)
         self._said: set[str] = set()
 
     @cached_property
     def task(self) -> Task:
         """The task that the policy is trained on."""
         return build(self.settings.task)
+
+    @cached_property
+    def logs(self) -> RunLogs:
+        """The loggers of the job, with the settings that it has when the first fit begins."""
+        return run_logs(self.settings, self.run_dir, self.ranks.rank, self.say)
 
     def say(self, text: str) -> None:
         """One line to the terminal, from rank 0 alone."""
