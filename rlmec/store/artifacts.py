@@ -21,7 +21,13 @@ from typing import Any
 from filelock import Timeout
 
 from rlmec.settings.sources import distribution_version
-from rlmec.store.atomic import atomic_write_json, remove_below, rename_folder, sync_below
+from rlmec.store.atomic import (
+    atomic_write_json,
+    remove_below,
+    remove_temporary,
+    rename_folder,
+    sync_below,
+)
 from rlmec.store.locks import file_lock, locks_needed
 
 MANIFEST = "manifest.json"
@@ -136,6 +142,8 @@ class ArtifactStore:
         if final.exists():
             raise ArtifactError(f"{final} was already made; its work folder {work} is left alone")
 
+        # All that this work has written is written, so a temporary file is one of a killed process.
+        remove_temporary(work)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         files = _sizes_below(work, skip=(*drop, MANIFEST))
         own = {"stage": stage, "fingerprint": fp, "created": now, "files": files}

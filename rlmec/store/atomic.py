@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from typing import Any
 
 TEMPORARY = ".tmp"
 """The suffix of a temporary file. A process that is killed leaves such a file behind."""
+_TEMPORARY_FILE = re.compile(r"\..*\.[0-9a-f]{8}" + re.escape(TEMPORARY))
+_TEMPORARY_FOLDER = re.compile(r"\.(?:tmp|old)-.*-\d+")
 
 
 @contextlib.contextmanager
@@ -85,6 +88,18 @@ def remove_below(folder: Path, names: Sequence[str]) -> None:
     """Remove the named subfolders of `folder`; names that do not exist are ignored."""
     for name in names:
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes have left below `folder`: temporary files and folders.
+
+    No other process may be writing below `folder`.
+    """
+    for path in sorted(folder.rglob(".*")):
+        if _TEMPORARY_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+        elif _TEMPORARY_FOLDER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

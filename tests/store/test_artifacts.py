@@ -288,6 +288,23 @@ def test_differences_of_environments_are_named():
     assert environment_differences(old, old) == []
 
 
+def test_a_commit_leaves_out_what_killed_processes_have_left(tmp_path):
+    store = ArtifactStore(tmp_path)
+    work = make(store)
+    (work / "model").mkdir()
+    for place in (work, work / "model"):
+        (place / ".table.txt.0123abcd.tmp").touch()
+        (place / ".tmp-model-17").mkdir()
+        (place / ".tmp-model-17" / "weights").touch()
+        (place / ".old-model-17").mkdir()
+    (work / ".gitattributes").touch()
+    (work / "notes.tmp").touch()
+    done = store.commit("sample", "a" * 20, {}, drop=["parts"])
+    assert sorted(done.manifest["files"]) == [".gitattributes", "notes.tmp", "table.txt"]
+    left = {path.name for path in done.path.rglob("*")}
+    assert left == {".gitattributes", "notes.tmp", "table.txt", "model", "manifest.json"}
+
+
 # --- file systems ---
 
 
