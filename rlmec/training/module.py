@@ -34,11 +34,12 @@ Objective = Callable[[TokenBatch], ObjectiveSums]
 class CompletionModule(L.LightningModule):
     """A causal network that is trained on the completion tokens of its rows.
 
-    `objective` maps a TokenBatch to sums. `optimizer` is a constructor that takes the parameters,
-    `scheduler` one that takes the optimizer and the counts of steps. `steps` is the number of
-    optimizer steps of the fit, `warmup_share` the share of them with a rising learning rate.
-    `schedule` is (part, parts) where `parts` fits share one learning-rate schedule and this fit is
-    number `part` of them, from 1 on. A module that only predicts needs none of these.
+    `objective` maps a TokenBatch to sums. `optimizer` is a constructor that takes the parameters;
+    its weight decay is for matrices alone (`decay_groups`). `scheduler` is a constructor that takes
+    the optimizer and the counts of steps. `steps` is the number of optimizer steps of the fit,
+    `warmup_share` the share of them with a rising learning rate. `schedule` is (part, parts) where
+    `parts` fits share one learning-rate schedule and this fit is number `part` of them, from 1 on.
+    A module that only predicts needs none of these.
     """
 
     def __init__(
@@ -148,6 +149,8 @@ class CompletionModule(L.LightningModule):
         if self.optimizer is None or self.scheduler is None:
             raise ValueError("this module was made for prediction: it has no optimizer")
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if optimizer.defaults.get("weight_decay"):
+            optimizer = self.optimizer(decay_groups(self))
 
         # The counts are computed here, because reading `trainer.estimated_stepping_batches` at this
         # point makes Lightning drop the position of the data loader on a resume. Schedulers differ
@@ -271,6 +274,26 @@ class CompletionModule(L.LightningModule):
             value = self.trainer.strategy.reduce(self._sums[name].clone(), reduce_op=how)
             reduced[name] = float(value)
         return reduced
+
+
+def decay_groups(module: torch.nn.Module) -> list[dict[str, Any]]:
+    """The trained weights of a module as parameter groups for an optimizer with weight decay.
+
+    The first group has the matrices, which decay. The second one has everything else: norms, biases
+    and embeddings, with a head that shares its matrix with an embedding. An empty group is left
+    out.
+    """
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+    decayed = []
+    others = []
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            continue
+        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+        (decayed if is_matrix else others).append(parameter)
+
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def _belongs_to(name: str, frozen: set[str]) -> bool:
