@@ -21,7 +21,8 @@ Example:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, overload
@@ -38,15 +39,18 @@ from rlmec.lm.loading_checks import check_model
 from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.token_texts import Edit, Span, text_edits, token_spans
 from rlmec.method.alignment import edit_ratio, edit_script
-from rlmec.method.rewards import clipped_probability, no_reward
+from rlmec.method.rewards import (
+    RewardRule,
+    accepted_arguments,
+    clipped_probability,
+    no_reward,
+)
 from rlmec.prompts import Prompts, Templates
 from rlmec.records import Problem, require_same_tokenizer
 
 T = TypeVar("T")
 Many = list[T] | tuple[T, ...]
 """One value per attempt."""
-RewardRule = Callable[[np.ndarray, bool, np.ndarray], np.ndarray]
-"""A reward rule of `rlmec.method.rewards`: log-probs [n], verdict, removed [n] -> rewards [n]."""
 BLIND_TO_EDITS = (clipped_probability, no_reward)
 """Rules that do not use what a correction removes, so that they need no rewrite."""
 DEFAULT_LENGTH = 512
@@ -197,8 +201,10 @@ class RewardModel:
         The prompt needs a reference `solution`, or the `answer` alone. `is_right` is your verdict
         on the attempt: the method punishes tokens of wrong attempts and rewards tokens of right
         ones. A rule that uses edits (`rlmec.method.rewards.edit_labels`) costs a rewrite of every
-        wrong attempt. Raises ValueError if the model's context is too short.
+        wrong attempt. Raises ValueError if the model's context is too short, or if the rule needs
+        log-probs of a policy (`old_logprobs`), which a reward model does not have.
         """
+        _check_rule(reward)
         examples = self._examples(question, attempt, solution, answer, is_right)
         rule = getattr(reward, "func", reward)  # the function of a functools.partial
         if rule not in BLIND_TO_EDITS and any(not e.is_right for e in examples):
@@ -210,7 +216,7 @@ class RewardModel:
             ]
             values = score_rows(self.net, rows, self.prompts.codec.pad_id) if rows else []
             out = [
-                self._scored(example, logprobs, reward, np.zeros(len(logprobs), dtype=bool))
+                self._scored(example, logprobs, reward, np.zeros(len(logprobs), dtype=bool), None)
                 for example, logprobs in zip(examples, values, strict=True)
             ]
         return out[0] if isinstance(attempt, str) else out
@@ -242,6 +248,7 @@ class RewardModel:
         `max_completion_length` tokens (by default what the model was trained for), and not more
         than the model's context allows. The other arguments are those of `score`.
         """
+        _check_rule(reward)
         examples = self._examples(question, attempt, solution, answer, is_right)
         limit = max_completion_length or self.max_completion_length
         out = self._rewritten(examples, reward, limit)
@@ -271,9 +278,10 @@ class RewardModel:
         for example, done in zip(examples, made, strict=True):
             ids = self.prompts.codec.as_written(done.completion.ids)
             script = edit_script(example.ids, ids)
-            # A right attempt has nothing that a correction should remove.
+            # A right attempt has nothing that a correction should change.
             removed = np.zeros_like(script.removed) if example.is_right else script.removed
-            scored = self._scored(example, done.draft_logprobs, reward, removed)
+            first_edit = None if example.is_right else script.first_edit
+            scored = self._scored(example, done.draft_logprobs, reward, removed, first_edit)
             text, spans = self._spans(ids)
             edits = text_edits(scored.text, scored.spans, text, spans, script.opcodes)
             ratio = edit_ratio(example.ids, ids)
@@ -281,11 +289,17 @@ class RewardModel:
         return out
 
     def _scored(
-        self, example: _Example, logprobs: list[float], reward: RewardRule, removed: np.ndarray
+        self,
+        example: _Example,
+        logprobs: list[float],
+        reward: RewardRule,
+        removed: np.ndarray,
+        first_edit: int | None,
     ) -> Scored:
         text, spans = self._spans(example.ids)
         values = np.asarray(logprobs, dtype=np.float32)  # [n]
-        rewards = reward(values, example.is_right, removed)
+        more = accepted_arguments(reward, first_edit=first_edit)
+        rewards = reward(values, example.is_right, removed, **more)
         tokens = [text[start:end] for start, end in spans]
         return Scored(text, example.ids, tokens, spans, list(logprobs), rewards.tolist())
 
@@ -334,6 +348,27 @@ class RewardModel:
                     f"{e.problem.id}: its rewriting prompt has {len(e.prompt)} tokens, and "
                     f"{needed} with the attempt, but the model's context is {context}"
                 )
+
+
+def _check_rule(reward: RewardRule) -> None:
+    """Raises ValueError if a rule, or a rule that it changes, needs what a reward model lacks."""
+    for rule in _with_inner(reward):
+        parameter = inspect.signature(rule).parameters.get("old_logprobs")
+        if parameter is not None and parameter.default is inspect.Parameter.empty:
+            name = getattr(getattr(rule, "func", rule), "__name__", repr(rule))
+            raise ValueError(
+                f"reward={name} needs old_logprobs, the log-probs of the attempt under the policy, "
+                "which a reward model does not have: choose another rule, or bind them with "
+                "functools.partial"
+            )
+
+
+def _with_inner(reward: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """A rule, and the rules that it is given as its settings."""
+    yield reward
+    for value in getattr(reward, "keywords", {}).values():
+        if callable(value):
+            yield from _with_inner(value)
 
 
 def _per_attempt(name: str, value: Any, count: int) -> list[Any]:

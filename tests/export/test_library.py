@@ -1,5 +1,6 @@
 """A reward model on texts of a user: the numbers of the chain, places in the text, refusals."""
 
+import itertools
 import subprocess
 import sys
 from functools import partial
@@ -8,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from small_models import PROBLEMS, TEMPLATES, network, prompts, tokenizer
+from small_settings import CONF
 
 import rlmec
+from rlmec.ablations.rewards import bounded_penalty, good_prefix
 from rlmec.export import library
 from rlmec.export.library import RewardModel
 from rlmec.export.model_folder import (
@@ -22,7 +26,9 @@ from rlmec.export.model_folder import (
 from rlmec.lm.draft_decoding import rewrite as rewrite_drafts
 from rlmec.lm.loading import export_network, load_network
 from rlmec.method.alignment import edit_ratio, edit_script
-from rlmec.method.rewards import clipped_probability, edit_labels
+from rlmec.method.rewards import clipped_probability, edit_labels, no_reward
+from rlmec.settings.binding import build
+from rlmec.settings.check import check
 
 ATTEMPT = "1 + 3 = 5\nThe answer is 5."
 ASKED = PROBLEMS[1]
@@ -167,3 +173,47 @@ def test_importing_the_package_costs_nothing():
     with pytest.raises(AttributeError, match="'rlmec' has no attribute 'scor'"):
         rlmec.scor  # noqa: B018
     assert set(rlmec.__all__) == set(rlmec._HOMES)
+
+
+# --- every rule that is shipped ---
+
+
+def shipped_rules():
+    """Each rule of conf/, built with its own settings."""
+    plain = [path.stem for path in (CONF / "policy" / "reward").glob("*.yaml")]
+    wanted = [f"policy/reward={name}" for name in plain if name != "own"]
+    ablations = (CONF / "ablation").glob("*.yaml")
+    wanted += [f"ablation={path.stem}" for path in ablations if "reward" in path.read_text()]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        trees = {name: compose("train", overrides=["logger=none", name]) for name in wanted}
+    return {name: build(check(tree, CONF).policy.reward) for name, tree in trees.items()}
+
+
+def test_every_shipped_rule_scores_or_says_what_it_lacks(loaded):
+    rules = shipped_rules()
+    assert {"ablation=good_prefix", "ablation=first_error", "policy/reward=no_reward"} <= set(rules)
+    lacking = rules.pop("ablation=bounded_penalty")
+    for look in (loaded.score, loaded.rewrite):
+        with pytest.raises(ValueError, match="bounded_penalty needs old_logprobs"):
+            look(ASKED.question, ATTEMPT, solution=ASKED.solution, reward=lacking)
+        for rule, is_right in itertools.product(rules.values(), (False, True)):
+            how = {"solution": ASKED.solution, "is_right": is_right, "reward": rule}
+            found = look(ASKED.question, ATTEMPT, **how)
+            scored = getattr(found, "scored", found)
+            assert len(scored.token_rewards) == len(scored.tokens)
+
+
+def test_a_rule_of_the_first_edit_sees_where_the_rewrite_differs_first(loaded):
+    """Good prefix: 0.1 before the first edit; the inner rule from there on."""
+    rule = partial(good_prefix, rule=no_reward)
+    done = loaded.rewrite(ASKED.question, ATTEMPT, solution=ASKED.solution, reward=rule)
+    script = edit_script(done.scored.token_ids, done.token_ids)
+    assert script.first_edit is not None
+    n = len(done.scored.tokens) - script.first_edit
+    assert done.scored.token_rewards == pytest.approx([0.1] * script.first_edit + [0.0] * n)
+
+
+def test_a_rule_within_a_rule_is_looked_at_too(loaded):
+    rule = partial(good_prefix, rule=partial(bounded_penalty, rule=no_reward))
+    with pytest.raises(ValueError, match="bounded_penalty needs old_logprobs"):
+        loaded.score(ASKED.question, ATTEMPT, solution=ASKED.solution, reward=rule)
