@@ -85,8 +85,10 @@ def convert(file: Path, folder: Path) -> None:
     del config.quantization_config
     config.name_or_path = ""
 
-    network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    network.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):  # no weights are drawn that would be thrown away
+        network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    network.load_state_dict(loaded.state_dict(), assign=True)
+    network.tie_weights()
     network.generation_config = loaded.generation_config
     export_network(network, tokenizer, folder)
     for written in ("config.json", "generation_config.json"):
