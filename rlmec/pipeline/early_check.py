@@ -83,7 +83,7 @@ def fits(settings: RunSettings, stages: Collection[str]) -> dict[str, FitSetting
     if "policy" in stages:
         found["policy"] = settings.policy
     if "report" in stages:
-        for name, changes in (settings.report.compare or {}).items():
+        for name, changes in settings.report.variants.items():
             key = f"report.compare.{name}"
             found[key] = rebind(settings.policy, changes, key)
     return found

@@ -88,7 +88,7 @@ def _bound(tree: dict[str, Any], binder: Binder) -> RunSettings:
             raise ConfigurationError("warmup.task changes the task's settings, not its _target_")
         anywhere = Binder(("",), importing=binder.importing)
         anywhere.walk({**settings.task, **settings.warmup.task}, "warmup.task")
-    for name, changes in (settings.report.compare or {}).items():
+    for name, changes in settings.report.variants.items():
         rebind(settings.policy, changes, f"report.compare.{name}", importing=binder.importing)
     return settings
 

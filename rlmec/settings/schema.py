@@ -284,13 +284,19 @@ class EvaluateSettings(Completing):
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """The final table: the start, each of `compare` (changes to the policy node), with
-    `each_round` the policy of every round, the policy. The token-reward page shows `page_pairs`
-    attempts at most."""
+    """The final table: the start, each of `compare` (changes to the policy node; null leaves a
+    policy out), with `each_round` the policy of every round, the policy. The token-reward page
+    shows `page_pairs` attempts at most."""
 
-    compare: dict[str, dict[str, Any]] | None
+    compare: dict[str, dict[str, Any] | None] | None
     page_pairs: PositiveInt
     each_round: bool
+
+    @property
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """The changes to the policy node of each policy to compare with, by its name."""
+        given = self.compare or {}
+        return {name: changes for name, changes in given.items() if changes is not None}
 
 
 @dataclass(frozen=True)

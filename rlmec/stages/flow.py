@@ -93,7 +93,7 @@ def _grm(
 def variants(run: Run) -> dict[str, list[Round]]:
     """The rounds of every policy variant that `report.compare` names."""
     found = {}
-    for name, changes in (run.settings.report.compare or {}).items():
+    for name, changes in run.settings.report.variants.items():
         if name in (START, MAIN) or name.startswith(ROUND):
             raise ConfigurationError(f"report.compare: the name {name!r} is taken")
         node = rebind(run.settings.policy, changes, f"report.compare.{name}")

@@ -83,14 +83,14 @@ def test_a_completion_ends_as_the_models_turns_end(codec, real_tokenizer):
 
 
 def test_greedy_completions_are_those_of_generate(real_network, prompts, codec):
-    made = generate(real_network, prompts, Decoding(24), end_ids=codec.end_ids, pad_id=codec.pad_id)
+    made = generate(real_network, prompts, Decoding(12), end_ids=codec.end_ids, pad_id=codec.pad_id)
     for prompt, completion in zip(prompts, made, strict=True):
         ids = torch.tensor(prompt)[None]
         wanted = real_network.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
-            max_new_tokens=24,
+            max_new_tokens=12,
             pad_token_id=codec.pad_id,
         )[0, len(prompt) :]
         assert completion.ids == wanted.tolist()
@@ -98,9 +98,9 @@ def test_greedy_completions_are_those_of_generate(real_network, prompts, codec):
 
 def test_a_draft_changes_nothing(real_network, prompts, codec):
     ids = {"end_ids": codec.end_ids, "pad_id": codec.pad_id}
-    plain = generate(real_network, prompts, Decoding(24), **ids)
+    plain = generate(real_network, prompts, Decoding(12), **ids)
     drafts = [codec.completion(text) for text in SOLUTIONS]
-    made = rewrite(real_network, prompts, drafts, 24, **ids)
+    made = rewrite(real_network, prompts, drafts, 12, **ids)
     assert [r.completion.ids for r in made] == [c.ids for c in plain]
 
 

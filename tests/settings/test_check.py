@@ -126,7 +126,7 @@ def test_values_are_cast_to_the_annotated_type(key, given, kept):
         ("policy.optimizer.betas", [0.9], "policy.optimizer.betas: expected a list of 2"),
         ("policy.objective.epsilon", "x", "policy.objective.epsilon: expected float, found 'x'"),
         ("task.train", "many", "task.train: expected int, found 'many' (str)"),
-        ("report.compare", {"a": 1}, "report.compare.a: expected dict, found 1 (int)"),
+        ("report.compare", {"a": 1}, "report.compare.a: expected dict or null, found 1 (int)"),
     ],
 )
 def test_a_value_of_another_type_is_refused(key, value, expected):
