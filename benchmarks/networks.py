@@ -29,6 +29,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return self.size
 
+    def get_vocab(self) -> dict[str, int]:
+        return {str(i): i for i in range(self.size)}
+
 
 def build(
     shape: dict[str, Any], vocabulary_size: int, precision: str, device: torch.device, seed: int

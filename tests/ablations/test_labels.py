@@ -157,7 +157,7 @@ def test_the_chain_scores_with_labels_and_rewrites_as_before(tmp_path):
 def test_labels_that_nobody_learns_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="the GRM learns no labels"):
         settings_of(tmp_path, tmp_path, "score.labels=true")
-    with pytest.raises(ConfigurationError, match="a weight is not below 0"):
+    with pytest.raises(ConfigurationError, match="at least 0 is needed"):
         settings_of(tmp_path, tmp_path, "grm.label_weight=-1")
 
 

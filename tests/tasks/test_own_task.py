@@ -75,4 +75,4 @@ def test_every_task_of_the_project_composes_and_is_bound(name, tmp_path):
 
 def test_no_task_is_forgotten_here():
     found = {path.stem for path in (ROOT / "conf/task").glob("*.yaml")}
-    assert found == {*NAMES, "dataset", "own"}
+    assert found == {*NAMES, "dataset", "own", "ecqa_qasc"}

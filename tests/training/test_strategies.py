@@ -76,7 +76,9 @@ def weights(folder):
 def same_weights(found, wanted, limit):
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=limit, msg=name)
+        torch.testing.assert_close(
+            found[name], value, rtol=0, atol=limit, msg=lambda m: f"{name}: {m}"
+        )
 
 
 @pytest.mark.slow
@@ -89,7 +91,7 @@ def test_two_ranks_train_as_one(job, two_ranks, alone):
     assert found["steps"] == wanted["steps"] == CASES[case]["steps"]
     assert found["strategy"] == {"ddp": "DDPStrategy", "fsdp2": "FullyShardedStrategy"}[strategy]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
-    same_weights(weights(folder), theirs, 2e-5 if case == "adam" else 2e-6)
+    same_weights(weights(folder), theirs, 1e-4 if case == "adam" else 2e-6)
 
 
 @pytest.mark.slow

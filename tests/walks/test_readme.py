@@ -36,7 +36,13 @@ def commands():
         if page == "RESULTS.md":
             continue
         for program, rest in COMMAND.findall(text.replace("\\\n", " ")):
-            yield page, program, *shlex.split(rest.removesuffix(" &"), comments=True)
+            plain = _without_escapes(rest.removesuffix(" &"))
+            yield page, program, *shlex.split(plain, comments=True)
+
+
+def _without_escapes(line):
+    """A shell line with every $'...' as a plain quoted word, its backslash-n a line break."""
+    return re.sub(r"\$'([^']*)'", lambda m: shlex.quote(m[1].replace(r"\n", "\n")), line)
 
 
 FOUND = sorted(set(commands()))

@@ -182,7 +182,7 @@ def _the_evaluation_is_of(network, evaluation, vocabulary):
 
 def test_another_prompt_remakes_everything(shared):
     store, chain = shared
-    other = done_well(run(store, r"prompt.locate='Where?\n{question}\n{solution}\n{attempt}\n'"))
+    other = done_well(run(store, "prompt.locate='Where? {question} {solution} {attempt}'"))
     assert other.made() == ALL
     assert not {s["artifact"] for s in other.stages} & {s["artifact"] for s in chain.stages}
 
