@@ -39,6 +39,8 @@ from rlmec.settings.ranges import with_home
 from rlmec.settings.schema import RunSettings
 from rlmec.settings.signatures import SignatureError, signature_of
 
+OWN_NAMES = ("prompt.template_args",)
+"""Settings below which every name is the user's own."""
 REFUSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError)
 
 
@@ -190,7 +192,7 @@ def _adds(override: Override, tree: DictConfig, groups: Sequence[str]) -> bool:
     if key in keys or (isinstance(parent, DictConfig) and name in parent):
         return False
     settable = [join(above, known) for known in _settable(parent, above)]
-    if key in settable and not override.is_delete():
+    if (key in settable or above in OWN_NAMES) and not override.is_delete():
         return True
 
     # A group named without the groups around it (reward for policy/reward) comes first.

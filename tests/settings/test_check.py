@@ -653,6 +653,12 @@ def test_a_setting_that_no_file_shows_is_overridden_like_any_other(conf):
     assert swept == ["-m", "++policy.objective.kl_coef=0.1,0.2"]
 
 
+def test_variables_of_a_chat_template_have_any_name():
+    line = ["prompt=chat", "prompt.template_args.enable_thinking=false"]
+    folder = Path(__file__).resolve().parents[2] / "conf"
+    assert check_command_line(line, folder, "train") == [line[0], f"++{line[1]}"]
+
+
 def test_files_of_an_own_folder_are_known(conf, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ngrm: {steps: 2}\n")
