@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from rlmec.evaluation.run_warnings import NamedWarning, diagnose
+from rlmec.lm.memory_estimate import GIB
+from rlmec.pipeline import memory_use
 from rlmec.pipeline.content import Settings, contents
 from rlmec.pipeline.run_logs import FOLDER as LOGGERS
 from rlmec.pipeline.run_logs import RunLogs, run_logs
@@ -327,10 +329,13 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
     """Makes the stage's files on all ranks; rank 0 commits them."""
     run = stage.run
     began = time.monotonic()
+    memory_use.begin_peak()
     try:
         outcome = stage.build(run.store.work(stage.name, address), parents)
     except signals.RunStopped as stop:
         raise signals.RunStopped(stop.number, stop.where or stage.title) from None
+    peak = memory_use.peak()
+    memory_use.give_back()
 
     def commit() -> Artifact:
         work = run.store.work(stage.name, address)
@@ -342,6 +347,7 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
             "rows": outcome.rows,
             "metrics": outcome.metrics,
             "seconds": round(time.monotonic() - began, 2),
+            "peak_memory_gib": None if peak is None else round(peak / GIB, 2),
             "environment": environment(run.ranks.world, run.threads),
         }
         if libraries != manifest["environment"]["libraries"]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-VOLATILE = {"created", "seconds", "environment"}
+VOLATILE = {"created", "seconds", "peak_memory_gib", "environment"}
 CURVE = "curve.jsonl"
 """Figures for pictures, with speeds; a resume may miss a line (`callbacks.TrainingCurve`)."""
 
