@@ -10,6 +10,8 @@ from typing import Any
 VOLATILE = {"created", "seconds", "peak_memory_gib", "environment"}
 CURVE = "curve.jsonl"
 """Figures for pictures, with speeds; a resume may miss a line (`callbacks.TrainingCurve`)."""
+BASE = "base_model.json"
+"""The record of an adapter's base model: its digest, and where it lies from here."""
 
 
 def finished(store: Path, stage: str) -> list[Path]:
@@ -27,6 +29,11 @@ def content(folder: Path) -> dict[str, Any]:
     found["manifest.json"] = {k: v for k, v in manifest.items() if k not in VOLATILE}
     found["manifest.json"]["files"].pop(CURVE, None)
     found.pop(CURVE, None)
+
+    # The stores compared lie at different depths, so the way to an adapter's base model differs.
+    for name in [name for name in found if name.endswith(BASE)]:
+        found[name] = json.loads((folder / name).read_text())["digest"]
+        found["manifest.json"]["files"].pop(name)
     return found
 
 
