@@ -24,6 +24,7 @@ from rlmec.lm.memory_estimate import (
     fit_need,
     generate_need,
     remedies,
+    trained_weights,
 )
 from rlmec.lm.model_sizes import UnknownSizesError, model_shape, scratch_shape
 from rlmec.runtime.display import say
@@ -57,40 +58,41 @@ def named_memory(title: str, remedies: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One line of the plan: what a stage needs; for a fit also tokens per step and steps."""
+    """One line of the plan: what a stage needs; for a fit also tokens per step and steps, and the
+    bytes of a checkpoint and of the trained weights on disk."""
 
     name: str
     need: Need
     tokens: int | None = None
     steps: str = ""
     remedies: tuple[str, ...] = ()
+    checkpoint: float = 0.0
+    model: float = 0.0
 
 
-def plan_memory(settings: RunSettings, world: int) -> None:
-    """Prints how much memory each stage will need on one device.
+def plan_memory(settings: RunSettings, world: int) -> list[PlannedStage]:
+    """Prints how much memory each stage will need on one device, and returns the plan.
 
-    Raises ConfigurationError if a stage needs more than the device has (or than
-    `trainer.memory_gib`), with the mildest settings that would fit. Without a known limit nothing
-    is refused.
+    The plan is empty if the sizes of the model are not known. Raises ConfigurationError if a stage
+    needs more than the device has (or than `trainer.memory_gib`), with the mildest settings that
+    would fit. Without a known limit nothing is refused.
     """
     memory = device_memory(settings.trainer)
     try:
         stages = needed(planned_stages(settings, world, memory), settings.stage)
     except UnknownSizesError as error:
         say(f"how much memory the model needs is not known: {error}")
-        return
+        return []
 
     say(plan_table(stages, memory))
-    if memory is None:
-        return
-
     for stage in stages:
-        if stage.need.total > memory:
+        if memory is not None and stage.need.total > memory:
             advice = ", then ".join(stage.remedies) or "a larger device or a smaller model"
             raise ConfigurationError(
                 f"{stage.name} needs about {stage.need.total / GIB:.1f} GiB on a device of "
                 f"{memory / GIB:.1f} GiB; try {advice}"
             )
+    return stages
 
 
 def needed(stages: list[PlannedStage], until: str) -> list[PlannedStage]:
@@ -192,7 +194,9 @@ def _fit(
     need = fit_need(shape, held, use)
     steps = f"{node.steps}" if node.steps is not None else f"{node.epochs:g} epochs"
     advice = () if memory is None else tuple(remedies(shape, held, use, memory))
-    return PlannedStage(name, need, node.tokens_per_step, steps, advice)
+    model = 4.0 * trained_weights(shape, held)
+    checkpoint = (1 + use.moments) * model
+    return PlannedStage(name, need, node.tokens_per_step, steps, advice, checkpoint, model)
 
 
 def strategy_target(trainer: TrainerSettings) -> str:

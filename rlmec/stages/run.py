@@ -21,10 +21,12 @@ from rlmec.lm.tokenizers import tokenizer_digest
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import engine_of
 from rlmec.pipeline.chain import Run, Stage, address_of, make
+from rlmec.pipeline.disk_plan import check_disk, disk_line
 from rlmec.pipeline.early_check import check_buildable, check_machine
 from rlmec.pipeline.memory_plan import plan_memory
 from rlmec.pipeline.run_logs import check_loggers
 from rlmec.records import require_same_tokenizer
+from rlmec.runtime.display import say
 from rlmec.runtime.ranks import Ranks
 from rlmec.runtime.store_commands import PLAN, Named
 from rlmec.settings.binding import ConfigurationError
@@ -78,7 +80,7 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     settings = run.settings
 
     if settings.model.path is not None or settings.stage == PLAN:
-        ranks.share(lambda: plan_memory(settings, ranks.world))
+        ranks.share(lambda: _say_plan(settings, ranks.world))
     if settings.stage == PLAN:
         return None
 
@@ -129,6 +131,12 @@ def addresses(settings: RunSettings) -> list[Named]:
     return [Named(stage.title, stage.name, address) for stage, address in known.values()]
 
 
+def _say_plan(settings: RunSettings, world: int) -> None:
+    """Prints the memory and the disk space that the run will need."""
+    if line := disk_line(plan_memory(settings, world), settings):
+        say(line)
+
+
 def _check_stage(settings: RunSettings) -> None:
     """Raises ConfigurationError for a stage that this run cannot have."""
     if settings.stage == EXPORT:
@@ -158,6 +166,9 @@ def check_inputs(run: Run) -> None:
     samples = s.sample.path is None or s.rounds > 1
     if "sample" in until and ("sample", "") not in run.made and samples:
         engine_of(run).check()
+
+    fits = [name for name in ("warmup", "grm", "policy") if name in until]
+    check_disk(s, run.ranks.world, [name for name in fits if (name, "") not in run.made])
 
     for split in _splits(s, until):
         run.task.problems(split)  # raises if it is empty
