@@ -211,10 +211,10 @@ def nothing_to_learn(parents: dict[str, Artifact]) -> str:
 def _tolerance(node: PolicySettings, model: ModelSettings) -> float:
     """How large |log ratio| may be on average at step 0, where rounding alone moves it.
 
-    In bfloat16 it was 0.013 on a model of 135 million weights, and 0.12 under a slightly other
-    prompt (docs/method.md).
+    In bfloat16 it was 0.013 to 0.034 on a model of 135 million weights, and 0.12 under a slightly
+    other prompt (docs/method.md).
     """
     if node.ratio_tolerance is not None:
         return node.ratio_tolerance
     in_float32 = model.dtype == "float32" and model.quantization is None
-    return 2e-5 if node.precision == "32-true" and in_float32 else 4e-2
+    return 2e-5 if node.precision == "32-true" and in_float32 else 8e-2
