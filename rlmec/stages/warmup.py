@@ -43,8 +43,12 @@ class WarmupStage(Stage):
 
     def settings(self) -> Settings:
         model = self.run.settings.model
-        lora = None if model.path is None or model.lora is None else as_plain(model.lora)
-        return super().settings() | ({} if lora is None else {"model.lora": lora})
+        # Validation chooses the weights by completions of this length.
+        length = self.run.settings.sample.completion_length
+        found = super().settings() | {"max_completion_length": length}
+        if model.path is not None and model.lora is not None:
+            found["model.lora"] = as_plain(model.lora)
+        return found
 
     def _start(self, problems: list[Problem]) -> tuple[Any, models.Prompts, Any]:
         """The tokenizer, the prompts and the network to train: of the finished model, or new."""

@@ -16,6 +16,7 @@ from rlmec.stages.completion_length import (
     decide_for_training,
     derived_limit,
 )
+from rlmec.stages.warmup import WarmupStage
 
 OPEN = "sample.max_completion_length=null"
 
@@ -100,3 +101,11 @@ def test_a_model_that_records_its_limit_keeps_it(tmp_path, model):
     both = run_of(tmp_path, model, OPEN)
     decide_for_judging(both, [str(folder), str(model)])
     assert both.settings.evaluate.completion_length >= 64
+
+
+def test_a_warmup_counts_the_length_by_which_its_weights_are_chosen(tmp_path, model):
+    found = [
+        WarmupStage(run_of(tmp_path, model, f"sample.max_completion_length={n}")).settings()
+        for n in (8, 12)
+    ]
+    assert [settings["max_completion_length"] for settings in found] == [8, 12]
