@@ -96,6 +96,8 @@ class TeachStage(RoundStage):
                 corrected,
                 first_item=lambda attempts: attempts[0].id,
             )
+        if hasattr(own_teacher, "close"):
+            own_teacher.close()
         return self._finished(work, folder, own_teacher)
 
     def _count(self, table: Path) -> int:

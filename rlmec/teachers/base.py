@@ -63,7 +63,7 @@ class Teacher(Protocol):
 
     `correct` returns the text of the whole corrected solution, or None if it has no proposal. An
     optional method `check()` is called before anything is sampled and raises if the teacher lacks
-    something (a key, a library).
+    something (a key, a library). An optional method `close()` is called after the last correction.
     """
 
     name: str
@@ -80,7 +80,7 @@ class BatchTeacher(Protocol):
     it proposes for an attempt must not depend on how many attempts it works on at the same time.
 
     An optional method `figures(counts)` turns the counts of all parts into further metrics.
-    `check()` is that of a `Teacher`.
+    `check()` and `close()` are those of a `Teacher`.
     """
 
     name: str

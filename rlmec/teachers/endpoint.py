@@ -123,6 +123,10 @@ class EndpointTeacher:
         """Raise TeacherError if the client's package or the key is missing."""
         self._service.check()
 
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._service.close()
+
     def figures(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Return the `cost` of counted tokens, or nothing if the prices are not known."""
         cost = self._budget.cost(_tokens(counts))

@@ -93,6 +93,12 @@ class Service(ABC):
             self.check()
             self._client = self.open(importlib.import_module(self.package), self._key())
 
+    def close(self) -> None:
+        """Close the client and its connections. A later `connect` opens it again."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
     def _key(self) -> str:
         if self.key_variable is None:
             return NO_KEY

@@ -180,13 +180,6 @@ def _the_evaluation_is_of(network, evaluation, vocabulary):
         assert max(ids) < vocabulary
 
 
-def test_another_prompt_remakes_everything(shared):
-    store, chain = shared
-    other = done_well(run(store, "prompt.locate='Where? {question} {solution} {attempt}'"))
-    assert other.made() == ALL
-    assert not {s["artifact"] for s in other.stages} & {s["artifact"] for s in chain.stages}
-
-
 def test_a_stage_makes_only_what_it_needs_and_two_letters_of_the_file_remake_it(tmp_path):
     rows = [
         {"question": f"What is {n} + 1?", "answer": n + 1, "solution": f"{n} + 1 = {n + 1}"}
