@@ -1,5 +1,5 @@
 # make demo      run the default chain from end to end
-# make real      the same on a real language model from the package index: half an hour on two CPU cores
+# make real      the same chain on a real language model, SmolLM2 135M from the package index
 # make check     lint, types, format and the quick tests: before each commit
 # make test      all tests
 # make docs      the documentation site, in build/site
