@@ -335,7 +335,8 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
     except signals.RunStopped as stop:
         raise signals.RunStopped(stop.number, stop.where or stage.title) from None
     peak = memory_use.peak()
-    memory_use.give_back()
+    if peak is None or peak > memory_use.LARGE:
+        memory_use.give_back()
 
     def commit() -> Artifact:
         work = run.store.work(stage.name, address)

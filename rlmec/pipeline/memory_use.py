@@ -13,6 +13,9 @@ from pathlib import Path
 
 import torch
 
+LARGE = 2**30
+"""Bytes of a peak below which giving back would take longer than it is worth."""
+
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 

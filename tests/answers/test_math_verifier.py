@@ -299,7 +299,7 @@ def test_thirty_six_bombs(context):
 
 
 def easy_pairs() -> list[tuple[str, str]]:
-    """A thousand pairs of answers, half of them equal."""
+    """Three hundred pairs of answers, half of them equal."""
     forms = (
         *(("{a}", "{a}"), ("{a}", "{b}"), (r"\frac{{{a}}}{{{b}}}", "{a}/{b}")),
         *((r"\sqrt{{{a}}}", "{a}^{{1/2}}"), ("{a}x+{b}", "{b}+{a}x"), ("({a},{b})", "({b},{a})")),
@@ -307,13 +307,13 @@ def easy_pairs() -> list[tuple[str, str]]:
     )
     return [
         (gold.format(a=a, b=b), answer.format(a=a, b=b))
-        for a, b in ((n, (7 * n) % 101 + 1) for n in range(2, 102))
+        for a, b in ((n, (7 * n) % 101 + 1) for n in range(2, 32))
         for gold, answer in forms
     ]
 
 
 @pytest.mark.slow
-def test_a_thousand_easy_answers_equal_direct_math_verify():
+def test_easy_answers_equal_direct_math_verify():
     """With its LaTeX reader; the other one, for plain expressions, evaluates text."""
     from math_verify import LatexExtractionConfig, parse, verify
 
@@ -321,14 +321,14 @@ def test_a_thousand_easy_answers_equal_direct_math_verify():
         return parse(f"${answer}$", extraction_config=[LatexExtractionConfig()])
 
     pairs = easy_pairs()
-    assert len(pairs) == 1000
+    assert len(pairs) == 300
     verifier = Verifier()
     found = verifier.check_many(pairs)
     verifier.close()
     direct = [bool(verify(read(g), read(a))) for g, a in pairs]
     assert [verdict == "right" for verdict in found] == direct
     assert set(found) == {"right", "wrong"}
-    assert 400 < sum(direct) < 900
+    assert 120 < sum(direct) < 270
 
 
 def test_signals_to_all_processes_of_a_job_leave_the_children_at_work(verifier):
