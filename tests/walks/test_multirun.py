@@ -19,7 +19,7 @@ def table(store):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.long)])
 def test_jobs_share_what_lies_upstream_and_leave_one_table(launcher, tmp_path):
     """With joblib the jobs run at once, and all but one wait for what the one makes."""
     overrides = ["-m", f"hydra/launcher={launcher}", "policy.objective.epsilon=0.1,0.2,0.3", *TINY]
