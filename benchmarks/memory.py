@@ -8,14 +8,12 @@ counter is read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-_CLEAR = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
+from rlmec.pipeline.memory_use import begin_peak, process_bytes
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
@@ -48,17 +46,9 @@ def peak_resident_bytes(work: Callable[[], Any]) -> int | None:
     This checks `peak_bytes` by another way: it counts all memory, in whole pages, including what
     the C allocator keeps after a free.
     """
-    try:
-        _CLEAR.write_text("5", encoding="ascii")  # resets the high-water mark
-    except OSError:
+    if not begin_peak():
         return None
-    before = _status("VmRSS")
+    before = process_bytes("VmRSS")
     work()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"{_STATUS} has no {name}")
+    after = process_bytes("VmHWM")
+    return None if before is None or after is None else after - before

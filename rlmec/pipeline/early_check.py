@@ -29,7 +29,6 @@ from rlmec.pipeline.fit import check_strategy, fit_strategy, trainer_arguments
 from rlmec.settings.binding import ConfigurationError, build
 from rlmec.settings.check import rebind
 from rlmec.settings.schema import FitSettings, PolicySettings, RunSettings
-from rlmec.training.fsdp import FullyShardedStrategy
 from rlmec.training.module import CompletionModule
 
 TOKENS = 4
@@ -235,9 +234,7 @@ def _check_strategy(key: str, node: FitSettings, strategy: Any, settings: RunSet
     data: Any = SimpleNamespace(plan=SimpleNamespace(accumulate=settings.trainer.accumulate or 1))
     validation: Any = SimpleNamespace(prompts=[[0]] if generates else [])
     with _named("trainer.strategy"):
-        check_strategy(key, strategy, data, validation)
-        if settings.model.compile and isinstance(strategy, FullyShardedStrategy):
-            raise ValueError("model.compile is not supported under trainer=fsdp2")
+        check_strategy(key, strategy, data, validation, settings.model.compile)
 
 
 def _check_trainer(run: Run, key: str, precision: str, is_fit: bool) -> None:

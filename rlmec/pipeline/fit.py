@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.lm.logprobs import TokenScorer, sharing_obstacle
+from rlmec.pipeline import models
 from rlmec.pipeline.chain import CURVE, Run
 from rlmec.pipeline.memory_plan import FIT_REMEDIES, named_memory
 from rlmec.pipeline.resume import resume_from
@@ -94,14 +95,20 @@ def fit_strategy(run: Run) -> Any:
 
 
 def check_strategy(
-    title: str, strategy: Any, data: SolutionPairDataModule, validation: Validation | None
+    title: str,
+    strategy: Any,
+    data: SolutionPairDataModule,
+    validation: Validation | None,
+    compiled: bool = False,
 ) -> None:
-    """Raises ValueError for what a strategy cannot do.
+    """Raises ValueError for what a strategy cannot do; `compiled` is `model.compile`.
 
     Sharded weights cannot validate by generation, which needs whole replicas. DeepSpeed takes one
     micro-batch per step, because it divides by their number itself, and no stage 3. A strategy
     whose weights could not be written is refused.
     """
+    if compiled and isinstance(strategy, FullyShardedStrategy):
+        raise ValueError("model.compile is not supported under trainer=fsdp2")
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if name == "auto" or name.startswith(("ddp", "DDP", "SingleDevice")):
         return
@@ -147,7 +154,7 @@ def fit(
     """
     folder = work / "checkpoints"
     strategy = fit_strategy(run)
-    check_strategy(title, strategy, data, validation)
+    check_strategy(title, strategy, data, validation, run.settings.model.compile)
     best = validation.best if validation else None
 
     chosen = run.ranks.share(lambda: resume_from(run, title, folder, strategy, data))
@@ -166,8 +173,6 @@ def fit(
     )
 
     if run.settings.model.compile:
-        if isinstance(strategy, FullyShardedStrategy):
-            raise ValueError("model.compile is not supported under trainer=fsdp2")
         module.net.compile(dynamic=True)
 
     seed_everything(settings.seed, run.ranks.rank)
@@ -259,6 +264,15 @@ def new_policy_module(
         ratio_tolerance=ratio_tolerance,
         schedule=schedule,
     )
+
+
+def save_model(
+    run: Run, name: str, module: CompletionModule, tokenizer: Any, codec: Codec, work: Path
+) -> None:
+    """Writes the network of the stage `name` into its work folder, with the prompts that it was
+    trained with. Rank 0 writes for all ranks."""
+    origin = models.origin_of(run.settings, codec, name)
+    run.ranks.share(lambda: models.save(module, tokenizer, work / "model", origin))
 
 
 def best_weights(work: Path) -> BestWeights:

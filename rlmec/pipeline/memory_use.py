@@ -20,12 +20,18 @@ _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 
 
-def begin_peak() -> None:
-    """Begins to measure the peak anew, on the device and, where Linux allows it, of the process."""
+def begin_peak() -> bool:
+    """Begins to measure the peak again, on the device and of the process.
+
+    Returns whether the system lets a process do so, as Linux does.
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
+    try:
         _RESET.write_text("5", encoding="ascii")  # resets VmHWM
+    except OSError:
+        return False
+    return True
 
 
 def peak() -> int | None:
@@ -35,12 +41,17 @@ def peak() -> int | None:
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    return process_bytes("VmHWM")
+
+
+def process_bytes(counter: str) -> int | None:
+    """A counter of this process in bytes: VmRSS (now) or VmHWM (at most); None outside Linux."""
     try:
         lines = _STATUS.read_text(encoding="ascii").splitlines()
-        line = next(line for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
+    except OSError:
         return None
-    return 1024 * int(line.split()[1])
+    found = [line for line in lines if line.startswith(f"{counter}:")]
+    return 1024 * int(found[0].split()[1]) if found else None
 
 
 def give_back() -> None:

@@ -32,6 +32,7 @@ from rlmec.records import by_id
 from rlmec.settings.binding import ConfigurationError, build
 from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.store.atomic import atomic_write_json
+from rlmec.store.begun import flat
 from rlmec.training import loggers
 from rlmec.training.loggers import RunNames, Table, TrackioLogger
 
@@ -259,16 +260,15 @@ def _failure(key: str, error: Exception) -> str:
 # --- what is logged ---
 
 
-def flat_settings(node: Any, key: str = "") -> dict[str, Any]:
+def flat_settings(node: Mapping[str, Any]) -> dict[str, Any]:
     """Plain values by dotted key. Credentials in an address (user:password@host) are left out."""
-    if isinstance(node, dict):
-        found: dict[str, Any] = {}
-        for name, value in node.items():
-            found |= flat_settings(value, f"{key}.{name}" if key else str(name))
-        return found
-    if isinstance(node, str):
-        return {key: re.sub(r"(?<=://)[^/@\s]+@", "", node)}
-    return {key: node if isinstance(node, int | float | None) else str(node)}
+    return {key: _shown(value) for key, value in flat(node).items() if value != {}}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"(?<=://)[^/@\s]+@", "", value)
+    return value if isinstance(value, int | float | None) else str(value)
 
 
 def attempts_table(data: SolutionPairDataModule) -> Table:

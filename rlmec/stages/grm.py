@@ -20,7 +20,7 @@ from rlmec.evaluation.run_warnings import ALL_RIGHT
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Outcome, Settings, Stage
-from rlmec.pipeline.fit import best_weights, can_share_prefixes, fit, plan_settings
+from rlmec.pipeline.fit import best_weights, can_share_prefixes, fit, plan_settings, save_model
 from rlmec.pipeline.judges import rewriting_judge
 from rlmec.pipeline.sources import ModelSource, RoundStage, is_taught
 from rlmec.records import Attempt, Correction, Problem, by_id, hash_share, require_same_tokenizer
@@ -121,8 +121,7 @@ class GrmStage(RoundStage):
         )
 
         history = fit(run, self.title, settings, work, module, data, validation)
-        origin = models.origin_of(run.settings, model.codec, self.name)
-        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model", origin))
+        save_model(run, self.name, module, model.tokenizer, model.codec, work)
         last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),
@@ -142,8 +141,7 @@ class GrmStage(RoundStage):
         network = model.trainable(self.own.lora, self.own.seed)
         codec = model.codec
         module = RewardModelModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids)
-        origin = models.origin_of(self.run.settings, codec, self.name)
-        self.run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model", origin))
+        save_model(self.run, self.name, module, model.tokenizer, codec, work)
 
         before = parents["grm"].metrics.get("grm/untrained", 0) if "grm" in parents else 1
         return Outcome(0, {"grm/untrained": before, "history": []})

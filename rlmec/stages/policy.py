@@ -21,6 +21,7 @@ from rlmec.pipeline.fit import (
     fit,
     new_policy_module,
     plan_settings,
+    save_model,
 )
 from rlmec.pipeline.judges import accuracy_judge
 from rlmec.pipeline.pair_records import join_arguments, pair_records
@@ -73,12 +74,6 @@ class PolicyStage(RoundStage):
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run = self.run
         node = self.node
-        if node.precision != run.settings.score.precision:
-            raise ValueError(
-                f"policy.precision is {node.precision}, but the scores were made at "
-                f"{run.settings.score.precision} (score.precision)"
-            )
-
         model = self.source.model(parents)
         if reason := nothing_to_learn(parents):
             return self._untrained(work, model, reason)
@@ -120,8 +115,7 @@ class PolicyStage(RoundStage):
         )
 
         history = fit(run, self.title, node, work, module, data, validation)
-        origin = models.origin_of(run.settings, model.codec, self.name)
-        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model", origin))
+        save_model(run, self.name, module, model.tokenizer, model.codec, work)
         metrics = self._metrics(data, history) | _ratio_error(module)
         return Outcome(int(history[-1]["step"]), metrics)
 
@@ -131,8 +125,7 @@ class PolicyStage(RoundStage):
         network = model.trainable(run.settings.model.lora, self.node.seed)
         codec = model.codec
         module = PolicyModule(network, pad_id=codec.pad_id, end_ids=codec.end_ids)
-        origin = models.origin_of(run.settings, codec, self.name)
-        run.ranks.share(lambda: models.save(module, model.tokenizer, work / "model", origin))
+        save_model(run, self.name, module, model.tokenizer, codec, work)
         metrics = {"policy/untrained": reason, "dev/accuracy": None, "history": []}
 
         # A sweep and the table of rounds want the accuracy that a training would have measured.

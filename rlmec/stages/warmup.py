@@ -16,7 +16,13 @@ from rlmec.lm.tokenizers import codec
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Outcome, Run, Settings, Stage
-from rlmec.pipeline.fit import best_weights, fit, new_policy_module, plan_settings
+from rlmec.pipeline.fit import (
+    best_weights,
+    fit,
+    new_policy_module,
+    plan_settings,
+    save_model,
+)
 from rlmec.pipeline.judges import accuracy_judge
 from rlmec.records import Problem
 from rlmec.settings.binding import build
@@ -92,8 +98,7 @@ class WarmupStage(Stage):
         )
 
         history = fit(run, self.title, settings, work, module, data, validation)
-        origin = models.origin_of(run.settings, prompts.codec, self.name)
-        run.ranks.share(lambda: models.save(module, tokenizer, work / "model", origin))
+        save_model(run, self.name, module, tokenizer, prompts.codec, work)
         best = max(history, key=lambda line: line.get("dev/accuracy", 0.0))
         return Outcome(
             int(history[-1]["step"]),

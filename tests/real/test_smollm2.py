@@ -1,8 +1,10 @@
 """A real model's weights: what this project computes is what plain Transformers computes."""
 
 import copy
+from dataclasses import replace
 
 import pytest
+import small_models
 import torch
 from torch.nn import functional as F
 
@@ -13,7 +15,7 @@ from rlmec.lm.draft_decoding import rewrite
 from rlmec.lm.generation import Decoding, generate
 from rlmec.lm.loading import codec_of, load_network
 from rlmec.lm.logprobs import TokenScorer, score_rows
-from rlmec.prompts import Prompts, Templates
+from rlmec.prompts import Prompts
 from rlmec.records import Problem
 
 QUESTIONS = (
@@ -26,14 +28,7 @@ SOLUTIONS = (
     "The capital of France is Paris. The answer is Paris",
     "In one hour it goes 60 km, so in 3 hours it goes 3 * 60 = 180 km. The answer is 180",
 )
-TEMPLATES = Templates(
-    policy="{question}\nEnd with The answer is.",
-    rewrite="{question}\n{solution}\n{attempt}\n",
-    rewrite_answer_only="{question}\n{answer}\n{attempt}\n",
-    locate="{question}\n{solution}\n{attempt}\n",
-    located="{step}",
-    chat=True,
-)
+TEMPLATES = replace(small_models.TEMPLATES, policy="{question}\nEnd with The answer is.", chat=True)
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,9 @@ def test_what_a_strategy_cannot_do_is_refused_before_training(tmp_path):
         check_strategy("policy", sharded, data, validation_of(tmp_path))
     check_strategy("policy", sharded, data, validation_of(tmp_path, prompts=[]))
     check_strategy("policy", sharded, data, None)
+    with pytest.raises(ValueError, match=r"model\.compile is not supported"):
+        check_strategy("policy", sharded, data, None, compiled=True)
+    check_strategy("policy", "ddp", data, None, compiled=True)
     check_strategy("policy", "ddp", data, validation_of(tmp_path))
 
 
