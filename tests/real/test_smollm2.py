@@ -18,6 +18,7 @@ from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.prompts import Prompts
 from rlmec.records import Problem
 
+pytestmark = pytest.mark.slow
 QUESTIONS = (
     "Ann has 3 boxes of 12 pens and gives 5 pens away. How many pens does she have?",
     "What is the capital of France?",
