@@ -32,6 +32,7 @@ from rlmec.lm.kv_cache import (
 )
 from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.runtime import signals
+from rlmec.runtime.display import within
 
 GUESSES = np.array([0, 4, 8, 16, 32, 64, 128, 256])
 """Lengths of a guess to choose from."""
@@ -95,7 +96,8 @@ def rewrite(
                 max_completion_length,
                 end_ids,
             )
-            for i, done in zip(group, batch.run(), strict=True):
+            before = sum(done is not None for done in rewrites)
+            for i, done in zip(group, batch.run(before, len(prompts)), strict=True):
                 rewrites[i] = done
     return [done for done in rewrites if done is not None]
 
@@ -154,12 +156,16 @@ class _Batch:
         self.misses = np.zeros(count)  # [R], recent tokens that were not
         self.failed = np.zeros(count, dtype=bool)  # [R], whether all of the last guess was wrong
 
-    def run(self) -> list[Rewrite]:
-        """Rewrites all rows, in the order they were given."""
+    def run(self, before: int, total: int) -> list[Rewrite]:
+        """Rewrites all rows, in the order they were given.
+
+        Progress is shown as if `before` of `total` rows were rewritten already.
+        """
         draft_logprobs = self._first_pass()  # [R, N + 1]
         self._release_finished()
         while len(self.rows):
             signals.check()
+            within(before + len(self.open) - len(self.rows), total, "rewrites")
             places, sizes = self._planned()
             self._pass(places, sizes)
             self._release_finished()

@@ -11,7 +11,7 @@ rounding).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from rlmec.lm.kv_cache import (
     table_of,
 )
 from rlmec.runtime import signals
+from rlmec.runtime.display import within
 
 GATHERED = 4
 """In the library's own cache, finished rows leave once they are 1 / GATHERED of all rows: leaving
@@ -79,12 +80,18 @@ def generate(
     kind = _SlotRows if slots_obstacle(network) is None else _LibraryRows
 
     completions: list[Completion | None] = [None] * (n * len(prompts))
+    before = 0  # completions of the groups before
     with evaluating(network):
         for group in batches(network, [len(ids) + limit for ids in prompts], n):
             rows = kind(network, pad_id)
             first_logits = rows.begin([prompts[i] for i in group], n)  # [R, V]
             draws = _draws(seed, group, decoding)
-            done = _decode(rows, first_logits, decoding, end_ids, draws)
+
+            def show(ended: int, before: int = before) -> None:
+                within(before + ended, len(completions), "completions")
+
+            done = _decode(rows, first_logits, decoding, end_ids, draws, show)
+            before += len(done)
 
             numbers = [i * n + j for i in group for j in range(n)]
             for number, completion in zip(numbers, done, strict=True):
@@ -197,8 +204,12 @@ def _decode(
     decoding: Decoding,
     end_ids: Sequence[int],
     draws: torch.Tensor,
+    show: Callable[[int], None],
 ) -> list[Completion]:
-    """Completions of the R rows whose first logits [R, V] are given, by `draws` [R, limit, 2]."""
+    """Completions of the R rows whose first logits [R, V] are given, by `draws` [R, limit, 2].
+
+    `show` gets the number of completions that have ended, once per step.
+    """
     device = logits.device
     limit = decoding.max_completion_length
     draws = draws.to(device)
@@ -220,10 +231,12 @@ def _decode(
         ended = is_end[token] & (lengths[rows] == limit)
         lengths[rows[ended]] = step + 1
         going = lengths[rows] == limit
-        if step + 1 == limit or not going.any():
+        left = int(going.sum())
+        show(len(tokens) - left)
+        if step + 1 == limit or not left:
             break
 
-        if not going.all():
+        if left < len(going):
             order = cache.keep(going)
             if order is not None:
                 rows = rows[order]

@@ -33,6 +33,7 @@ from rlmec.lm.chunked_head import (
 )
 from rlmec.lm.tree_attention import attention_arguments, mask_obstacle
 from rlmec.runtime import signals
+from rlmec.runtime.display import within
 
 
 class TokenScorer(nn.Module):
@@ -113,6 +114,7 @@ def score_rows(scorer: TokenScorer, rows: Sequence[Row], pad_id: int) -> list[li
     merged = _with_shared_prefixes(scorer, rows, limit)
     lengths = [len(row.input_ids) for row in merged]
     scored: list[list[float]] = [[] for _ in merged]
+    done = 0
     with evaluating(scorer):
         for group in like_lengths(lengths, limit, MAX_PADDING, MIN_BATCH):
             signals.check()
@@ -121,6 +123,8 @@ def score_rows(scorer: TokenScorer, rows: Sequence[Row], pad_id: int) -> list[li
             pieces = logprobs.cpu().split([merged[i].sources.size for i in group])
             for i, piece in zip(group, pieces, strict=True):
                 scored[i] = piece.tolist()
+            done += len(group)
+            within(done, len(merged), "rows scored")
 
     # A merged row scores the tokens of its rows one row after another, so that the values of all
     # merged rows together can be cut at the original rows' token counts.

@@ -219,8 +219,8 @@ def _fit_callbacks(
         TrainingCurve(folder.parent / CURVE),
         RandomStates(),
         FiniteLoss(),  # before validation, which would offer broken weights as the best
-        validation,
         Progress(title, data.plan.epoch_at, run.settings.trainer.progress_bar),
+        validation,  # after the bar is open, because validation shows its progress there
         best,
         *(build(node) for node in settings.extra.values()),
         stops,

@@ -116,15 +116,21 @@ class Progress(Callback):
         self.epoch_at = epoch_at
         self.wanted = wanted
         self._bar: Bar | None = None
-        self._began = 0.0
+        self._began = 0.0  # the micro-batch in work
+        self._seconds = 0.0  # in forward and backward passes and optimizer steps
         self._tokens = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._began = time.monotonic()
+        self._seconds = 0.0
         self._tokens = 0.0
         if trainer.is_global_zero:
             step = trainer.global_step
             self._bar = Bar(self.name, pl_module.steps, "steps", wanted=self.wanted, done=step)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._began = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -135,10 +141,11 @@ class Progress(Callback):
         batch_idx: int,
     ) -> None:
         self._tokens += int(batch["attention_mask"].sum()) * trainer.world_size
+        self._seconds += time.monotonic() - self._began
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
 
-        speed = self._tokens / max(time.monotonic() - self._began, 1e-9)
+        speed = self._tokens / max(self._seconds, 1e-9)
         step = trainer.global_step
         if step % trainer.log_every_n_steps == 0 or step == pl_module.steps:
             publish(trainer, {"train/tokens_per_second": speed})

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from rlmec.runtime import display
-from rlmec.runtime.display import Bar, say
+from rlmec.runtime.display import Bar, say, within
 
 
 class Clock:
@@ -75,3 +75,33 @@ def test_a_bar_that_is_not_wanted_writes_lines_on_a_terminal_too(clock, monkeypa
     bar.update(5)
     bar.close()
     assert terminal.getvalue() == "  policy: 5/8 steps\n"
+
+
+def test_long_units_show_how_far_they_are(clock, capsys):
+    bar = Bar("evaluate", 2, "parts", wanted=True)
+    bar.update(1, "3 s")
+    for done in range(0, 512, 64):
+        clock.now += 10
+        within(done, 512, "completions")
+    bar.close()
+    clock.now += 60
+    within(512, 512, "completions")  # no bar is open
+    assert capsys.readouterr().out == (
+        "  evaluate: 1/2 parts, 3 s, 64/512 completions\n"
+        "  evaluate: 1/2 parts, 3 s, 192/512 completions\n"
+        "  evaluate: 1/2 parts, 3 s, 320/512 completions\n"
+        "  evaluate: 1/2 parts, 3 s, 448/512 completions\n"
+    )
+
+
+def test_the_innermost_bar_shows_its_unit(clock, capsys):
+    outer = Bar("policy", 8, "steps", wanted=True)
+    inner = Bar("judge", 4, "verdicts", wanted=True)
+    clock.now += 30
+    within(1, 2, "rows")
+    inner.close()
+    within(2, 2, "rows")
+    outer.close()
+    assert capsys.readouterr().out == (
+        "  judge: 0/4 verdicts, 1/2 rows\n  policy: 0/8 steps, 2/2 rows\n"
+    )

@@ -233,7 +233,11 @@ def test_a_finite_loss_passes():
 def test_progress_tells_steps_epochs_and_figures(rows, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rlmec.runtime.display.LINE_SECONDS", 0.0)
     trained(tmp_path, rows, Scores([0.25]), accumulate=3)
-    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("  policy:")]
+    lines = [
+        x
+        for x in capsys.readouterr().out.splitlines()
+        if x.startswith("  policy:") and x.endswith("tokens/s")
+    ]
     assert [re.match(r"  policy: (\d)/5 steps, epoch \d\.\d", x)[1] for x in lines] == list("12345")
     assert "dev 0.250" in lines[0]
     assert re.search(r"loss \d+\.\d{3}, dev 0\.250, [\d,]+ tokens/s$", lines[-1])
@@ -248,8 +252,9 @@ def test_progress_ends_when_the_fit_fails(rows, tmp_path, monkeypatch):
 
 
 def test_speed_counts_real_tokens(rows, monkeypatch):
-    """Two batches of 30 and 12 real tokens in 2 seconds, padding not counted."""
-    clock = iter([100.0, 101.0, 102.0])
+    """Two batches of 30 and 12 real tokens in 1 second each; padding and a validation of 50
+    seconds between them are not counted."""
+    clock = iter([100.0, 101.0, 151.0, 152.0])
     monkeypatch.setattr(
         "rlmec.training.callbacks.time", SimpleNamespace(monotonic=lambda: next(clock))
     )
@@ -269,5 +274,7 @@ def test_speed_counts_real_tokens(rows, monkeypatch):
     for index, real in enumerate((30, 12)):
         mask = torch.zeros(4, 20, dtype=torch.int64)
         mask.view(-1)[:real] = 1
-        progress.on_train_batch_end(trainer, module, None, {"attention_mask": mask}, index)
+        batch = {"attention_mask": mask}
+        progress.on_train_batch_start(trainer, module, batch, index)
+        progress.on_train_batch_end(trainer, module, None, batch, index)
         assert float(found["train/tokens_per_second"]) == (30, 21)[index]
