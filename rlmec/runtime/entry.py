@@ -6,6 +6,7 @@ folder, and the table of a sweep.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -44,6 +45,12 @@ EXPECTED = (ConfigurationError, SignatureError, ArtifactError, RankError, ValueE
 """Errors whose message is enough. Of all others the traceback is shown."""
 
 
+CPU_PROGRAMS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+"""Compiled matrix products that oneDNN keeps on a CPU. By default it keeps 1024, one per shape, and
+because rows have many lengths these grow to hundreds of MB. Compiling again costs no time that can
+be measured. The variable is read when torch is loaded; a value of the user's stands."""
+
+
 class JobFailed(RuntimeError):
     """A job of a sweep that ended with an error, which was already shown."""
 
@@ -69,6 +76,7 @@ def run_program(
     signals.listen()
     stop_with_parent()
 
+    os.environ.setdefault(*CPU_PROGRAMS)
     try:
         forget_stray_variables()
         if signals.is_first_rank() and cfg.get("stage") not in (STATUS, PRUNE, PLAN):

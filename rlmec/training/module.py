@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -29,6 +30,8 @@ from rlmec.method.objectives import ObjectiveSums, TokenBatch
 from rlmec.training.fsdp import is_sharded, shard, whole_state
 
 Objective = Callable[[TokenBatch], ObjectiveSums]
+
+FLOAT16 = "16-mixed"
 
 
 class CompletionModule(L.LightningModule):
@@ -148,9 +151,18 @@ class CompletionModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         if self.optimizer is None or self.scheduler is None:
             raise ValueError("this module was made for prediction: it has no optimizer")
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        precision = self._trainer.precision if self._trainer else ""
+        # Not every fused form takes sharded weights; with float16 none lets gradients be clipped.
+        is_plain = precision != FLOAT16 and not self.is_sharded
+        make = _fused(self.optimizer) if is_plain else self.optimizer
+        optimizer: Any = make([p for p in self.parameters() if p.requires_grad])
         if optimizer.defaults.get("weight_decay"):
-            optimizer = self.optimizer(decay_groups(self))
+            optimizer = make(decay_groups(self))
+
+        # Lightning clips no gradients for a fused optimizer under mixed precision, because with
+        # float16 the optimizer removes the loss scale itself. bfloat16 has no loss scale.
+        if precision != FLOAT16:
+            optimizer._step_supports_amp_scaling = False
 
         # The counts are computed here, because reading `trainer.estimated_stepping_batches` at this
         # point makes Lightning drop the position of the data loader on a resume. Schedulers differ
@@ -274,6 +286,15 @@ class CompletionModule(L.LightningModule):
             value = self.trainer.strategy.reduce(self._sums[name].clone(), reduce_op=how)
             reduced[name] = float(value)
         return reduced
+
+
+def _fused(optimizer: Callable[..., Any]) -> Callable[..., Any]:
+    """The constructor of the optimizer in its fused form, if it has one: the same update in one
+    pass over the weights (AdamW on a CPU: three to four times as fast). A choice of `fused` in the
+    settings stands."""
+    chosen = getattr(optimizer, "keywords", {})
+    has_form = "fused" in inspect.signature(optimizer).parameters
+    return partial(optimizer, fused=True) if has_form and "fused" not in chosen else optimizer
 
 
 def decay_groups(module: torch.nn.Module) -> list[dict[str, Any]]:

@@ -146,10 +146,12 @@ class Validation(Callback):
         """The figures over all ranks; None if any rank was asked to stop meanwhile."""
         means: dict[str, list[float]] = {}
         sums: dict[str, float] = {}
+        precision: Any = trainer.precision_plugin
         try:
-            for name, batches, step in self._measured(trainer, pl_module):
-                means[name] = self._summed(trainer, pl_module, batches, step)
-            sums = self._judged(trainer, pl_module)
+            with precision.forward_context():
+                for name, batches, step in self._measured(trainer, pl_module):
+                    means[name] = self._summed(pl_module, batches, step)
+                sums = self._judged(trainer, pl_module)
         except signals.RunStopped:
             pl_module.train()
 
@@ -178,16 +180,15 @@ class Validation(Callback):
 
     @torch.no_grad()
     def _summed(
-        self, trainer: Any, pl_module: CompletionModule, batches: Sequence[Any], step: Any
+        self, pl_module: CompletionModule, batches: Sequence[Any], step: Any
     ) -> list[float]:
         """The sum over this rank's batches of what `step` gives: a total and its token count."""
         sums = torch.zeros(2, dtype=torch.float64)
         pl_module.eval()
-        with trainer.precision_plugin.forward_context():
-            for i, batch in enumerate(batches):
-                signals.check()
-                moved = {k: v.to(pl_module.device) for k, v in batch.items()}
-                sums += step(moved, i).double().cpu()
+        for i, batch in enumerate(batches):
+            signals.check()
+            moved = {k: v.to(pl_module.device) for k, v in batch.items()}
+            sums += step(moved, i).double().cpu()
         pl_module.train()
         return sums.tolist()
 

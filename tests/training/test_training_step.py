@@ -397,6 +397,19 @@ def test_optimizer_and_scheduler_get_the_counts_of_the_fit(rows):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "fused"),
+    [
+        (partial(torch.optim.AdamW, lr=0.1), True),
+        (partial(torch.optim.AdamW, lr=0.1, fused=False), False),
+        (partial(torch.optim.Rprop, lr=0.1), None),
+    ],
+)
+def test_an_optimizer_is_fused_if_it_can_be(rows, optimizer, fused):
+    module = module_of(network(), data_of(rows), optimizer=optimizer)
+    assert module.configure_optimizers()["optimizer"].defaults.get("fused") is fused
+
+
 def test_parts_of_a_schedule_are_those_of_one_over_all(rows, recwarn):
     """Three fits of 10 steps with the rates of one of 30."""
 
