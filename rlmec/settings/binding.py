@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import types
 import typing
@@ -32,7 +33,7 @@ SECRETS = {"api_key", "apikey", "access_token", "secret", "password", "passwd", 
 SECRET_ENDINGS = ("_api_key", "_access_token", "_auth_token", "_hf_token", "_secret", "_password")
 SECRET_ENDINGS += ("_secret_key", "_private_key", "_access_key")
 # Arguments of targets that a stage gives when it builds them.
-SUPPLIED = {"task", "params", "optimizer", "num_warmup_steps", "num_training_steps"}
+SUPPLIED = {"task", "policy", "params", "optimizer", "num_warmup_steps", "num_training_steps"}
 # Arguments of Lightning's trainer that shape a result, with the setting that replaces each.
 MOVED = {
     "precision": "precision",
@@ -366,6 +367,11 @@ def build(node: dict[str, Any], **extra: Any) -> Any:
     if node.get("_partial_"):
         return functools.partial(target, **{**plain, **extra})
     return target(**{**plain, **extra})
+
+
+def accepts(node: dict[str, Any], name: str) -> bool:
+    """Whether the target of a node has an argument `name`."""
+    return name in inspect.signature(get_object(node["_target_"])).parameters
 
 
 def _build_value(value: Any) -> Any:

@@ -13,21 +13,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlmec.method.acceptance import best_of, judge_proposal, proposal_ids
 from rlmec.pipeline.chain import Outcome, Run, Settings, Stage, address_of
 from rlmec.pipeline.judges import correction_metrics
+from rlmec.pipeline.models import LanguageModel
 from rlmec.pipeline.predict import Tables, in_parts, make_parts
 from rlmec.pipeline.sources import RoundStage, is_taught
 from rlmec.prompts import Codec
 from rlmec.records import Attempt, Correction, Problem, by_id, is_wrong
 from rlmec.runtime import signals
 from rlmec.runtime.display import Bar
-from rlmec.settings.binding import build
+from rlmec.settings.binding import accepts, build
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import count_rows, iter_columns, iter_table
 from rlmec.tasks.base import Judge, judge_of
-from rlmec.teachers.base import BatchTeacher, Proposals, WrongAttempt, as_batch_teacher
+from rlmec.teachers.base import BatchTeacher, Policy, Proposals, WrongAttempt, as_batch_teacher
 from rlmec.training.predict_parts import cut
 
 
@@ -55,10 +58,11 @@ class TeachStage(RoundStage):
     def _teach(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run = self.run
         s = run.settings.teach
-        codec = self.source.model(parents).codec
+        model = self.source.model(parents)
+        codec = model.codec
         problems = by_id(run.task.problems("train"))
         table = parents["sample"].file("attempts.parquet")
-        own_teacher = build(run.settings.teacher, task=run.task)
+        own_teacher = self._teacher(model)
         teacher = as_batch_teacher(own_teacher)
 
         total = self._count(table)
@@ -99,6 +103,25 @@ class TeachStage(RoundStage):
         if hasattr(own_teacher, "close"):
             own_teacher.close()
         return self._finished(work, folder, own_teacher)
+
+    def _teacher(self, model: LanguageModel) -> Any:
+        """The teacher; one that takes a `policy` gets the model that made the attempts."""
+        node = self.run.settings.teacher
+        if not accepts(node, "policy"):
+            return build(node, task=self.run.task)
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        sample = self.run.settings.sample
+        mixed = sample.precision in ("bf16-mixed", "16-mixed")
+        dtype = torch.float16 if sample.precision == "16-mixed" else torch.bfloat16
+        policy = Policy(
+            model.prompts,
+            sample.completion_length,
+            model.context,
+            lambda: model.network().to(device).eval(),
+            lambda: torch.autocast(device, dtype, enabled=mixed),
+        )
+        return build(node, task=self.run.task, policy=policy)
 
     def _count(self, table: Path) -> int:
         """How many attempts are to be corrected."""

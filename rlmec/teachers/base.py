@@ -11,16 +11,34 @@ A teacher only proposes. `method.acceptance` decides which proposals count.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rlmec.method.acceptance import REFUSALS
+from rlmec.prompts import Prompts
 from rlmec.records import Problem
 from rlmec.runtime import signals
 
 
 class TeacherError(OSError):
     """A teacher cannot go on. The message is one line that says what to do and holds no key."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The policy whose attempts are corrected, for a teacher that takes an argument `policy`.
+
+    `load` gives its network in eval mode on its device, `computing` the context (precision) in
+    which it sampled. Its completions have at most `max_completion_length` tokens, and its prompts
+    and completions together at most `context` (None: no limit is known).
+    """
+
+    prompts: Prompts
+    max_completion_length: int
+    context: int | None
+    load: Callable[[], Any]
+    computing: Callable[[], AbstractContextManager[Any]]
 
 
 class WrongAttempt(NamedTuple):
