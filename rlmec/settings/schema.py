@@ -134,11 +134,13 @@ class WarmupSettings(FitSettings):
     `when` says whether a run has it: `auto` from random weights alone, `always` from a finished
     model (`model.path`) too, `never` only from a finished model.
 
-    `task` are changes to the task node for the warm-up alone: other references, or easier problems,
-    than those that the policy is then trained on.
+    It learns the first `max_problems` train problems (null: all). `task` are changes to the task
+    node for the warm-up alone: other references, or easier problems, than those that the policy is
+    then trained on.
     """
 
     when: Literal["auto", "always", "never"]
+    max_problems: AtMost | None
     target_accuracy: Share | None
     patience: PositiveInt | None
     task: dict[str, Any] | None

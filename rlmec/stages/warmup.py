@@ -77,9 +77,10 @@ class WarmupStage(Stage):
         problems = task.problems("train")
 
         tokenizer, prompts, network = self._start(problems)
+        learned = problems[: settings.max_problems]
 
         plan = plan_settings(settings, run.settings.trainer, models.context_length(network))
-        data = SolutionPairDataModule(prompts, problems, reference_rows, plan)
+        data = SolutionPairDataModule(prompts, learned, reference_rows, plan)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = new_policy_module(network, prompts.codec, settings, data, weighted_likelihood)
 

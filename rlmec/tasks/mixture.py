@@ -38,9 +38,16 @@ class MixtureTask:
         return [line for task in self.tasks.values() for line in getattr(task, "notes", ())]
 
     def problems(self, split: str) -> list[Problem]:
-        """The problems of a split, the tasks taking turns."""
+        """The problems of a split, the tasks taking turns.
+
+        The name of its task is the kind of a problem that has none, so that each task has its own
+        figure in an evaluation.
+        """
         own = [
-            [replace(problem, id=f"{name}/{problem.id}") for problem in task.problems(split)]
+            [
+                replace(problem, id=f"{name}/{problem.id}", kind=problem.kind or name)
+                for problem in task.problems(split)
+            ]
             for name, task in self.tasks.items()
         ]
         return [problem for problem in chain(*zip_longest(*own)) if problem is not None]

@@ -23,7 +23,7 @@ def composed(*overrides):
     if "model=hf" in overrides:
         overrides = (*overrides, "model.path=DIR")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose("train", overrides=[*overrides, "logger=none"]))
+        return check(compose("train", overrides=[*overrides, "logger=none"]), CONF)
 
 
 def test_options_are_found():

@@ -54,3 +54,13 @@ def test_rows_left_out_and_missing_splits_are_those_of_the_tasks(mixture):
         mixture.problems("test")
     with pytest.raises(ValueError, match="no task"):
         MixtureTask({})
+
+
+def test_problems_without_a_kind_are_of_the_kind_of_their_task(mixture):
+    assert [p.kind for p in mixture.problems("dev")] == ["a", "b", "a", "a"]
+
+    class Kinds(Words):
+        def problems(self, split):
+            return [Problem("a-0", "a?", "yes", kind="hard")]
+
+    assert MixtureTask({"a": Kinds("a", 1, upper=False)}).problems("dev")[0].kind == "hard"
