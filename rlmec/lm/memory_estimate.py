@@ -90,7 +90,8 @@ class GenerateUse:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes on one device, by kind."""
+    """Bytes on one device, by kind. `process` is what a process holds before any weights are
+    loaded, where the device is the CPU."""
 
     weights: float = 0.0
     copies: float = 0.0
@@ -99,6 +100,7 @@ class Need:
     activations: float = 0.0
     head: float = 0.0
     cache: float = 0.0
+    process: float = 0.0
 
     @property
     def total(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -27,6 +27,7 @@ from rlmec.lm.memory_estimate import (
     trained_weights,
 )
 from rlmec.lm.model_sizes import UnknownSizesError, model_shape, scratch_shape
+from rlmec.pipeline.memory_use import process_bytes
 from rlmec.runtime.display import say
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import (
@@ -132,7 +133,20 @@ def planned_stages(
     if settings.has_warmup:
         held = Weights() if model.path is None else policy
         chain.insert(0, _fit(settings, "warmup", shape, held, world, memory))
-    return chain
+
+    own = _process_bytes(settings.trainer)
+    return [replace(stage, need=replace(stage.need, process=own)) for stage in chain]
+
+
+def _process_bytes(trainer: TrainerSettings) -> float:
+    """Bytes of this process, which has no weights yet, if the device is the CPU; else 0.
+
+    A plan for `trainer.memory_gib` is one for a GPU, unless the accelerator is the CPU.
+    """
+    elsewhere = trainer.memory_gib is not None or torch.cuda.is_available()
+    if trainer.accelerator != "cpu" and elsewhere:
+        return 0.0
+    return float(process_bytes("VmRSS") or 0)
 
 
 def plan_table(stages: list[PlannedStage], memory: float | None) -> str:

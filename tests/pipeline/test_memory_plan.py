@@ -14,6 +14,7 @@ from rlmec.lm.loading import export_network
 from rlmec.lm.lora import with_lora
 from rlmec.lm.memory_estimate import GIB, Weights, trained_weights
 from rlmec.lm.model_sizes import model_shape, scratch_shape
+from rlmec.pipeline import memory_plan
 from rlmec.pipeline.memory_plan import (
     FIT_REMEDIES,
     PREDICT_REMEDIES,
@@ -72,6 +73,23 @@ def test_the_table_has_a_line_a_stage(tmp_path, capsys):
     assert [line.split()[0] for line in lines[1:-1]] == ["sample", "grm", "score", "policy"]
     assert re.search(r"policy .* 4096 +3$", lines[4])  # tokens a step, steps
     assert "total with 1 GiB in reserve)" in lines[-1]
+
+
+def test_on_a_cpu_the_process_itself_counts(tmp_path, monkeypatch):
+    """Half a GiB before any weights, in each stage; a plan for another machine is one for a GPU."""
+    monkeypatch.setattr(memory_plan, "process_bytes", lambda counter: GIB // 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def process(**trainer):
+        stages = planned_stages(settings_of(tmp_path, trainer=trainer), 1)
+        (found,) = {stage.need.process for stage in stages}
+        assert all(s.need.total >= found + s.need.weights for s in stages)
+        return found
+
+    assert process(accelerator="auto") == process(accelerator="cpu", memory_gib=8.0) == GIB / 2
+    assert process(memory_gib=8.0, accelerator="auto") == 0
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert process(accelerator="auto") == 0
 
 
 def test_only_stages_that_are_made_are_planned(tmp_path, capsys):
