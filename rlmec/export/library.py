@@ -34,7 +34,7 @@ from torch import nn
 from rlmec.data.grm_rows import rewriting_row
 from rlmec.export.model_folder import FILE, read_origin
 from rlmec.lm.draft_decoding import rewrite as rewrite_drafts
-from rlmec.lm.loading import codec_of, context_length, load_network
+from rlmec.lm.loading import codec_of, context_length, load_network, usual_device
 from rlmec.lm.loading_checks import check_model
 from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.lm.token_texts import Edit, Span, text_edits, token_spans
@@ -173,7 +173,7 @@ class RewardModel:
             )
 
         network = load_network(place, revision=revision)
-        network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        network.to(device or usual_device())
         longest = origin.max_completion_length if origin else DEFAULT_LENGTH
         return cls(network, Prompts(found, own), longest)
 

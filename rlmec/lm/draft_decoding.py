@@ -87,6 +87,7 @@ def rewrite(
         len(prompt) + max(len(draft), max_completion_length)
         for prompt, draft in zip(prompts, drafts, strict=True)
     ]
+    before = 0  # rewrites of the groups before
     with evaluating(network):
         for group in batches(network, columns):
             batch = _Batch(
@@ -96,9 +97,9 @@ def rewrite(
                 max_completion_length,
                 end_ids,
             )
-            before = sum(done is not None for done in rewrites)
             for i, done in zip(group, batch.run(before, len(prompts)), strict=True):
                 rewrites[i] = done
+            before += len(group)
     return [done for done in rewrites if done is not None]
 
 

@@ -11,7 +11,7 @@ rounding).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -86,11 +86,7 @@ def generate(
             rows = kind(network, pad_id)
             first_logits = rows.begin([prompts[i] for i in group], n)  # [R, V]
             draws = _draws(seed, group, decoding)
-
-            def show(ended: int, before: int = before) -> None:
-                within(before + ended, len(completions), "completions")
-
-            done = _decode(rows, first_logits, decoding, end_ids, draws, show)
+            done = _decode(rows, first_logits, decoding, end_ids, draws, before, len(completions))
             before += len(done)
 
             numbers = [i * n + j for i in group for j in range(n)]
@@ -204,11 +200,12 @@ def _decode(
     decoding: Decoding,
     end_ids: Sequence[int],
     draws: torch.Tensor,
-    show: Callable[[int], None],
+    before: int,
+    total: int,
 ) -> list[Completion]:
     """Completions of the R rows whose first logits [R, V] are given, by `draws` [R, limit, 2].
 
-    `show` gets the number of completions that have ended, once per step.
+    Progress is shown as if `before` of `total` completions had ended already.
     """
     device = logits.device
     limit = decoding.max_completion_length
@@ -232,7 +229,7 @@ def _decode(
         lengths[rows[ended]] = step + 1
         going = lengths[rows] == limit
         left = int(going.sum())
-        show(len(tokens) - left)
+        within(before + len(tokens) - left, total, "completions")
         if step + 1 == limit or not left:
             break
 

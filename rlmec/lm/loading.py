@@ -104,6 +104,11 @@ def load_network(
     )
 
 
+def usual_device() -> str:
+    """The device of a network that one process uses by itself: the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def check_loadable(path: str | Path, revision: str | None = None, what: str = "") -> None:
     """Raises the errors that `load_network` would raise; no weights are read.
 

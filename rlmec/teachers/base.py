@@ -140,6 +140,15 @@ class OneByOne:
         return out
 
 
+def require_temperature(num_proposals: int, temperature: float | None) -> None:
+    """Raise ValueError for several proposals that would all be the greedy one."""
+    if num_proposals > 1 and temperature == 0:
+        raise ValueError(
+            f"teacher.num_proposals is {num_proposals}, but at temperature 0 all of them would "
+            f"be the same: set teacher.temperature"
+        )
+
+
 def as_batch_teacher(teacher: Teacher | BatchTeacher) -> BatchTeacher:
     """Return a teacher of either kind as a `BatchTeacher`; TypeError for anything else."""
     if isinstance(teacher, BatchTeacher):

@@ -11,17 +11,32 @@ The paper has no such teacher.
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from rlmec.lm.generation import Completion, Decoding, generate
+from rlmec.lm.generation import Decoding
 from rlmec.settings.ranges import PositiveInt, Seed, Temperature, TopP
 from rlmec.tasks.base import Task, judge_of
-from rlmec.teachers.base import Policy, Proposal, Proposals, WrongAttempt
+from rlmec.teachers.base import (
+    Policy,
+    Proposal,
+    Proposals,
+    WrongAttempt,
+    require_temperature,
+)
+from rlmec.teachers.sampling import count, in_batches, sampled
 from rlmec.teachers.steps import lines_of
+
+
+class _Beginning(NamedTuple):
+    """The kept lines of an attempt, the prompt and these lines as ids, and how many more tokens a
+    completion of the policy could have."""
+
+    text: str
+    ids: list[int]
+    room: int
 
 
 class ContinuationTeacher:
@@ -45,11 +60,7 @@ class ContinuationTeacher:
         task: Task | None = None,
         policy: Policy | None = None,
     ) -> None:
-        if num_proposals > 1 and temperature == 0:
-            raise ValueError(
-                f"teacher.num_proposals is {num_proposals}, but at temperature 0 all of them would "
-                f"be the same: set teacher.temperature"
-            )
+        require_temperature(num_proposals, temperature)
         self._num_proposals = num_proposals
         self._temperature = temperature
         self._top_p = top_p
@@ -58,9 +69,6 @@ class ContinuationTeacher:
         self._batch_size = batch_size
         self._task = task
         self._policy = policy
-
-    def check(self) -> None:
-        """Raises nothing: the policy is there when its attempts are."""
 
     def correct_all(
         self,
@@ -75,13 +83,7 @@ class ContinuationTeacher:
         budget.
         """
         del spent
-        out: list[Proposals] = []
-        for start in range(0, len(attempts), self._batch_size):
-            batch = attempts[start : start + self._batch_size]
-            out += self._continued(batch)
-            for _ in batch:
-                tick()
-        return out
+        return in_batches(attempts, self._batch_size, self._continued, tick)
 
     def close(self) -> None:
         """Let go of the policy's network."""
@@ -106,71 +108,59 @@ class ContinuationTeacher:
         while searched:
             # An attempt whose beginning leaves no room at this cut waits for an earlier one.
             begun = {i: self._beginning(attempts[i], cuts[i]) for i in searched}
-            asked = {i: ids for i, ids in begun.items() if ids is not None}
-            for i, completions in zip(asked, self._completions(asked), strict=True):
-                counts[i]["calls"] += len(completions)
-                counts[i]["output_tokens"] += sum(len(c.ids) for c in completions)
-                proposals[i] += self._proposed(attempts[i], cuts[i], completions)
+            asked = {i: beginning for i, beginning in begun.items() if beginning is not None}
+            made = self._proposed(asked, counts)
+            for i, own in made.items():
+                proposals[i] += own
 
-            solved = self._solved(attempts, {i: proposals[i] for i in asked})
+            solved = self._solved(attempts, made)
             searched = [i for i in searched if i not in solved and cuts[i] > 0]
             for i in searched:
                 cuts[i] -= 1
         return [Proposals(p, counts=c) for p, c in zip(proposals, counts, strict=True)]
 
-    def _beginning(self, attempt: WrongAttempt, cut: int) -> list[int] | None:
-        """Ids of the prompt and the first `cut` lines, None if they leave no room to go on."""
+    def _beginning(self, attempt: WrongAttempt, cut: int) -> _Beginning | None:
+        """The prompt and the first `cut` lines, None if they leave no room to go on."""
         policy = self._known_policy
+        text = "".join(f"{line}\n" for line in lines_of(attempt.text)[:cut])
         prompt = policy.prompts.policy(attempt.problem)
-        kept = policy.prompts.codec.encode(_first_lines(attempt.text, cut))
-        longest = len(prompt) + len(kept) + policy.max_completion_length
-        if len(kept) >= policy.max_completion_length or longest > (policy.context or longest):
-            return None
-        return [*prompt, *kept]
+        kept = policy.prompts.codec.encode(text)
 
-    def _completions(self, asked: Mapping[int, list[int]]) -> list[list[Completion]]:
-        """The sampled continuations of each beginning."""
-        if not asked:
-            return []
-        policy = self._known_policy
-        n = self._num_proposals
-        prompts = list(asked.values())
-        with policy.computing():
-            completions = generate(
-                self._network,
-                prompts,
-                Decoding(policy.max_completion_length, self._temperature, self._top_p, n),
-                end_ids=policy.prompts.codec.end_ids,
-                pad_id=policy.prompts.codec.pad_id,
-                seed=zlib.crc32(f"{self._seed}/{prompts}".encode()),
-            )
-        return [completions[at : at + n] for at in range(0, len(completions), n)]
+        room = policy.max_completion_length - len(kept)
+        longest = len(prompt) + len(kept) + policy.max_completion_length
+        if room <= 0 or longest > (policy.context or longest):
+            return None
+        return _Beginning(text, [*prompt, *kept], room)
 
     def _proposed(
-        self, attempt: WrongAttempt, cut: int, completions: Sequence[Completion]
-    ) -> list[Proposal]:
+        self, asked: Mapping[int, _Beginning], counts: Sequence[Counter[str]]
+    ) -> dict[int, list[Proposal]]:
+        """The sampled continuations of each beginning, each behind it; they are counted."""
         policy = self._known_policy
-        kept = _first_lines(attempt.text, cut)
-        room = policy.max_completion_length - len(policy.prompts.codec.encode(kept))
-        return [
-            Proposal(
-                kept + policy.prompts.codec.text(done.ids), done.clipped or len(done.ids) > room
-            )
-            for done in completions
-        ]
+        codec = policy.prompts.codec
+        decoding = Decoding(
+            policy.max_completion_length, self._temperature, self._top_p, self._num_proposals
+        )
+        with policy.computing():
+            prompts = [beginning.ids for beginning in asked.values()]
+            completions = sampled(self._network, codec, prompts, decoding, self._seed)
+
+        made: dict[int, list[Proposal]] = {}
+        for (i, begun), own in zip(asked.items(), completions, strict=True):
+            count(counts[i], own)
+            made[i] = [
+                Proposal(begun.text + codec.text(c.ids), c.clipped or len(c.ids) > begun.room)
+                for c in own
+            ]
+        return made
 
     def _solved(
-        self, attempts: Sequence[WrongAttempt], proposals: Mapping[int, list[Proposal]]
+        self, attempts: Sequence[WrongAttempt], made: Mapping[int, list[Proposal]]
     ) -> set[int]:
         """The attempts with a right proposal that is not clipped."""
         if self._task is None:
             raise ValueError("the continuation teacher was given no task")
-        whole = [(i, p.text) for i, own in proposals.items() for p in own if not p.clipped]
+        whole = [(i, p.text) for i, own in made.items() for p in own if not p.clipped]
         texts = [text for _, text in whole]
         judge = judge_of(self._task, texts, [attempts[i].problem for i, _ in whole])
         return {i for i, text in whole if judge(text, attempts[i].problem) == "right"}
-
-
-def _first_lines(text: str, count: int) -> str:
-    """The first lines of a text, each with its line break."""
-    return "".join(f"{line}\n" for line in lines_of(text)[:count])

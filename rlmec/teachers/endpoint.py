@@ -29,7 +29,7 @@ from rlmec.settings.ranges import (
     PositiveInt,
     Temperature,
 )
-from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
+from rlmec.teachers.base import Proposal, Proposals, WrongAttempt, require_temperature
 from rlmec.teachers.budget import Budget, Hold, Ledger, OverBudget, Tokens
 from rlmec.teachers.server_calls import (
     AnswerCache,
@@ -92,11 +92,7 @@ class EndpointTeacher:
             max_concurrency=max_concurrency,
             max_failures=max_failures,
         )
-        if num_proposals > 1 and temperature == 0:
-            raise ValueError(
-                f"teacher.num_proposals is {num_proposals}, but at temperature 0 all of them would "
-                f"be the same: set teacher.temperature"
-            )
+        require_temperature(num_proposals, temperature)
         self.name = f"{self.service.package}:{model}"
         self._model = model
         self._prompts = prompts

@@ -9,16 +9,13 @@ Departures from the paper's scripts: those of `teachers/steps.py`.
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import torch
-
-from rlmec.lm.generation import Completion, Decoding, generate
-from rlmec.lm.loading import check_loadable, codec_of, context_length, load_network
+from rlmec.lm.generation import Completion, Decoding
+from rlmec.lm.loading import check_loadable, codec_of, context_length, load_network, usual_device
 from rlmec.lm.loading_checks import check_model
 from rlmec.prompts import Codec, Prompts, Templates, check_template_args
 from rlmec.records import Problem
@@ -31,7 +28,8 @@ from rlmec.settings.ranges import (
     Temperature,
     TopP,
 )
-from rlmec.teachers.base import Proposal, Proposals, WrongAttempt
+from rlmec.teachers.base import Proposal, Proposals, WrongAttempt, require_temperature
+from rlmec.teachers.sampling import count, in_batches, sampled
 from rlmec.teachers.steps import StepPrompts, lines_of, located_step, rewritten
 
 
@@ -63,11 +61,7 @@ class LocalTeacher:
         task: Any = None,
     ) -> None:
         del task
-        if num_proposals > 1 and temperature == 0:
-            raise ValueError(
-                f"teacher.num_proposals is {num_proposals}, but at temperature 0 all of them would "
-                f"be the same: set teacher.temperature"
-            )
+        require_temperature(num_proposals, temperature)
         if batch_size < 1 or num_proposals < 1:
             raise ValueError(
                 f"teacher.batch_size is {batch_size} and teacher.num_proposals {num_proposals}; "
@@ -125,9 +119,8 @@ class LocalTeacher:
 
     @cached_property
     def _network(self) -> Any:
-        found = "cuda" if torch.cuda.is_available() else "cpu"
         network = load_network(self._path, attention=self._attention, revision=self._revision)
-        return network.to(found if self._device == "auto" else self._device).eval()
+        return network.to(usual_device() if self._device == "auto" else self._device)
 
     def correct_all(
         self,
@@ -142,13 +135,7 @@ class LocalTeacher:
         is not used, because a local model has no budget.
         """
         del spent
-        out: list[Proposals] = []
-        for start in range(0, len(attempts), self._batch_size):
-            batch = attempts[start : start + self._batch_size]
-            out += self._correct(batch)
-            for _ in batch:
-                tick()
-        return out
+        return in_batches(attempts, self._batch_size, self._correct, tick)
 
     def _correct(self, attempts: Sequence[WrongAttempt]) -> list[Proposals]:
         counts = [Counter[str](calls=0, output_tokens=0, unlocated=0) for _ in attempts]
@@ -177,7 +164,7 @@ class LocalTeacher:
         """The step to rewrite from, None if the question had no room."""
         if answers is None:
             return None
-        _count(counts, answers)
+        count(counts, answers)
         found = located_step(self._text(answers[0]), len(lines_of(attempt)))
         counts["unlocated"] += found is None
         return found or 0
@@ -195,19 +182,7 @@ class LocalTeacher:
             limit is None or len(ids) + decoding.max_completion_length <= limit for ids in prompts
         ]
         asked = [ids for ids, room in zip(prompts, has_room, strict=True) if room]
-        if not asked:
-            return [None] * len(prompts)
-
-        completions = generate(
-            self._network,
-            asked,
-            decoding,
-            end_ids=self._codec.end_ids,
-            pad_id=self._codec.pad_id,
-            seed=zlib.crc32(f"{self._seed}/{asked}".encode()),
-        )
-        n = decoding.num_generations
-        groups = iter([completions[at : at + n] for at in range(0, len(completions), n)])
+        groups = iter(sampled(self._network, self._codec, asked, decoding, self._seed))
         return [next(groups) if room else None for room in has_room]
 
     def _proposals(
@@ -217,7 +192,7 @@ class LocalTeacher:
         answers: list[Completion],
         counts: Counter[str],
     ) -> Proposals:
-        _count(counts, answers)
+        count(counts, answers)
         proposals = []
         for answer in answers:
             text = rewritten(attempt, step, self._text(answer))
@@ -227,8 +202,3 @@ class LocalTeacher:
 
     def _text(self, answer: Completion) -> str:
         return self._codec.text(answer.ids)
-
-
-def _count(counts: Counter[str], answers: Sequence[Completion]) -> None:
-    counts["calls"] += len(answers)
-    counts["output_tokens"] += sum(len(answer.ids) for answer in answers)

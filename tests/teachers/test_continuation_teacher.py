@@ -6,8 +6,9 @@ import re
 import pytest
 from small_models import network, prompts
 
+from rlmec.lm.generation import Completion
 from rlmec.records import Problem
-from rlmec.teachers import continuation
+from rlmec.teachers import sampling
 from rlmec.teachers.base import Policy, WrongAttempt, as_batch_teacher
 from rlmec.teachers.continuation import ContinuationTeacher
 
@@ -59,10 +60,10 @@ def written(monkeypatch):
             right = state.right_behind is not None and text == state.right_behind
             for number in range(decoding.num_generations):
                 said = "right" if right and number else f"w{number} and so on"
-                done.append(continuation.Completion([*codec.encode(said), 1], [], False))
+                done.append(Completion([*codec.encode(said), 1], [], False))
         return done
 
-    monkeypatch.setattr(continuation, "generate", generate)
+    monkeypatch.setattr(sampling, "generate", generate)
     return state
 
 
@@ -144,6 +145,5 @@ def test_several_proposals_need_a_temperature():
 
 def test_without_a_policy_it_says_so():
     teacher = ContinuationTeacher(task=Task())
-    teacher.check()
     with pytest.raises(ValueError, match="policy"):
         corrected(teacher)

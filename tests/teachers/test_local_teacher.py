@@ -6,7 +6,7 @@ from small_models import SHAPES, chat_tokenizer, network, prompts, tokenizer
 from rlmec.lm.generation import Decoding, generate
 from rlmec.lm.loading import export_network, new_network
 from rlmec.records import Problem
-from rlmec.teachers import local
+from rlmec.teachers import local, sampling
 from rlmec.teachers.base import WrongAttempt, as_batch_teacher
 from rlmec.teachers.local import LocalTeacher
 from rlmec.teachers.steps import StepPrompts, rewritten
@@ -86,7 +86,7 @@ def test_samples_differ_and_come_again(folder):
 def test_a_chat_template_is_used(tmp_path, monkeypatch):
     chat, asked = chat_tokenizer(), []
     export_network(new_network(SHAPES["llama"], chat, "sdpa", 0), chat, tmp_path)
-    monkeypatch.setattr(local, "generate", lambda net, ids, *a, **k: asked.extend(ids) or 1 / 0)
+    monkeypatch.setattr(sampling, "generate", lambda net, ids, *a, **k: asked.extend(ids) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         correct(teacher(str(tmp_path)))
     shown = chat.decode(asked[0])
