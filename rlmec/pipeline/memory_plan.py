@@ -30,6 +30,7 @@ from rlmec.lm.model_sizes import UnknownSizesError, model_shape, scratch_shape
 from rlmec.pipeline.memory_use import process_bytes
 from rlmec.runtime.display import say
 from rlmec.settings.binding import ConfigurationError
+from rlmec.settings.ranges import is_mixed
 from rlmec.settings.schema import (
     FitSettings,
     LoraSettings,
@@ -197,7 +198,7 @@ def _fit(
     use = FitUse(
         micro_batch=micro,
         longest=min(node.max_length, micro),
-        mixed=node.precision.endswith("mixed"),
+        mixed=is_mixed(node.precision),
         checkpointing=settings.model.gradient_checkpointing,
         moments=2 if "Adam" in str(node.optimizer.get("_target_")) else 1,
         ranks=world,
@@ -231,5 +232,5 @@ def _generation(
     a_column = 8 * shape.layers * shape.kv_width
     columns = min(TOKENS_AT_ONCE, max(BYTES_AT_ONCE // a_column, longest))
     rows = min(node.part_size * copies, max(columns // longest, 1))
-    use = GenerateUse(rows, rows * longest, node.precision.endswith("mixed"))
+    use = GenerateUse(rows, rows * longest, is_mixed(node.precision))
     return PlannedStage(name, generate_need(shape, held, use))

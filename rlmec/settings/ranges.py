@@ -71,6 +71,13 @@ Precision = Annotated[
         "model.dtype=bfloat16 with model.lora)"
     ),
 ]
+
+
+def is_mixed(precision: str) -> bool:
+    """Whether matrices are multiplied in half precision; "bf16" is short for "bf16-mixed"."""
+    return not precision.startswith("32")
+
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal[
     "sdpa",

@@ -28,6 +28,7 @@ from rlmec.pipeline.pair_records import join_arguments, pair_records
 from rlmec.pipeline.score_sequences import correction_logprobs
 from rlmec.pipeline.sources import ModelSource, RoundStage, dev_problems
 from rlmec.settings.binding import build
+from rlmec.settings.ranges import is_mixed
 from rlmec.settings.schema import ModelSettings, PolicySettings, as_plain
 from rlmec.stages.sample import counted
 from rlmec.store.artifacts import Artifact
@@ -210,4 +211,4 @@ def _tolerance(node: PolicySettings, model: ModelSettings) -> float:
     if node.ratio_tolerance is not None:
         return node.ratio_tolerance
     in_float32 = model.dtype == "float32" and model.quantization is None
-    return 2e-5 if node.precision == "32-true" and in_float32 else 8e-2
+    return 8e-2 if is_mixed(node.precision) or not in_float32 else 2e-5

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rlmec.lm.loading import usual_device
 from rlmec.method.acceptance import best_of, judge_proposal, proposal_ids
 from rlmec.pipeline.chain import Outcome, Run, Settings, Stage, address_of
 from rlmec.pipeline.judges import correction_metrics
@@ -26,6 +27,7 @@ from rlmec.records import Attempt, Correction, Problem, by_id, is_wrong
 from rlmec.runtime import signals
 from rlmec.runtime.display import Bar
 from rlmec.settings.binding import accepts, build
+from rlmec.settings.ranges import is_mixed
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import count_rows, iter_columns, iter_table
@@ -110,15 +112,15 @@ class TeachStage(RoundStage):
         if not accepts(node, "policy"):
             return build(node, task=self.run.task)
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = usual_device()
         sample = self.run.settings.sample
-        mixed = sample.precision in ("bf16-mixed", "16-mixed")
-        dtype = torch.float16 if sample.precision == "16-mixed" else torch.bfloat16
+        mixed = is_mixed(sample.precision)
+        dtype = torch.float16 if sample.precision.startswith("16") else torch.bfloat16
         policy = Policy(
             model.prompts,
             sample.completion_length,
             model.context,
-            lambda: model.network().to(device).eval(),
+            lambda: model.network().to(device),
             lambda: torch.autocast(device, dtype, enabled=mixed),
         )
         return build(node, task=self.run.task, policy=policy)

@@ -92,6 +92,18 @@ def test_on_a_cpu_the_process_itself_counts(tmp_path, monkeypatch):
     assert process(accelerator="auto") == 0
 
 
+@pytest.mark.parametrize(("short", "long"), [("bf16", "bf16-mixed"), ("32", "32-true")])
+def test_a_short_name_of_a_precision_is_planned_as_the_long_one(short, long, tmp_path):
+    def needs(name):
+        nodes = {f"{node}.precision": name for node in ("sample", "grm", "score", "policy")}
+        stages = planned_stages(settings_of(tmp_path, **nodes), 1)
+        # What the process itself holds differs from call to call.
+        return [replace(stage.need, process=0.0) for stage in stages]
+
+    assert needs(short) == needs(long)
+    assert (needs(short)[1].copies > 0) == (short == "bf16")
+
+
 def test_only_stages_that_are_made_are_planned(tmp_path, capsys):
     plan_memory(settings_of(tmp_path, stage="teach"), 1)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:-1]] == ["sample"]
