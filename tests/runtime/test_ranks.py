@@ -476,6 +476,15 @@ def warmed_up(run_dir, overrides):
     write_summary(run_dir, {"overrides": overrides, "stages": stages})
 
 
+def test_few_compiled_products_are_kept_unless_the_user_says_otherwise(job_in, monkeypatch):
+    name, seen = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", []
+    monkeypatch.delenv(name, raising=False)
+    for wanted in ("64", "7"):
+        assert job_in(lambda *_: seen.append(os.environ[name])) == 0
+        assert seen[-1] == wanted
+        monkeypatch.setenv(name, "7")
+
+
 def test_a_summary_tells_how_its_own_job_went(job_in, tmp_path):
     folder = tmp_path / "run"
 

@@ -8,18 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from misbehaving_server import Server
 from small_models import network, tokenizer
 
 from rlmec import stages
-from rlmec.lm.loading import export_network
+from rlmec.lm.loading import export_network, load_network
 from rlmec.records import Correction
 from rlmec.runtime.ranks import Ranks
 from rlmec.settings.check import check
 from rlmec.settings.command_line import check_command_line
 from rlmec.store.tables import read_table
 from rlmec.teachers.base import Proposal, Proposals, TeacherError
+from rlmec.teachers.continuation import ContinuationTeacher
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-canary-0x5f3759df"
@@ -245,3 +247,29 @@ def test_the_own_teacher_of_the_page_runs_as_shown(start, monkeypatch):
         assert not list((start / "other").rglob("*.parquet"))  # told before anything was made
     finally:
         sys.modules.pop("my_pkg", None)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16"])
+def test_a_teacher_that_takes_the_policy_gets_the_model_of_the_attempts(
+    start, monkeypatch, precision
+):
+    seen = []
+
+    def correct_all(self, attempts, *, spent, tick):
+        seen.append(self._policy)
+        return real(self, attempts, spent=spent, tick=tick)
+
+    real = ContinuationTeacher.correct_all
+    monkeypatch.setattr(ContinuationTeacher, "correct_all", correct_all)
+    limits = ["sample.max_completion_length=24", f"sample.precision={precision}"]
+    found, made, _ = teach(start, None, *limits, teacher="continuation")
+    assert made["metrics"]["teach/calls"] == 4 * COUNT  # two lines: one cut, before the first
+    assert len(found) == COUNT
+    policy = seen[0]
+    assert policy.max_completion_length == 24
+    own = load_network(start / "model").state_dict()
+    assert all(
+        torch.equal(weight, own[name]) for name, weight in policy.load().state_dict().items()
+    )
+    with policy.computing():
+        assert torch.is_autocast_enabled("cpu") == (precision == "bf16")

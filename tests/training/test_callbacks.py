@@ -3,6 +3,7 @@
 import csv
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,9 @@ from small_fits import (
     credited_rows,
     data_of,
     dropping_network,
+    fit_settings,
     fitted,
+    module_of,
     run_of,
     validation_of,
 )
@@ -21,6 +24,8 @@ from small_models import network, ragged_ids
 from rlmec.lm.generation import Decoding, generate
 from rlmec.lm.logprobs import TokenScorer, score_rows
 from rlmec.method.objectives import ObjectiveSums, rlmec_clipped
+from rlmec.pipeline.fit import fit
+from rlmec.training import validation
 from rlmec.training.callbacks import FiniteLoss, Progress
 from rlmec.training.checkpoints import saved_checkpoints
 from rlmec.training.validation import Validation
@@ -56,6 +61,26 @@ def trained(folder, rows, judge, *, steps=5, accumulate=1, net=None, run=None, *
 
 
 # --- validation ---
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_validation_computes_in_the_precision_of_the_fit(precision, rows, tmp_path, monkeypatch):
+    """Fused AdamW and clipping besides, which Lightning refuses together unless it is told."""
+    seen = []
+
+    def generate(*args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return validation_generate(*args, **kwargs)
+
+    validation_generate = validation.generate
+    monkeypatch.setattr(validation, "generate", generate)
+    data = data_of(rows, steps=2)
+    module = module_of(dropping_network(), data, optimizer=partial(torch.optim.AdamW, lr=1e-3))
+    settings = fit_settings(gradient_clip=1.0, precision=precision)
+    own = validation_of(tmp_path, prompts=PROMPTS)
+    fit(run_of(), "policy", settings, tmp_path, module, data, own)
+    assert seen == [precision == "bf16-mixed"] * 2
+    assert module.trainer.optimizers[0].defaults["fused"]
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
