@@ -45,10 +45,14 @@ EXPECTED = (ConfigurationError, SignatureError, ArtifactError, RankError, ValueE
 """Errors whose message is enough. Of all others the traceback is shown."""
 
 
-CPU_PROGRAMS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-"""Compiled matrix products that oneDNN keeps on a CPU. By default it keeps 1024, one per shape, and
-because rows have many lengths these grow to hundreds of MB. Compiling again costs no time that can
-be measured. The variable is read when torch is loaded; a value of the user's stands."""
+LIBRARIES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}
+"""Variables that torch reads once in a process; a value of the user's stands. Rows have many lengths
+here, and both libraries would compile for each of them.
+
+oneDNN keeps 1024 matrix products by default, which grow to hundreds of MB on a CPU; compiling them
+again costs no time that can be measured. cuDNN's attention, which torch prefers on an H100 and
+later, plans anew for every shape, at each token that is generated; torch's own attention does not.
+"""
 
 
 class JobFailed(RuntimeError):
@@ -76,7 +80,8 @@ def run_program(
     signals.listen()
     stop_with_parent()
 
-    os.environ.setdefault(*CPU_PROGRAMS)
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
     try:
         forget_stray_variables()
         if signals.is_first_rank() and cfg.get("stage") not in (STATUS, PRUNE, PLAN):
