@@ -17,7 +17,10 @@ import numpy as np
 
 MOST_PADDING = 0.08
 MOST_EXTRA = 3
-"""A rank gets up to MOST_EXTRA more micro-batches per step to keep padding below MOST_PADDING."""
+LEAST_SHARE = 4
+"""A rank gets up to MOST_EXTRA more micro-batches per step to keep padding below MOST_PADDING, as
+long as each has 1 / LEAST_SHARE of the limit: on a GPU a pass over few tokens takes as long as one
+over many."""
 
 
 def like_lengths(
@@ -64,8 +67,8 @@ class StepPlan:
     Arguments: `lengths` of all rows in tokens; exactly one of `steps` and `epochs` (a fraction is
     allowed); `max_tokens_per_micro_batch`, the limit of rows * longest row. The default of
     `accumulate` is the smallest number that keeps to this limit in every step, or up to MOST_EXTRA
-    more if it leaves more than MOST_PADDING of the processed tokens padding; without a limit it is
-    1. Raises ValueError if there is nothing to plan, a row is over the limit, or the given
+    more if it leaves more than MOST_PADDING of the processed tokens padding and micro-batches stay
+    at 1 / LEAST_SHARE of the limit; without a limit it is 1. Raises ValueError if there is nothing to plan, a row is over the limit, or the given
     `accumulate` is too small for it.
     """
 
@@ -90,8 +93,11 @@ class StepPlan:
         self.steps = len(self._bounds) - 1
         self.world_size = world_size
         needed = self._groups_needed(max_tokens_per_micro_batch, accumulate)
-        is_given = max_tokens_per_micro_batch is None or accumulate is not None
-        self.accumulate = needed if is_given else self._well_filled(needed)
+        if max_tokens_per_micro_batch is None or accumulate is not None:
+            self.accumulate = needed
+        else:
+            least = max_tokens_per_micro_batch / LEAST_SHARE
+            self.accumulate = self._well_filled(needed, least)
 
         self.digest = self._digest()
         self._dealt: tuple[int, list[list[list[int]]]] = (-1, [])  # the last step that was dealt
@@ -219,10 +225,14 @@ class StepPlan:
             )
         return accumulate or needed
 
-    def _well_filled(self, needed: int) -> int:
-        """Micro-batches per rank: the first number with little padding, else the best of them."""
+    def _well_filled(self, needed: int, least: float) -> int:
+        """Micro-batches per rank: the first number with little padding, else the best of them, of
+        the numbers that leave each `least` tokens on average."""
+        tokens = int(self._lengths[self._stream].sum()) / self.steps / self.world_size
         shares: dict[int, float] = {}
         for count in range(needed, needed + MOST_EXTRA + 1):
+            if count > needed and tokens / count < least:
+                break
             shares[count] = self._padding_share(count, 16)
             if shares[count] <= MOST_PADDING:
                 break

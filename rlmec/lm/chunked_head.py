@@ -26,7 +26,9 @@ DENSE_LOGITS = 2**22
 """Up to this many logits are computed at once (16 MiB in float32); changes rounding only."""
 PARTS = 32
 LEAST_PART = 2**20
-"""More logits are cut into about PARTS parts of at least LEAST_PART logits."""
+LEAST_GPU_PART = 2**23
+"""More logits are cut into about PARTS parts of at least LEAST_PART logits; on a GPU of at least
+LEAST_GPU_PART, because there the time of a small part goes into starting its kernels."""
 FEW_ROWS = 32
 LARGE_HEAD = 2**22
 BLOCK = 256
@@ -178,7 +180,7 @@ class _VocabularyParts(torch.autograd.Function):
         target_logits = torch.zeros(len(targets), device=hidden.device)  # [N]
         sums = []
         states = hidden.to(dtype)
-        for start, stop in _parts(len(states), len(weight)):
+        for start, stop in _parts(states, len(weight)):
             output = _output(hidden, states, weight, bias, targets, start, stop)  # [N, part]
             logits = form.logits(output)
             sums.append(logits.logsumexp(-1))
@@ -205,7 +207,7 @@ class _VocabularyParts(torch.autograd.Function):
 
         states = hidden.to(ctx.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            for start, stop in _parts(len(states), len(weight)):
+            for start, stop in _parts(states, len(weight)):
                 output = _output(hidden, states, weight, bias, targets, start, stop)  # [N, part]
                 of_output = _output_gradient(
                     ctx.form, output, targets, total, gradient, start, stop
@@ -222,9 +224,10 @@ class _VocabularyParts(torch.autograd.Function):
         return own, of_weight, of_bias, None, None, None
 
 
-def _parts(count: int, vocabulary: int) -> Iterator[tuple[int, int]]:
-    """Bounds of the parts of the vocabulary for `count` states."""
-    part = max(1, -(-vocabulary // PARTS), LEAST_PART // max(count, 1))
+def _parts(states: torch.Tensor, vocabulary: int) -> Iterator[tuple[int, int]]:
+    """Bounds of the parts of the vocabulary for states [N, D]."""
+    least = LEAST_PART if states.device.type == "cpu" else LEAST_GPU_PART
+    part = max(1, -(-vocabulary // PARTS), least // max(len(states), 1))
     return ((start, min(start + part, vocabulary)) for start in range(0, vocabulary, part))
 
 

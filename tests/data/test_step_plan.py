@@ -100,9 +100,16 @@ def test_micro_batches_fit_and_more_of_them_are_taken_only_to_waste_less(lengths
 
 def test_a_step_with_one_badly_filled_micro_batch_is_cut_further():
     # Lengths 9 and 3 in one micro-batch process 18 tokens for 12; in two, 12 for 12.
-    plan = StepPlan([9, 3], 12, epochs=1, max_tokens_per_micro_batch=100)
+    plan = StepPlan([9, 3], 12, epochs=1, max_tokens_per_micro_batch=24)
     assert (plan.accumulate, plan.padding_share()) == (2, 0.0)
-    assert StepPlan([9, 9], 18, epochs=1, max_tokens_per_micro_batch=100).accumulate == 1
+    assert StepPlan([9, 9], 18, epochs=1, max_tokens_per_micro_batch=24).accumulate == 1
+
+
+def test_a_step_is_not_cut_into_micro_batches_that_are_small_for_the_device():
+    # 6 tokens each would be less than a quarter of the limit, so 18 are processed for 12.
+    plan = StepPlan([9, 3], 100, epochs=1, max_tokens_per_micro_batch=25)
+    assert plan.accumulate == 1
+    assert plan.padding_share() == pytest.approx(1 / 3)
 
 
 def test_a_small_plan_by_hand():
