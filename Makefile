@@ -6,6 +6,7 @@
 # make table     the comparison over three seeds that docs/results.md shows
 # make faults    stop and restart the real commands some 280 times, and compare what they make
 # make benchmark measure the promised speed (BENCHMARK="preset=cpu_124m" for more)
+# make gpu       everything that one GPU can show, in 8 minutes, into outputs/gpu (GPU="--seconds 3600" for all)
 # make profile   show where the time of the default chain goes, on few steps
 # make scale     a million imported solutions through judging, aligning and writing
 # make sweep     fifty small jobs, four at once, over one store
@@ -22,7 +23,7 @@ SMOLLM2_READY := $(VENV)/.smollm2-ready
 TEST_WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: venv demo real lint types quick check test docs table faults benchmark profile scale sweep fuzz clean
+.PHONY: venv demo real lint types quick check test docs table faults benchmark gpu profile scale sweep fuzz clean
 
 venv: $(READY)
 
@@ -77,6 +78,9 @@ faults: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks $(BENCHMARK)
+
+gpu: $(SMOLLM2_READY)
+	$(BIN)/python -m benchmarks.gpu $(GPU)
 
 profile: $(READY)
 	$(BIN)/python -m benchmarks.profile

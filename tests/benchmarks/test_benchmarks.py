@@ -64,7 +64,7 @@ def test_every_row_runs_agrees_and_is_written(tmp_path, monkeypatch, capsys):
         assert written[name] is not None
 
 
-@pytest.mark.parametrize("preset", ["cpu_13m", "cpu_124m", "gpu_1b", "gpu_8b"])
+@pytest.mark.parametrize("preset", ["cpu_13m", "cpu_124m", "gpu_135m", "gpu_1b", "gpu_8b"])
 def test_every_preset_composes_and_knows_its_rows(preset):
     found = settings(f"preset={preset}")
     assert found.preset == preset
