@@ -68,8 +68,8 @@ class StepPlan:
     allowed); `max_tokens_per_micro_batch`, the limit of rows * longest row. The default of
     `accumulate` is the smallest number that keeps to this limit in every step, or up to MOST_EXTRA
     more if it leaves more than MOST_PADDING of the processed tokens padding and micro-batches stay
-    at 1 / LEAST_SHARE of the limit; without a limit it is 1. Raises ValueError if there is nothing to plan, a row is over the limit, or the given
-    `accumulate` is too small for it.
+    at 1 / LEAST_SHARE of the limit; without a limit it is 1. Raises ValueError if there is nothing
+    to plan, a row is over the limit, or the given `accumulate` is too small for it.
     """
 
     def __init__(

@@ -46,8 +46,8 @@ EXPECTED = (ConfigurationError, SignatureError, ArtifactError, RankError, ValueE
 
 
 LIBRARIES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}
-"""Variables that torch reads once in a process; a value of the user's stands. Rows have many lengths
-here, and both libraries would compile for each of them.
+"""Variables that torch reads once in a process; a value of the user's stands. Rows have many
+lengths here, and both libraries would compile for each of them.
 
 oneDNN keeps 1024 matrix products by default, which grow to hundreds of MB on a CPU; compiling them
 again costs no time that can be measured. cuDNN's attention, which torch prefers on an H100 and
