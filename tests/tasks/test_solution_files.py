@@ -85,7 +85,7 @@ def test_a_file_is_read_anew_each_time(tmp_path):
 
 
 def test_a_file_of_any_length_is_read_in_the_same_memory(tmp_path):
-    """4,000 rows have about 1 MB: read whole, the longer file would take four times as much."""
+    """4,000 rows have about 1 MB. Other threads of the test process allocate some 10 kB, too."""
     peaks = []
     for count in (500, 1000, 4000):  # the first one fills the caches
         rows = [{"question": "One?", "text": f"{'so ' * 60}A: {i}"} for i in range(count)]
@@ -97,7 +97,7 @@ def test_a_file_of_any_length_is_read_in_the_same_memory(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert counts["solutions"] == count
-    assert peaks[2] < 1.2 * peaks[1], peaks
+    assert peaks[2] < peaks[1] + 200_000, peaks
 
 
 def test_the_released_model_solutions_agree_with_their_labels(data: Path):
