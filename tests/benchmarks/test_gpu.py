@@ -6,6 +6,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from benchmarks import fresh_shapes
 from benchmarks.__main__ import CONF
 from benchmarks.gpu import PARTS, Part, planned_gib, run_parts, stage_table
 from benchmarks.process_usage import ROOT
@@ -83,3 +84,21 @@ def test_the_command_of_every_part_composes(number, tmp_path, monkeypatch):
     with initialize_config_dir(str(TRAIN), version_base="1.3"):
         found = check(compose("train", ["logger=none", *overrides]), TRAIN)
     assert found.trainer.accelerator == "gpu"
+
+
+def test_steps_at_fresh_shapes_are_timed_and_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RLMEC_DATA", raising=False)
+    monkeypatch.setattr(fresh_shapes, "BATCHES", (2,))
+    monkeypatch.setattr(fresh_shapes, "PAIRS", (2, 3))
+    monkeypatch.setattr(fresh_shapes, "TOKENS", 3)
+    small = ("hidden_size=16", "intermediate_size=32", "num_hidden_layers=1")
+    small += ("num_attention_heads=2", "num_key_value_heads=2")
+    words = ["vocabulary_size=8192", *(f"shape.{each}" for each in small), f"output={tmp_path}"]
+    assert fresh_shapes.main(words) == 0
+    (path,) = tmp_path.glob("fresh_shapes-cpu_13m-*.json")
+    lines = json.loads(path.read_text())["lines"]
+    assert [line["work"].split(",")[0] for line in lines] == [
+        *("decode 2 rows", "train 2 pairs", "train 3 pairs"),
+    ]
+    assert all(line["first"] > 0 and line["again"] > 0 for line in lines)
+    assert "| train 2 pairs" in capsys.readouterr().out
