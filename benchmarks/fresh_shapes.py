@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +29,7 @@ from benchmarks.batches import planned, policy_module, step_gradients
 from benchmarks.bench import Bench
 from benchmarks.credit import credited_pairs
 from benchmarks.measurement import seconds
-from benchmarks.runner import Settings
+from benchmarks.runner import Settings, written
 from benchmarks.table import machine
 from rlmec.lm.generation import Decoding, generate
 from rlmec.runtime.display import markdown_table
@@ -104,10 +103,7 @@ def main(arguments: list[str]) -> int:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = OmegaConf.to_container(compose("benchmark", arguments), resolve=True)
     chosen = Settings(**cast(dict[str, Any], tree))
-    bench = Bench(
-        *(chosen.device, chosen.precision, chosen.shape, chosen.vocabulary_size),
-        *(chosen.repeats, chosen.seed),
-    )
+    bench = chosen.bench()
     row = chosen.rows["train_wrong"] or {}
     lines = measured(bench, row["tokens_per_micro_batch"])
 
@@ -115,11 +111,9 @@ def main(arguments: list[str]) -> int:
     cells = [[_cell(line[h]) for h in shown] for line in lines]
     print(f"milliseconds, {chosen.preset} in {chosen.precision}\n")
     print(markdown_table(shown, cells))
-    folder = Path(chosen.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"fresh_shapes-{chosen.preset}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     about = machine(bench.device) | {"preset": chosen.preset, "precision": chosen.precision}
-    path.write_text(json.dumps(about | {"lines": lines}, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(about | {"lines": lines}, indent=1) + "\n"
+    written(Path(chosen.output), f"fresh_shapes-{chosen.preset}", text)
     return 0
 
 

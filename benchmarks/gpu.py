@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks.process_usage import ROOT, environment
 from rlmec.runtime.display import markdown_table
+from rlmec.runtime.entry import LIBRARIES
 from rlmec.store.artifacts import MANIFEST
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
 
@@ -207,7 +208,7 @@ def _run(line: list[str], log: Path, limit: float) -> int | None:
             line,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env=LIBRARIES | environment(),  # a benchmark computes as train.py does
             cwd=ROOT,
             start_new_session=True,
         )

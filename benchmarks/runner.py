@@ -47,21 +47,20 @@ class Settings:
         check_names(chosen, present)
         return chosen
 
+    def bench(self) -> Bench:
+        """Return what the rows share, with the number of threads set; ValueError as `Bench`."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return Bench(
+            *(self.device, self.precision, self.shape, self.vocabulary_size),
+            *(self.repeats, self.seed),
+        )
+
 
 def run(settings: Settings) -> int:
     """Return 0, or 1 if a result is wrong or, with `strict`, a promise is missed."""
     names = settings.names()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    bench = Bench(
-        settings.device,
-        settings.precision,
-        settings.shape,
-        settings.vocabulary_size,
-        settings.repeats,
-        settings.seed,
-    )
-
+    bench = settings.bench()
     samples = bench.samples
     about = machine(bench.device)
     print(f"{settings.preset} on {_shown(about)}; pairs: {samples.source}", flush=True)
@@ -91,16 +90,16 @@ def run(settings: Settings) -> int:
         "pairs": {"source": samples.source, "count": len(samples.all), **samples.lengths()},
         "seconds": took,
     }
-    path = _written(Path(settings.output), settings.preset, results, about)
+    path = written(Path(settings.output), settings.preset, as_json(results, about))
     print(f"written: {path}")
     return _verdict(results, settings.strict)
 
 
-def _written(folder: Path, preset: str, results: Sequence[Result], about: dict[str, Any]) -> Path:
-    """The new JSON file in `folder`, named by preset and time."""
+def written(folder: Path, name: str, text: str) -> Path:
+    """Return the new JSON file of `text` in `folder`, which has the name and the time."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(as_json(results, about), encoding="utf-8")
+    path = folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.write_text(text, encoding="utf-8")
     return path
 
 
