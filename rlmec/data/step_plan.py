@@ -19,8 +19,8 @@ MOST_PADDING = 0.08
 MOST_EXTRA = 3
 LEAST_SHARE = 4
 """A rank gets up to MOST_EXTRA more micro-batches per step to keep padding below MOST_PADDING, as
-long as each has 1 / LEAST_SHARE of the limit: on a GPU a pass over few tokens takes as long as one
-over many."""
+long as they have 1 / LEAST_SHARE of the limit on average: on a GPU a pass over few tokens takes as
+long as one over many."""
 
 
 def like_lengths(

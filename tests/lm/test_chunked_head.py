@@ -257,3 +257,13 @@ def test_the_mode_is_put_back_after_an_error():
         failing()
     assert seen == [False]
     assert module[0].training
+
+
+def test_on_a_gpu_parts_are_larger():
+    """Of 100 states and 2^20 tokens: 2^20 / 32 tokens are a part of over 2^20 logits on a CPU, and
+    2^23 // 100 tokens are one on another device."""
+    for device, size in (("cpu", 32768), ("meta", 83886)):
+        bounds = list(parts._parts(torch.empty(100, 2, device=device), 2**20))
+        assert bounds[0] == (0, size)
+        assert len(bounds) == -(-(2**20) // size)
+        assert bounds[-1][1] == 2**20

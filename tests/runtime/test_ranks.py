@@ -476,10 +476,14 @@ def warmed_up(run_dir, overrides):
     write_summary(run_dir, {"overrides": overrides, "stages": stages})
 
 
-def test_few_compiled_products_are_kept_unless_the_user_says_otherwise(job_in, monkeypatch):
-    name, seen = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", []
+@pytest.mark.parametrize(
+    ("name", "usual"),
+    [("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"), ("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")],
+)
+def test_libraries_compile_little_unless_the_user_says_otherwise(job_in, monkeypatch, name, usual):
+    seen = []
     monkeypatch.delenv(name, raising=False)
-    for wanted in ("64", "7"):
+    for wanted in (usual, "7"):
         assert job_in(lambda *_: seen.append(os.environ[name])) == 0
         assert seen[-1] == wanted
         monkeypatch.setenv(name, "7")
