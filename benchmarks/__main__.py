@@ -1,5 +1,7 @@
 """Speed against a baseline: python -m benchmarks [preset=NAME] [work=[A,B]] [key=value ...]
 
+`python -m benchmarks peers [key=value ...]` compares with other libraries instead (`peers/`).
+
 Prints a table of the baseline, this project's code, and their ratio, and writes it as JSON. Ends
 with 1 if the two results differ by more than rounding, and with strict=true also if a promise is
 missed.
@@ -33,4 +35,8 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["peers"]:
+        from benchmarks.peers import command
+
+        sys.exit(command.main(sys.argv[2:]))
     main()

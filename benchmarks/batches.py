@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 
 from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
 from rlmec.data.policy_rows import pair_rows
+from rlmec.data.row import Row
 from rlmec.method.objectives import rlmec_clipped
 from rlmec.records import Pair
-from rlmec.training.module import normalized
+from rlmec.training.module import Objective, normalized
 from rlmec.training.policy_module import PolicyModule
 
 PAD = 0
@@ -32,18 +33,24 @@ def planned(
     steps: int | None = None,
     tokens_per_step: int = 0,
     accumulate: int | None = None,
+    rows_of: Callable[[Any], list[Row]] = pair_rows,
+    start_logprobs: Mapping[str, Sequence[float]] | None = None,
 ) -> SolutionPairDataModule:
     """Return a DataModule that serves `pairs`, planned for one rank.
 
     `micro_batch` limits the padded tokens of one forward pass. Without `steps`, one optimizer step
-    has all pairs.
+    has all pairs. `rows_of` makes the rows of the pairs; for preferences it reads `start_logprobs`.
     """
 
-    def rows(data: Any) -> list[Any]:
+    def rows(data: Any) -> list[Row]:
         seen = SimpleNamespace(
-            pairs=pairs, max_length=data.max_length, max_tokens=data.max_tokens, problems={}
+            pairs=pairs,
+            max_length=data.max_length,
+            max_tokens=data.max_tokens,
+            problems={},
+            start_logprobs=start_logprobs or {},
         )
-        return pair_rows(seen)  # pyright: ignore[reportArgumentType]
+        return rows_of(seen)
 
     plan = PlanSettings(
         tokens_per_step=tokens_per_step or 10**12,
@@ -59,15 +66,15 @@ def planned(
     return data
 
 
-def policy_module(network: Any, *, steps: int = 1, **optimizing: Any) -> PolicyModule:
-    """Return the module of the policy stage with the clipped objective."""
+CLIPPED = partial(rlmec_clipped, policy_coef=1.0, per_attempt_token=False)
+
+
+def policy_module(
+    network: Any, *, steps: int = 1, objective: Objective = CLIPPED, **optimizing: Any
+) -> PolicyModule:
+    """Return the module of the policy stage, by default with the clipped objective."""
     return PolicyModule(
-        network,
-        pad_id=PAD,
-        end_ids=(1,),
-        objective=partial(rlmec_clipped, policy_coef=1.0, per_attempt_token=False),
-        steps=steps,
-        **optimizing,
+        network, pad_id=PAD, end_ids=(1,), objective=objective, steps=steps, **optimizing
     )
 
 

@@ -90,10 +90,10 @@ class Result:
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
     """Return the wall time of one call, until the device has finished it."""
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
 
 
@@ -151,6 +151,7 @@ def timed_result(
     )
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has finished what it was given; nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

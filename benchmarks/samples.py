@@ -23,7 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
+from rlmec.prompts import Prompts, Templates
+
+CHAT = Path(__file__).resolve().parents[1] / "conf" / "prompt" / "chat.yaml"
 FILE = Path("gsm8k") / "model_solutions_part.jsonl"
 VOCABULARY = 8192
 FIRST_ID = 2  # 0 pads, 1 ends
@@ -97,10 +101,11 @@ class Samples:
         }
 
 
-def load_samples(seed: int, synthetic_count: int = 1200) -> Samples:
+def load_samples(seed: int, synthetic_count: int = 1200, model: Path | None = None) -> Samples:
     """Return real samples if RLMEC_DATA names their folder, otherwise synthetic ones from `seed`.
 
-    Raises FileNotFoundError if RLMEC_DATA names a folder without the file.
+    Real samples have the tokens and chat prompts of the folder `model`, if one is given. Raises
+    FileNotFoundError if RLMEC_DATA names a folder without the file.
     """
     folder = os.environ.get("RLMEC_DATA")
     if not folder:
@@ -111,16 +116,14 @@ def load_samples(seed: int, synthetic_count: int = 1200) -> Samples:
         raise FileNotFoundError(
             f"RLMEC_DATA is set, but its folder has no {FILE}; unset it for synthetic samples"
         )
-    return Samples("GSM8K model solutions", real_samples(path))
+    return Samples("GSM8K model solutions", real_samples(path, model))
 
 
-def real_samples(path: Path) -> list[Sample]:
+def real_samples(path: Path, model: Path | None = None) -> list[Sample]:
     """Return every right attempt, and every wrong one with an accepted correction."""
     from rlmec.lm.generation import Completion
-    from rlmec.lm.tokenizers import codec, train_tokenizer
     from rlmec.method.acceptance import judge_proposal, proposal_ids
     from rlmec.pipeline.judges import Answer, attempts_of
-    from rlmec.prompts import Prompts, Templates
     from rlmec.tasks.gsm8k import Gsm8kTask
     from rlmec.tasks.solution_files import SolutionFile
     from rlmec.teachers.reference import ReferenceTeacher
@@ -132,9 +135,9 @@ def real_samples(path: Path) -> list[Sample]:
     found = list(file)
 
     texts = [t for p in problems for t in (p.question, p.solution or "")]
-    tokenizer = train_tokenizer([*texts, *(s.text for s in found)], VOCABULARY, digits=3)
-    codes = codec(tokenizer)
-    prompts = Prompts(Templates(**TEMPLATES), codes)
+    texts += [s.text for s in found]
+    prompts = _own_prompts(texts) if model is None else _prompts_of(model)
+    codes = prompts.codec
 
     numbers = {p.id: (i, p) for i, p in enumerate(problems)}
     out = []
@@ -167,6 +170,21 @@ def real_samples(path: Path) -> list[Sample]:
         rewrite = prompts.rewrite(problem, attempt.completion_ids)
         out.append(Sample(number, prompt, rewrite, attempt.completion_ids, list(target)))
     return out
+
+
+def _own_prompts(texts: Sequence[str]) -> Prompts:
+    """Plain prompts with a tokenizer that is trained on the texts."""
+    from rlmec.lm.tokenizers import codec, train_tokenizer
+
+    return Prompts(Templates(**TEMPLATES), codec(train_tokenizer(texts, VOCABULARY, digits=3)))
+
+
+def _prompts_of(model: Path) -> Prompts:
+    """The chat prompts of this project's configuration with the tokenizer of a model folder."""
+    from rlmec.lm.loading import codec_of
+
+    templates: Any = OmegaConf.to_container(OmegaConf.load(CHAT))
+    return Prompts(Templates(**templates), codec_of(model, None, turns=True))
 
 
 def synthetic_samples(count: int, seed: int) -> list[Sample]:

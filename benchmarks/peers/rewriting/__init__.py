@@ -1,0 +1,1 @@
+"""Peers of rewriting from a draft. Their job is `jobs.RewritingJob`; their work returns texts."""

@@ -1,0 +1,1 @@
+"""Peers of sampling. Their job is `jobs.SamplingJob`; their work returns the completions."""
