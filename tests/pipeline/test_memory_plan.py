@@ -18,7 +18,9 @@ from rlmec.pipeline import memory_plan
 from rlmec.pipeline.memory_plan import (
     FIT_REMEDIES,
     PREDICT_REMEDIES,
+    PromptLengths,
     device_memory,
+    longest_rows,
     named_memory,
     plan_memory,
     planned_stages,
@@ -101,7 +103,7 @@ def test_a_short_name_of_a_precision_is_planned_as_the_long_one(short, long, tmp
         return [replace(stage.need, process=0.0) for stage in stages]
 
     assert needs(short) == needs(long)
-    assert (needs(short)[1].copies > 0) == (short == "bf16")
+    assert {need.copies > 0 for need in needs(short)} == {short == "bf16"}
 
 
 def test_only_stages_that_are_made_are_planned(tmp_path, capsys):
@@ -134,7 +136,46 @@ def test_cut_weights_and_optimizers_are_read_from_the_strategy(tmp_path):
     whole = {s.name: s.need for s in planned_stages(settings_of(tmp_path), 4)}
     found = {s.name: s.need for s in planned_stages(settings_of(tmp_path, **cut), 4)}
     assert found["policy"].optimizer == whole["policy"].optimizer / 4
-    assert found["sample"] == whole["sample"]  # whole replicas
+    assert found["sample"].weights == whole["sample"].weights  # whole replicas
+
+
+PROMPTS = PromptLengths(policy=50, rewrite=120, reference=40)
+
+
+def test_rows_are_as_long_as_prompts_and_completions_make_them(tmp_path):
+    """By hand, with completions of at most 10 tokens: 50 + 40; 50 + 10; a prompt with an attempt
+    and its correction, 120 + 10 + 10, for training as for rewriting; an attempt and its correction
+    behind one prompt, 50 + 10 + 10."""
+    ten = {f"{node}.max_completion_length": 10 for node in ("sample", "score")}
+    settings = settings_of(tmp_path, **ten)
+    found = longest_rows(settings, PROMPTS)
+    assert found == {"warmup": 90, "sample": 60, "grm": 140, "score": 140, "policy": 70}
+
+    # max_length bounds them, and imported attempts may be of any length up to it.
+    short = replace(settings, policy=replace(settings.policy, max_length=55))
+    assert longest_rows(short, PROMPTS)["sample"] == 55
+    imported = replace(settings, sample=replace(settings.sample, path="attempts.jsonl"))
+    most = longest_rows(settings, None)
+    assert longest_rows(imported, PROMPTS) == most | {"warmup": 90}
+    assert most["policy"] == settings.policy.max_length
+
+
+def test_a_cache_is_planned_for_the_rows_that_there_can_be(tmp_path):
+    """Keys and values in two layers of width 16 (two heads of four share them): 2 * 2 * 16 float32
+    per token, 60 tokens per row."""
+    ten = {f"{node}.max_completion_length": 10 for node in ("sample", "score")}
+    settings = settings_of(tmp_path, **ten)
+    rows = settings.sample.part_size * settings.sample.num_generations
+    known = {s.name: s.need for s in planned_stages(settings, 1, prompts=PROMPTS)}
+    assert known["sample"].cache == 2 * 2 * 16 * 60 * 4 * rows
+
+    few = replace(settings, sample=replace(settings.sample, max_problems=3))
+    fewer = {s.name: s.need for s in planned_stages(few, 1, prompts=PROMPTS)}
+    assert fewer["sample"].cache == 2 * 2 * 16 * 60 * 4 * 3 * settings.sample.num_generations
+    assert fewer["score"].cache == 2 * 2 * 16 * 140 * 4 * 3 * settings.sample.num_generations
+
+    unknown = {s.name: s.need for s in planned_stages(settings, 1)}
+    assert known["policy"].activations < unknown["policy"].activations  # a smaller mask
 
 
 # --- in spite of it ---

@@ -15,6 +15,7 @@ from rlmec.stages.completion_length import (
     decide_for_judging,
     decide_for_training,
     derived_limit,
+    prompt_lengths,
 )
 from rlmec.stages.warmup import WarmupStage
 
@@ -74,6 +75,16 @@ def test_an_open_limit_comes_from_the_references_and_counts_in_the_fingerprint(t
     assert limits_of(run) == dict.fromkeys(NODES, expected.tokens) | {"policy": 20}
     sample = flow.rounds(run)[-1].sample
     assert sample.settings()["sample"]["max_completion_length"] == expected.tokens
+
+
+def test_the_longest_prompts_are_found_among_all_problems(tmp_path, model):
+    run = run_of(tmp_path, model)
+    prompts = LanguageModel(str(model), run.settings).prompts
+    problems = run.task.problems("train")
+    found = prompt_lengths(run)
+    assert found.policy == max(len(prompts.policy(p)) for p in problems)
+    assert found.rewrite == max(len(prompts.rewrite(p, [])) for p in problems)
+    assert found.reference == max(len(prompts.codec.completion(p.solution)) for p in problems)
 
 
 def test_finished_models_leave_the_limit_open_and_the_tiny_one_does_not(tmp_path, model):
