@@ -16,7 +16,7 @@ from benchmarks.batches import PAD
 from benchmarks.bench import Bench
 from benchmarks.peers.base import Peer, Work
 from benchmarks.samples import replaced
-from benchmarks.work.training_step import GRADIENT_LIMIT, gradient_error
+from benchmarks.work.training_step import GRADIENT_LIMIT, gradient_difference, gradients
 from rlmec.data.row import Row
 from rlmec.lm.generation import Decoding
 from rlmec.lm.logprobs import TokenScorer, score_rows
@@ -100,10 +100,14 @@ class TrainingJob:
             return prompts + targets
         return 2 * prompts + targets + sum(len(p.attempt.completion_ids) for p in self.pairs)
 
-    def error(self, peer: Peer, work: Work, other: Work) -> tuple[float | None, float | None]:
+    def reference(self, work: Work) -> Any:
+        """Return loss and gradients."""
+        return gradients(self.network, work.run)
+
+    def error(self, work: Work, reference: Any) -> tuple[float | None, float | None]:
         """Return the relative difference of losses and gradients; no limit in half precision."""
         limit = GRADIENT_LIMIT if self.bench.precision == "32-true" else None
-        return gradient_error(self.network, other.run, work.run), limit
+        return gradient_difference(self.network, reference, work.run), limit
 
 
 @dataclass
@@ -145,13 +149,17 @@ class SamplingJob:
     def useful(self, peer: Peer, result: list[list[int]]) -> int:
         return sum(map(len, result))
 
-    def error(self, peer: Peer, work: Work, other: Work) -> tuple[float | None, float | None]:
+    def reference(self, work: Work) -> Any:
+        """Return the texts."""
+        return work.run()
+
+    def error(self, work: Work, reference: Any) -> tuple[float | None, float | None]:
         """Return `library.greedy_error` of greedy texts; sampled ones only have to be texts."""
+        texts = work.run()
         if not self.is_greedy:
             return None, None
-        texts = other.run(), work.run()
         precision = self.bench.precision
-        found = library.greedy_error(self.network, self.prompts, *texts, precision)
+        found = library.greedy_error(self.network, self.prompts, reference, texts, precision)
         return found, library.greedy_limit(precision)
 
 
@@ -207,9 +215,12 @@ class RewritingJob:
     def useful(self, peer: Peer, result: list[list[int]]) -> int:
         return sum(map(len, result))
 
-    def error(self, peer: Peer, work: Work, other: Work) -> tuple[float | None, float | None]:
-        """Return `library.greedy_error` against the other peer's texts."""
+    def reference(self, work: Work) -> Any:
+        """Return the texts."""
+        return work.run()
+
+    def error(self, work: Work, reference: Any) -> tuple[float | None, float | None]:
+        """Return `library.greedy_error` against the texts of another peer."""
         precision = self.bench.precision
-        texts = other.run(), work.run()
-        found = library.greedy_error(self.network, self.prompts, *texts, precision)
+        found = library.greedy_error(self.network, self.prompts, reference, work.run(), precision)
         return found, library.greedy_limit(precision)

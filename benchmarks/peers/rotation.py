@@ -40,8 +40,15 @@ class Job(Protocol):
         """Return the useful tokens of one run."""
         ...
 
-    def error(self, peer: Peer, work: Work, other: Work) -> tuple[float | None, float | None]:
-        """Return the difference to the result of another peer, and the limit (None: no limit)."""
+    def reference(self, work: Work) -> Any:
+        """Do the work once and return the result in the form that `error` compares with."""
+        ...
+
+    def error(self, work: Work, reference: Any) -> tuple[float | None, float | None]:
+        """Do the work once and return its difference to the reference, and the limit.
+
+        The difference is None if there is nothing to compare, the limit if there is none.
+        """
         ...
 
 
@@ -91,47 +98,74 @@ def measure(
     repeats: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
-    """Prepare and check all peers, then time those that run, in rotation."""
+    """Prepare all peers, run each once to check its result, then time those that run, in rotation.
+
+    The error of a peer that needs other packages becomes the state of its row.
+    """
     rows = [Row(peer) for peer in peers]
-    works: dict[str, Work] = {}
+    started = _Started(job)
     try:
         for row in rows:
-            _prepare(job, row, works)
-            say(f"  {row.peer.name}: {row.state}")
+            _guarded(started.prepare, row)
         for row in rows:
-            if row.state == RUN and row.peer.equals in works:
-                found = job.error(row.peer, works[row.peer.name], works[row.peer.equals])
-                row.error, row.error_limit = found
+            if row.state == RUN:
+                _guarded(started.check, row)
+            say(f"  {row.peer.name}: {row.state}")
+        started.references.clear()
+
         for number in range(repeats):
             gc.collect()
             for row in rows:
                 if row.state == RUN:
-                    _time(job, row, works[row.peer.name])
+                    _time(job, row, started.works[row.peer.name])
             say(f"  round {number + 1} of {repeats}")
     finally:
-        for work in works.values():
+        for work in started.works.values():
             work.close()
     return rows
 
 
-def _prepare(job: Job, row: Row, works: dict[str, Work]) -> None:
-    """Prepare one peer and run it once without timing."""
-    missing = row.peer.missing()
-    if missing:
-        row.state = f"not installed: {', '.join(missing)}"
-        return
-    try:
-        work = row.peer.prepare(job)
+class _Started:
+    """The works of a job's peers by name, and the results that others are compared with."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.works: dict[str, Work] = {}
+        self.references: dict[str, Any] = {}
+
+    def prepare(self, row: Row) -> None:
+        missing = row.peer.missing()
+        if missing:
+            row.state = f"not installed: {', '.join(missing)}"
+            return
+        work = row.peer.prepare(self.job)
         row.head = work.head
-        job.timed(work)
+        self.works[row.peer.name] = work
+
+    def check(self, row: Row) -> None:
+        """Run a peer for the first time, and compare its result if there is something to."""
+        other = row.peer.equals
+        if other in self.works:
+            work = self.works[row.peer.name]
+            row.error, row.error_limit = self.job.error(work, self._reference(other))
+        else:
+            self._reference(row.peer.name)
+
+    def _reference(self, name: str) -> Any:
+        if name not in self.references:
+            self.references[name] = self.job.reference(self.works[name])
+        return self.references[name]
+
+
+def _guarded(step: Callable[[Row], None], row: Row) -> None:
+    """Do a step of a row; what fails in a foreign library must not cost the rows of all others."""
+    try:
+        step(row)
     except Exception as error:
-        # A foreign library that cannot run here must not cost the rows of all others.
         if not row.peer.needs:
             raise
         lines = str(error).strip().splitlines() or [""]
         row.state = f"{FAILED}{type(error).__name__}: {lines[0]}"
-        return
-    works[row.peer.name] = work
 
 
 def _time(job: Job, row: Row, work: Work) -> None:

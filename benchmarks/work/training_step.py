@@ -104,26 +104,38 @@ def _train(
 
 
 def gradient_error(network: Any, baseline: Callable[[], float], ours: Callable[[], float]) -> float:
-    """Return the larger of the relative differences of losses and gradients.
+    """Return the larger of the relative differences of losses and gradients of two steps."""
+    return gradient_difference(network, gradients(network, baseline), ours)
+
+
+def gradients(network: Any, step: Callable[[], float]) -> tuple[float, list[torch.Tensor | None]]:
+    """Return the loss of a step and the gradient of each parameter."""
+    network.zero_grad(set_to_none=True)
+    loss = step()
+    kept = [p.grad for p in network.parameters()]
+    network.zero_grad(set_to_none=True)
+    return loss, kept
+
+
+def gradient_difference(
+    network: Any,
+    reference: tuple[float, list[torch.Tensor | None]],
+    step: Callable[[], float],
+) -> float:
+    """Return the larger of the relative differences of losses and gradients to the `reference`.
 
     Losses are compared relative to the loss, or to 1 if the loss is smaller; gradients relative to
     the largest gradient. A parameter with a gradient on one side only counts with that gradient.
     """
-    network.zero_grad(set_to_none=True)
-    first = baseline()
-    kept = [p.grad for p in network.parameters()]
-    network.zero_grad(set_to_none=True)
-    second = ours()
-
+    first, kept = reference
+    second, made = gradients(network, step)
     largest = max(float(g.abs().max()) for g in kept if g is not None)
     worst = 0.0
-    for old, parameter in zip(kept, network.parameters(), strict=True):
-        new = parameter.grad
+    for old, new in zip(kept, made, strict=True):
         if old is None or new is None:
             worst = max(worst, *(float(g.abs().max()) for g in (old, new) if g is not None), 0.0)
         else:
             worst = max(worst, float((old - new).abs().max()))
-    network.zero_grad(set_to_none=True)
     return max(worst / largest, abs(first - second) / max(abs(first), 1.0))
 
 
