@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 from benchmarks.__main__ import CONF
 from benchmarks.bench import Bench
 from benchmarks.peers.base import chosen_peers
+from benchmarks.peers.operators import operators
 from benchmarks.peers.report import Table, as_json, as_markdown, cells
-from benchmarks.peers.rotation import FAILED, measure
+from benchmarks.peers.rotation import FAILED, RUN, Row, measure
 from benchmarks.peers.subject import KINDS, Subject
 from benchmarks.runner import written
 from benchmarks.table import machine
@@ -37,6 +38,7 @@ class Settings:
     work: list[str] | str | None
     peers: list[str] | str | None
     repeats: int
+    operators: int
     seed: int
     threads: int | None
     output: str
@@ -97,14 +99,26 @@ def run(settings: Settings) -> int:
     for kind in kinds:
         for job in getattr(subject, kind)(**getattr(settings, kind)):
             print(f"{job.kind}: {job.case}", flush=True)
-            rows = measure(job, chosen_peers(kind, names), settings.repeats, _say)
-            tables.append(Table(job.kind, job.case, rows))
+            chosen = chosen_peers(kind, names)
+            rows = measure(job, chosen, settings.repeats, _say)
+            tables.append(Table(job.kind, job.case, rows, _operators(settings, job, rows)))
             # Each table is written when it is complete: a later one may take an hour.
             path.write_text(as_json(tables, about), encoding="utf-8")
             path.with_suffix(".md").write_text(as_markdown(tables, about), encoding="utf-8")
     print("\n" + as_markdown(tables, about))
     print(f"written: {path}")
     return _verdict(tables)
+
+
+def _operators(settings: Settings, job: Any, rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """The time of each peer that runs by kind of operation; empty if it is not asked for."""
+    found = {}
+    for row in rows if settings.operators else ():
+        if row.state == RUN:
+            work = row.peer.prepare(job)
+            found[row.peer.name] = operators(job, work, settings.operators)
+            work.close()
+    return found
 
 
 def _new_path(settings: Settings) -> Path:

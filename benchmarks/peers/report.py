@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from benchmarks.peers.base import OURS
+from benchmarks.peers.operators import as_table
 from benchmarks.peers.rotation import RUN, Row
 from rlmec.runtime.display import markdown_table
 
@@ -23,6 +24,7 @@ class Table:
     kind: str
     case: str
     rows: list[Row]
+    operators: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def ours(self) -> Row:
@@ -79,6 +81,8 @@ def as_markdown(tables: Sequence[Table], about: dict[str, Any]) -> str:
         out.append(
             markdown_table([HEAD[i] for i in kept], [[line[i] for i in kept] for line in lines])
         )
+        if table.operators:
+            out.append(as_table(table.operators))
     return "\n".join(out)
 
 
@@ -92,6 +96,7 @@ def as_json(tables: Sequence[Table], about: dict[str, Any]) -> str:
             given |= {"about": row.peer.about, "loss": row.peer.loss, "equals": row.peer.equals}
             has_run = row.state == RUN and table.ours.state == RUN
             ratios = table.ratios(row) if has_run else []
+            given["operators"] = table.operators.get(row.peer.name, {})
             lines.append(given | figures | {"ratios": ratios, "is_equal": row.is_equal})
     return json.dumps(about | {"results": lines}, indent=1) + "\n"
 

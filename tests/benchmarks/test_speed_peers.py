@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from benchmarks.__main__ import CONF
 from benchmarks.peers import command, rotation
 from benchmarks.peers.base import OURS, Peer, Work, chosen_peers, peers_of
+from benchmarks.peers.operators import COLUMNS, OUTSIDE, as_table, kind_of
 from benchmarks.peers.report import Table, as_json, as_markdown, cells, spread
 from benchmarks.peers.rotation import RUN, Row, counted_columns, measure
 from benchmarks.peers.subject import KINDS
@@ -166,6 +167,30 @@ def test_columns_are_counted_in_copies_of_the_network_too():
     assert columns == [6, 5]
 
 
+def test_an_operation_has_one_kind():
+    """With 50 words; the product inside the head's own function has another size."""
+
+    def event(name, shapes=(), caller=None):
+        return SimpleNamespace(name=name, input_shapes=shapes, cpu_parent=caller)
+
+    kinds = {
+        "products": event("aten::mm", [[8, 16], [16, 32]]),
+        "head": event("aten::mm", [[8, 16], [16, 50]]),
+        "attention forward": event("aten::_scaled_dot_product_flash_attention_for_cpu"),
+        "attention backward": event("aten::_scaled_dot_product_flash_attention_for_cpu_backward"),
+        "copies": event("aten::copy_", [[8], []]),
+        "optimizer": event("aten::_fused_adamw_", [[[50, 16], [3]]]),
+        "other operations": event("aten::silu", [[8]]),
+        OUTSIDE: event("autograd::engine::evaluate_function"),
+    }
+    assert {kind: kind_of(each, 50) for kind, each in kinds.items()} == {k: k for k in kinds}
+    inside = event("aten::mm", [[8, 16], [16, 7]], event("_VocabularyPartsBackward"))
+    assert kind_of(inside, 50) == "head"
+    table = as_table({OURS: dict.fromkeys(COLUMNS, 2.0)}).splitlines()
+    assert table[2] == "| products | 2 |"
+    assert table[-1] == "| all | 16 |"
+
+
 # --- the plain loop ---
 
 
@@ -204,7 +229,7 @@ def test_every_peer_that_is_here_agrees_and_is_written(tmp_path, monkeypatch, ca
     """Without continuous batching, whose start takes seconds."""
     monkeypatch.delenv("RLMEC_DATA", raising=False)
     peers = "peers=[ours,plain,pattern,generate,look-up]"
-    words = [*SMALL, peers, f"output={tmp_path}"]
+    words = [*SMALL, peers, "operators=1", f"output={tmp_path}"]
     assert command.main(words) == 0, capsys.readouterr().out
     (path,) = tmp_path.glob("peers-cpu_13m-32-true-*.json")
     found = json.loads(path.read_text())
@@ -213,6 +238,7 @@ def test_every_peer_that_is_here_agrees_and_is_written(tmp_path, monkeypatch, ca
     assert all(row["tokens"][0] > 0 and row["layers"] for row in found["results"])
     compared = {row["peer"] for row in found["results"] if row["error"] is not None}
     assert {"plain loop", "authors' pattern", "Transformers prompt look-up"} <= compared
+    assert all(sum(row["operators"].values()) > 0 for row in found["results"])
     assert found["seed"] == 1
     assert found["processor"]
     assert "### rewriting: 1 of 8 tokens edited" in path.with_suffix(".md").read_text()
