@@ -194,7 +194,7 @@ def start_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
     return fresh_tokenizer(settings, problems)
 
 
-def fresh_tokenizer(settings: RunSettings, problems: list[Problem]) -> Any:
+def fresh_tokenizer(settings: RunSettings, problems: Sequence[Problem]) -> Any:
     """The tokenizer of a model from scratch: `model.tokenizer`, or one trained on `problems`."""
     model = settings.model
     if model.tokenizer is not None:
