@@ -96,8 +96,10 @@ TOKENS_PER_BATCH = 16384
 TOKENS_PER_CPU_BATCH = 6144
 """Padded tokens of one scoring batch on a CPU: few enough for activations to stay in its cache."""
 MAX_PADDING = 0.1
-MIN_BATCH = 512
-"""A batch of MIN_BATCH tokens or more takes no row that raises its padding above MAX_PADDING."""
+MIN_BATCH = TOKENS_PER_BATCH // 4
+MIN_CPU_BATCH = 512
+"""A batch of MIN_BATCH tokens or more (on a CPU MIN_CPU_BATCH) takes no row that raises its padding
+above MAX_PADDING. On a GPU a pass over few tokens takes as long as one over many."""
 
 
 @torch.no_grad()
@@ -109,14 +111,15 @@ def score_rows(scorer: TokenScorer, rows: Sequence[Row], pad_id: int) -> list[li
     Raises RunStopped between two batches when a signal asks the run to stop.
     """
     device = next(scorer.parameters()).device
-    limit = TOKENS_PER_CPU_BATCH if device.type == "cpu" else TOKENS_PER_BATCH
+    on_cpu = device.type == "cpu"
+    limit = TOKENS_PER_CPU_BATCH if on_cpu else TOKENS_PER_BATCH
 
     merged = _with_shared_prefixes(scorer, rows, limit)
     lengths = [len(row.input_ids) for row in merged]
     scored: list[list[float]] = [[] for _ in merged]
     done = 0
     with evaluating(scorer):
-        for group in like_lengths(lengths, limit, MAX_PADDING, MIN_BATCH):
+        for group in scoring_batches(lengths, on_cpu):
             signals.check()
             batch = collate([merged[i] for i in group], pad_id, 1.0, 1.0)
             logprobs = scorer({name: value.to(device) for name, value in batch.items()})  # [N]
@@ -132,6 +135,13 @@ def score_rows(scorer: TokenScorer, rows: Sequence[Row], pad_id: int) -> list[li
     counts = [row.sources.size for row in rows]
     ends = np.cumsum(counts, dtype=np.int64).tolist()
     return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def scoring_batches(lengths: Sequence[int], on_cpu: bool) -> list[list[int]]:
+    """Row numbers of each scoring batch: rows of like lengths, the longest first."""
+    if on_cpu:
+        return like_lengths(lengths, TOKENS_PER_CPU_BATCH, MAX_PADDING, MIN_CPU_BATCH)
+    return like_lengths(lengths, TOKENS_PER_BATCH, MAX_PADDING, MIN_BATCH)
 
 
 def _with_shared_prefixes(scorer: TokenScorer, rows: Sequence[Row], limit: int) -> list[Row]:

@@ -7,7 +7,7 @@ from small_models import SHAPES, network, ragged_ids
 from rlmec.data.collate import collate
 from rlmec.data.row import Row
 from rlmec.lm.chunked_head import PLAIN, HeadForm, head_form
-from rlmec.lm.logprobs import TokenScorer, score_rows
+from rlmec.lm.logprobs import TokenScorer, score_rows, scoring_batches
 
 KINDS = list(SHAPES)
 LENGTHS = (17, 5, 11, 2)
@@ -84,6 +84,18 @@ def test_many_rows_are_scored_in_batches_within_the_limit(monkeypatch):
     assert shapes == [(1, 17), (1, 11), (2, 5)]  # 2 x 11 is more than 20 already, 2 x 5 is not
     for one, other in zip(whole, cut, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
+
+
+@pytest.mark.parametrize(("on_cpu", "least"), [(True, 512), (False, 4096)])
+def test_a_scoring_batch_is_filled_before_padding_matters(on_cpu, least):
+    """Lengths from 2 to 400: a batch keeps like lengths together, but all except the last have
+    enough tokens for the device."""
+    lengths = list(range(2, 401))
+    batches = scoring_batches(lengths, on_cpu)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    padded = [len(batch) * lengths[batch[0]] for batch in batches]
+    assert min(padded[:-1]) >= least
+    assert sum(padded) <= 1.15 * sum(lengths)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "soft_capped"])
