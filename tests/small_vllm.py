@@ -6,6 +6,7 @@ request is sampled alone, by a loop that shares no code with `lm.generation`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass, field
@@ -118,6 +119,7 @@ def stand_in(monkeypatch) -> Seen:
         monkeypatch.setitem(sys.modules, name, made)
     module, lora, platforms, exceptions = (sys.modules[name] for name in names)
     platforms.current_platform = Platform("cuda", 2)
+    monkeypatch.setattr("rlmec.engines.vllm.guarded", contextlib.nullcontext)  # no processes here
     exceptions.EngineDeadError = EngineDeadError
     module.LLM = lambda model, **given: _LLM(seen, model, **given)
     module.SamplingParams = SamplingParams

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from rlmec.engines.base import EngineError, ModelPlace
+from rlmec.engines.guard import guarded
 from rlmec.lm.generation import Completion
 from rlmec.lm.lora import adapter_at
 from rlmec.settings.ranges import Dtype, PositiveInt, PositiveShare
@@ -116,10 +117,21 @@ class VllmEngine:
             request = _import("vllm.lora.request").LoRARequest("adapter", 1, place.path)
 
         before = multiprocessing.active_children()
+        with guarded():
+            llm = self._llm(base, place, extra)
+            started = [p for p in multiprocessing.active_children() if p not in before]
+            try:
+                yield VllmSampler(_import("vllm"), llm, place.end_ids, request)
+            finally:
+                llm.llm_engine.engine_core.shutdown()
+                _wait_for(started)
+
+    def _llm(self, base: str, place: ModelPlace, extra: dict[str, Any]) -> Any:
+        """The model in vLLM, whose processes it starts."""
         with own_environment():
             vllm = _import("vllm")
             try:
-                llm = vllm.LLM(
+                return vllm.LLM(
                     model=base,
                     revision=place.revision,
                     trust_remote_code=False,
@@ -133,16 +145,9 @@ class VllmEngine:
                 )
             except (ImportError, OSError, RuntimeError, ValueError) as error:
                 raise EngineError(
-                    f"engine=vllm: vLLM cannot load {base} ({type(error).__name__}: {error}); the "
-                    "cause may stand in its own messages above"
+                    f"engine=vllm: vLLM cannot load {base} ({type(error).__name__}: {error}); its "
+                    "own messages above may name the cause"
                 ) from error
-
-        started = [p for p in multiprocessing.active_children() if p not in before]
-        try:
-            yield VllmSampler(vllm, llm, place.end_ids, request)
-        finally:
-            llm.llm_engine.engine_core.shutdown()
-            _wait_for(started)
 
 
 class VllmSampler:
