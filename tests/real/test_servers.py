@@ -37,7 +37,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 ATTEMPTS = 20
 PART = 6
-LIMIT = 64
+LIMIT = 24
 
 
 def vllm_server(model, port):
