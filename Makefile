@@ -97,7 +97,7 @@ gpu: $(SMOLLM2_READY)
 
 vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_CPU_KVCACHE_SPACE=1 \
-	  $(VLLM_VENV)/bin/python -m pytest -s --durations=15 tests/engines tests/real/test_vllm.py tests/real/test_servers.py
+	  $(VLLM_VENV)/bin/python -m pytest -s --durations=15 tests/engines tests/real/test_real_engine.py tests/real/test_servers.py
 
 profile: $(READY)
 	$(BIN)/python -m benchmarks.profile
