@@ -96,8 +96,9 @@ def as_json(tables: Sequence[Table], about: dict[str, Any]) -> str:
             given |= {"about": row.peer.about, "loss": row.peer.loss, "equals": row.peer.equals}
             has_run = row.state == RUN and table.ours.state == RUN
             ratios = table.ratios(row) if has_run else []
-            given["operators"] = table.operators.get(row.peer.name, {})
-            lines.append(given | figures | {"ratios": ratios, "is_equal": row.is_equal})
+            times = table.operators.get(row.peer.name, {})
+            verdict = {"ratios": ratios, "is_equal": row.is_equal, "operators": times}
+            lines.append(given | figures | verdict)
     return json.dumps(about | {"results": lines}, indent=1) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 The strong form sorts the rows by length, pads on the right (so that no mask is needed), and
 computes the logits of tokens with credit only. The usual form pads rows in their given order and
-computes all logits.
+computes all logits, of which the loss takes those with credit.
 """
 
 from __future__ import annotations
@@ -155,14 +155,14 @@ class PlainLoop:
         if self.strong:
             # Padding follows every token that counts, so the causal mask hides it already.
             states = network.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-            logits = network.get_output_embeddings()(states[chosen]).float()  # [N, V]
-            return -F.cross_entropy(logits, targets[chosen], reduction="none")
+            logits = network.get_output_embeddings()(states[chosen])  # [N, V]
+            return -F.cross_entropy(logits.float(), targets[chosen], reduction="none")
 
         places = torch.arange(ids.shape[1], device=ids.device)  # [T]
         attention = (places < torch.tensor(lengths, device=ids.device)[:, None]).long()  # [B, T]
         found = network(input_ids=ids, attention_mask=attention, use_cache=False)
-        every = found.logits.float().log_softmax(-1)  # [B, T, V]
-        return every.gather(-1, targets[..., None])[..., 0][chosen]
+        logits = found.logits[chosen]  # [N, V] of [B, T, V]
+        return -F.cross_entropy(logits.float(), targets[chosen], reduction="none")
 
 
 def _prepare(job: TrainingJob, strong: bool) -> Work:
@@ -180,7 +180,7 @@ PEERS = (
     ),
     Peer(
         "plain loop, all logits",
-        "RLMEC; two padded rows per pair in given order, all logits in float32",
+        "RLMEC; two padded rows per pair in given order, all logits",
         partial(_prepare, strong=False),
         equals=OURS,
         loss="rlmec",
