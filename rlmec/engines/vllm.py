@@ -297,14 +297,14 @@ def own_environment() -> Iterator[None]:
 
     The variables in which a launcher names the ranks of the job are hidden: processes that vLLM
     starts are not ranks of the job and must not try to join its process group. vLLM reports
-    warnings only, unless VLLM_LOGGING_LEVEL says otherwise. It also sets variables (LD_PRELOAD,
+    errors only, unless VLLM_LOGGING_LEVEL says otherwise. It also sets variables (LD_PRELOAD,
     LOCAL_WORLD_SIZE, ...), which this process and its later children must not keep.
     """
     kept = dict(os.environ)
     for name in kept:
         if name in _LAUNCHER or name.startswith("TORCHELASTIC_"):
             del os.environ[name]
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         yield
     finally:

@@ -185,7 +185,7 @@ def test_processes_of_the_engine_are_no_ranks_of_the_job(seen, folder, monkeypat
     completed(folder)
     assert not set(launched) & set(seen.environments[0])
     assert "PATH" in seen.environments[0]
-    assert seen.environments[0]["VLLM_LOGGING_LEVEL"] == "WARNING"
+    assert seen.environments[0]["VLLM_LOGGING_LEVEL"] == "ERROR"
     assert dict(os.environ) == before, "nothing that vLLM sets stays"
 
 

@@ -37,7 +37,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 ATTEMPTS = 20
 PART = 6
-LIMIT = 24
+LIMIT = 40
 
 
 def vllm_server(model, port):
@@ -209,7 +209,7 @@ def test_a_whole_teach_behind_a_real_server(kind, smollm2, prepared, tmp_path):
     assert set(again.values()) == {0}, "no answered question is asked again"
     assert max(relay.asked.values()) <= 2, "what was under way at the kill"
 
-    (summary,) = (tmp_path / "out").rglob("summary.json")
+    summary = max((tmp_path / "out").rglob("summary.json"))  # of the second run: named by time
     stages = {s["name"]: s for s in json.loads(summary.read_text())["stages"]}
     metrics = stages["teach"]["metrics"]
     found = read_table(Path(stages["teach"]["artifact"]) / "corrections.parquet", Correction)
