@@ -9,6 +9,8 @@ rewards are 1 and -1, and 0 on the tokens that both begin with, because their te
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -22,6 +24,17 @@ from rlmec.records import Pair
 from rlmec.settings.ranges import AnyFloat, AtMost
 
 Logprobs = Sequence[float] | np.ndarray
+
+STD_EPSILON = 1e-6
+"""What is added to the standard deviation of a group of attempts before it divides."""
+
+
+class JoinedThatCounts(Joined, Protocol):
+    """What `group_advantage_rows` also uses."""
+
+    def leave_out(self, reason: str, count: int) -> None:
+        """Count attempts that have no row, for the figures `policy/dropped/<reason>`."""
+        ...
 
 
 class JoinedWithStart(Joined, Protocol):
@@ -75,20 +88,55 @@ def advantage_rows(
         if center:
             advantage -= float(np.mean(values[pair.attempt.problem_id]))
         if advantage:
-            ids = pair.attempt.completion_ids
-            rewards = np.full(len(ids), advantage)  # [n]
-            row = _rewarded(
-                pair.attempt.id, pair.attempt.prompt_ids, ids, rewards, pair.old_logprobs
-            )
-            rows.append(trim(row))
+            rows.append(_with_advantage(pair, advantage))
     return rows
 
 
-def correction_preferences(data: JoinedWithStart) -> list[Row]:
+def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) -> list[Row]:
+    """One row per attempt, with its advantage over its group on all its tokens (GRPO).
+
+    A group is the attempts at one problem, with r = 1 for a right and r = 0 for a wrong one. The
+    advantage of an attempt is (r - mean) / (std + STD_EPSILON), where `std` is the standard
+    deviation of the group's r with the group's size as divisor. Without `divide_by_std` it is
+    r - mean. There is no imitation.
+
+    A group whose attempts are all right or all wrong gives no gradient: its attempts have no row
+    and are counted as `group_all_right` or `group_all_wrong`. The sample stage keeps one of several
+    identical attempts, so each counts once. Wrong attempts without a correction are included if
+    `policy.keep_uncorrected` is on.
+
+    Source: GRPO, arXiv 2402.03300, section 4.1.2; without the standard deviation Dr. GRPO, arXiv
+    2503.20783.
+    """
+    size = Counter[str]()  # attempts at each problem
+    right = Counter[str]()  # right ones among them
+    for pair in data.pairs:
+        size[pair.attempt.problem_id] += 1
+        right[pair.attempt.problem_id] += pair.attempt.is_right
+
+    for problem_id, count in size.items():
+        if right[problem_id] == count:
+            data.leave_out("group_all_right", count)
+        elif not right[problem_id]:
+            data.leave_out("group_all_wrong", count)
+
+    rows = []
+    for pair in data.pairs:
+        mean = right[pair.attempt.problem_id] / size[pair.attempt.problem_id]
+        advantage = pair.attempt.is_right - mean
+        if divide_by_std:
+            advantage /= math.sqrt(mean * (1 - mean)) + STD_EPSILON  # r is 0 or 1
+        if advantage:
+            rows.append(_with_advantage(pair, advantage))
+    return rows
+
+
+def correction_preferences(data: JoinedWithStart, *, likelihood: bool = False) -> list[Row]:
     """One preference row per corrected attempt: its correction is preferred to it.
 
-    The correction's log-probabilities before training come from `data.start_logprobs`. Raises
-    ValueError if they are missing.
+    With `likelihood` the correction's tokens have imitation weight 1. The correction's
+    log-probabilities before training come from `data.start_logprobs`. Raises ValueError if they are
+    missing.
     """
     rows = []
     for pair in data.pairs:
@@ -100,16 +148,20 @@ def correction_preferences(data: JoinedWithStart) -> list[Row]:
                 f"attempt {id_!r}: the log-probs of its correction before training are missing; "
                 "set policy.score_corrections=true"
             )
-        rows.append(_preference(id_, pair, pair.target_ids, data.start_logprobs[id_]))
+        start = data.start_logprobs[id_]
+        rows.append(_preference(id_, pair, pair.target_ids, start, likelihood))
     return rows
 
 
-def attempt_preferences(data: Joined, *, most_per_problem: AtMost | None = None) -> list[Row]:
+def attempt_preferences(
+    data: Joined, *, most_per_problem: AtMost | None = None, likelihood: bool = False
+) -> list[Row]:
     """One preference row per wrong attempt: a right attempt of its problem is preferred to it.
 
     The right attempts of a problem take turns. At most `most_per_problem` wrong attempts per
-    problem have a row (None: all), and a problem without a right attempt has none. Wrong attempts
-    without a correction are included if `policy.keep_uncorrected` is on.
+    problem have a row (None: all), and a problem without a right attempt has none. With
+    `likelihood` the right attempt's tokens have imitation weight 1. Wrong attempts without a
+    correction are included if `policy.keep_uncorrected` is on.
     """
     wrong_of: dict[str, list[Pair]] = {}
     right_of: dict[str, list[Pair]] = {}
@@ -127,12 +179,25 @@ def attempt_preferences(data: Joined, *, most_per_problem: AtMost | None = None)
             winner = right[at % len(right)]
             id_ = f"{winner.attempt.id}>{loser.attempt.id}"
             ids = winner.attempt.completion_ids
-            rows.append(_preference(id_, loser, ids, winner.old_logprobs))
+            rows.append(_preference(id_, loser, ids, winner.old_logprobs, likelihood))
     return rows
 
 
-def _preference(id_: str, loser: Pair, preferred: list[int], logprobs: Logprobs) -> Row:
-    """The tree of the completion `preferred`, with its `logprobs`, and the loser's own."""
+def _with_advantage(pair: Pair, advantage: float) -> Row:
+    """The row of an attempt with one reward on all its tokens."""
+    ids = pair.attempt.completion_ids
+    rewards = np.full(len(ids), advantage)  # [n]
+    old = pair.old_logprobs
+    return trim(_rewarded(pair.attempt.id, pair.attempt.prompt_ids, ids, rewards, old))
+
+
+def _preference(
+    id_: str, loser: Pair, preferred: list[int], logprobs: Logprobs, likelihood: bool
+) -> Row:
+    """The tree of the completion `preferred`, with its `logprobs`, and the loser's own.
+
+    With `likelihood` all tokens of `preferred` have weight 1, also those that both begin with.
+    """
     prompt = loser.attempt.prompt_ids
     rejected = loser.attempt.completion_ids
     shared = 0
@@ -141,16 +206,22 @@ def _preference(id_: str, loser: Pair, preferred: list[int], logprobs: Logprobs)
 
     chosen = np.where(np.arange(len(preferred)) < shared, 0.0, 1)  # [preferred]
     refused = np.where(np.arange(len(rejected)) < shared, 0.0, -1)  # [rejected]
+    weight = 1.0 if likelihood else 0.0
     pair = [
-        _rewarded(f"{id_}/preferred", prompt, preferred, chosen, logprobs),
+        _rewarded(f"{id_}/preferred", prompt, preferred, chosen, logprobs, weight),
         _rewarded(f"{id_}/rejected", prompt, rejected, refused, loser.old_logprobs),
     ]
     return replace(trim(merge(id_, pair)), whole=True)
 
 
 def _rewarded(
-    id_: str, prompt: list[int], ids: list[int], rewards: np.ndarray, logprobs: Logprobs
+    id_: str,
+    prompt: list[int],
+    ids: list[int],
+    rewards: np.ndarray,
+    logprobs: Logprobs,
+    weight: float = 0.0,
 ) -> Row:
-    """A flat row with rewards and without imitation."""
-    none = np.zeros(len(ids), dtype=np.float32)  # [n]
-    return Row.flat(id_, [*prompt, *ids], len(prompt), rewards, np.asarray(logprobs), none)
+    """A flat row with rewards, and with one imitation weight for all its tokens."""
+    weights = np.full(len(ids), weight, dtype=np.float32)  # [n]
+    return Row.flat(id_, [*prompt, *ids], len(prompt), rewards, np.asarray(logprobs), weights)

@@ -56,7 +56,8 @@ class SolutionPairDataModule(L.LightningDataModule):
     """Joins attempts with corrections and serves the rows that `rows` builds from them.
 
     `rows` and `val_rows` are functions of this object: they read `pairs`, `problems`, `prompts`,
-    `start_logprobs` and the two limits, and return rows. `edited_weight`, `kept_weight`,
+    `start_logprobs` and the two limits, count with `leave_out` the attempts that have no row, and
+    return rows. `edited_weight`, `kept_weight`,
     `keep_uncorrected`, `max_right_per_problem`, `reward` and `dropped` are those of
     `data.pairs.join_pairs`. Records that were made with another tokenizer than the prompts' are
     refused with a ValueError.
@@ -127,6 +128,10 @@ class SolutionPairDataModule(L.LightningDataModule):
         found.update(self._dropped_rows)
         return found
 
+    def leave_out(self, reason: str, count: int) -> None:
+        """Adds to `dropped`; a row function calls it for attempts that it makes no row of."""
+        self._dropped_rows[reason] += count
+
     @property
     def max_length(self) -> int:
         """Most tokens of one sequence, and of a row that holds several pairs."""
@@ -155,6 +160,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         """
         self._share_prefixes = share_prefixes
         self.start_logprobs = start_logprobs or {}
+        self._dropped_rows.clear()
         rows = self._whole(self._rows(self))
         self.rows = [row for row in rows if row.longest <= self.max_length]
         self._dropped_rows["longer_than_max_length"] = len(rows) - len(self.rows)

@@ -117,8 +117,10 @@ def rlmec_authors(
     rewarded = _rewarded_tokens(tokens)
     clip = _clip_range(epsilon, None)
     weight = _surrogate(rewarded, clip).detach()  # like logprobs
-    policy = -policy_coef * (weight * rewarded.logprobs).sum() + kl_coef * _kl_to_start(rewarded)
-    return _with_imitation(tokens, rewarded, policy, imitation_coef, clip, per_attempt_token)
+    divergence = _kl_to_start(rewarded).sum()
+    policy = -policy_coef * (weight * rewarded.logprobs).sum() + kl_coef * divergence
+    divide_by = "attempt" if per_attempt_token else "policy"
+    return _with_imitation(tokens, rewarded, policy, imitation_coef, clip, divide_by)
 
 
 def rlmec_clipped(
@@ -141,8 +143,10 @@ def rlmec_clipped(
     """
     rewarded = _rewarded_tokens(tokens)
     clip = _clip_range(epsilon, epsilon_high)
-    policy = -policy_coef * _surrogate(rewarded, clip).sum() + kl_coef * _kl_to_start(rewarded)
-    return _with_imitation(tokens, rewarded, policy, imitation_coef, clip, per_attempt_token)
+    divergence = _kl_to_start(rewarded).sum()
+    policy = -policy_coef * _surrogate(rewarded, clip).sum() + kl_coef * divergence
+    divide_by = "attempt" if per_attempt_token else "policy"
+    return _with_imitation(tokens, rewarded, policy, imitation_coef, clip, divide_by)
 
 
 def sequence_ppo(
@@ -157,17 +161,61 @@ def sequence_ppo(
     """
     rewarded = _rewarded_tokens(tokens)
     clip = _clip_range(epsilon, None)
-    policy = -_surrogate(rewarded, clip).sum() + kl_coef * _kl_to_start(rewarded)
-    return _with_imitation(tokens, rewarded, policy, 0.0, clip, True)
+    policy = -_surrogate(rewarded, clip).sum() + kl_coef * _kl_to_start(rewarded).sum()
+    return _with_imitation(tokens, rewarded, policy, 0.0, clip, "attempt")
 
 
-def dpo(tokens: TokenBatch, *, beta: PositiveFloat = 0.1) -> ObjectiveSums:
+def grpo(
+    tokens: TokenBatch,
+    *,
+    epsilon: Share = 0.2,
+    epsilon_high: NonNegativeFloat | None = None,
+    kl_coef: NonNegativeFloat = 0.0,
+    per_sequence_mean: bool = False,
+) -> ObjectiveSums:
+    """Group-relative policy optimisation: the clipped surrogate of an advantage A per attempt.
+
+    A is the token reward of the rows (`data.baseline_rows.group_advantage_rows`), the same on all
+    tokens of an attempt. S_RL = -sum_j min(rho_j A, clip(rho_j, 1-eps, 1+eps_high) A), divided by
+    all completion tokens of the attempts (DAPO, arXiv 2503.14476, eq. 12). With
+    `per_sequence_mean`, S_RL is the sum over attempts of the mean over the attempt's tokens,
+    divided by the attempts (GRPO, arXiv 2402.03300, eq. 3). A token of a long attempt then weighs
+    less than one of a short attempt.
+
+    `kl_coef` adds that multiple of (rho - 1) - log rho to each token's term. It is 0 because no
+    reference model is held; the divergence is that from the start, on the stored attempts. There is
+    no imitation term. Raises ValueError for `per_sequence_mean` without `row_ids`.
+    """
+    rewarded = _rewarded_tokens(tokens)
+    clip = _clip_range(epsilon, epsilon_high)
+    terms = kl_coef * _kl_to_start(rewarded) - _surrogate(rewarded, clip)  # like logprobs
+    if not per_sequence_mean:
+        return _with_imitation(tokens, rewarded, terms.sum(), 0.0, clip, "attempt")
+
+    if tokens.row_ids is None:
+        raise ValueError("grpo takes the mean over each sequence: row_ids are needed")
+    chosen = rewarded.is_rewarded
+    _, place, counts = tokens.row_ids[chosen].unique(return_inverse=True, return_counts=True)
+    policy = (terms[chosen] / counts[place]).sum()
+    return _with_imitation(tokens, rewarded, policy, 0.0, clip, "row")
+
+
+def dpo(
+    tokens: TokenBatch, *, beta: PositiveFloat = 0.1, likelihood_coef: NonNegativeFloat = 0.0
+) -> ObjectiveSums:
     """Direct preference optimisation: S_RL = -sum_i log sigmoid(beta m_i), divided by the rows.
 
     m_i = sum_j R_j (log pi_j - log pi_0j) over the tokens of row i, which holds a preferred
     completion (R = 1) and a rejected one (R = -1). Tokens that both completions begin with cancel
-    and have R = 0. Raises ValueError if beta is not above 0 or the batch has no `row_ids`. Source:
-    eq. 7 of Rafailov et al., arXiv 2305.18290.
+    and have R = 0. Source: eq. 7 of Rafailov et al., arXiv 2305.18290.
+
+    `likelihood_coef` adds that multiple of the negative log-likelihood of the preferred completions
+    per token: S_IR / N_w, where the weights are 1 on all their tokens (`policy.rows.likelihood`).
+    Source: Pang et al., arXiv 2404.19733, section 2. They take the mean over each completion first;
+    here it is the mean over the step's tokens, as everywhere in S_IR.
+
+    Raises ValueError if beta is not above 0, the batch has no `row_ids`, or a likelihood is asked
+    for and no token has a weight.
     """
     if beta <= 0:
         raise ValueError(f"beta is {beta}: it must be above 0")
@@ -179,14 +227,23 @@ def dpo(tokens: TokenBatch, *, beta: PositiveFloat = 0.1) -> ObjectiveSums:
     terms = (rewarded.rewards * (rewarded.logprobs - rewarded.old_logprobs))[chosen]  # [n]
     rows, place = tokens.row_ids[chosen].unique(return_inverse=True)  # [rows], [n]
     margins = beta * terms.new_zeros(len(rows)).index_add(0, place, terms)  # [rows]
+    policy = -F.logsigmoid(margins).sum()
 
     metrics = {
         "preference_count": chosen.new_tensor(len(rows), dtype=torch.int64),
         "margin_sum": margins.detach().sum(),
         "preferred_count": (margins.detach() > 0).sum(),
     }
-    policy = -F.logsigmoid(margins).sum()
-    return ObjectiveSums(policy, policy.new_zeros(()), 0.0, metrics, "row")
+    if not likelihood_coef:
+        return ObjectiveSums(policy, policy.new_zeros(()), 0.0, metrics, "row")
+
+    imitation, likelihood = _imitation(tokens)
+    if len(rows) and not likelihood["imitation_count"]:
+        raise ValueError(
+            f"likelihood_coef is {likelihood_coef}, and none of {len(rows)} preferences has a "
+            "token with a weight: set policy.rows.likelihood=true"
+        )
+    return ObjectiveSums(policy, imitation, likelihood_coef, metrics | likelihood, "row")
 
 
 def _clip_range(epsilon: float, epsilon_high: float | None) -> tuple[float, float]:
@@ -226,13 +283,13 @@ def _surrogate(rewarded: _RewardedTokens, clip: tuple[float, float]) -> Tensor:
 
 
 def _kl_to_start(rewarded: _RewardedTokens) -> Tensor:
-    """Sum over rewarded tokens of (rho - 1) - log rho, which is never negative.
+    """(rho - 1) - log rho of every token, which is never negative; 0 where there is no reward.
 
     For tokens sampled from pi_0, each term is an unbiased estimate of KL(pi_0 || pi) with less
     variance than -log rho; its gradient with respect to log pi is rho - 1. Source: the estimator k3
     of Schulman, "Approximating KL divergence" (2020).
     """
-    return (torch.expm1(rewarded.log_ratio) - rewarded.log_ratio).sum()
+    return torch.expm1(rewarded.log_ratio) - rewarded.log_ratio  # like logprobs
 
 
 def _imitation(tokens: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -253,12 +310,11 @@ def _with_imitation(
     policy: Tensor,
     imitation_coef: float,
     clip: tuple[float, float],
-    per_attempt_token: bool,
+    divide_by: str,
 ) -> ObjectiveSums:
     """The sums and metrics of a reinforcement term (`policy`) and of the imitation term."""
     imitation, metrics = _imitation(tokens)
     metrics.update(_ratio_metrics(rewarded, *clip))
-    divide_by = "attempt" if per_attempt_token else "policy"
     return ObjectiveSums(policy, imitation, imitation_coef, metrics, divide_by)
 
 

@@ -1,10 +1,12 @@
 """Rows of other trainings on the same pairs, worked by hand."""
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from small_models import prompts
 from small_pairs import PROMPT, pair, values
 
@@ -12,11 +14,13 @@ from rlmec.data.baseline_rows import (
     advantage_rows,
     attempt_preferences,
     correction_preferences,
+    group_advantage_rows,
     right_rows,
 )
 from rlmec.data.policy_rows import pair_rows
 from rlmec.data.prefix_tree import flat_rows
 from rlmec.data.row import step_sizes
+from rlmec.method.objectives import TokenBatch, grpo
 
 RIGHT = pair("r", (10, 11, 12), (10, 11, 12), (0.4, 0, 0.2))
 WRONG = pair("w", (10, 13), (10, 20, 12), (0, -0.1), (0.5, 1, 0.5))
@@ -26,6 +30,25 @@ ALONE = pair("u", (30, 31), (), (0, -0.1), ())  # wrong, and never corrected
 def data(*pairs, **more):
     plain = {"prompts": prompts(), "problems": {}, "max_length": 100, "max_tokens": None}
     return SimpleNamespace(pairs=list(pairs), **(plain | more))
+
+
+def group(name, verdicts):
+    """Pairs of one problem, one per letter of `verdicts` (r: right, w: wrong)."""
+    made = {"r": RIGHT, "w": ALONE}
+    return [
+        replace(made[v], attempt=replace(made[v].attempt, id=f"{name}/{i}", problem_id=name))
+        for i, v in enumerate(verdicts)
+    ]
+
+
+def grouped(*pairs):
+    """The joined data with a counter of what a row function leaves out."""
+    counts = Counter()
+
+    def leave_out(reason, count):
+        counts[reason] += count
+
+    return data(*pairs, leave_out=leave_out), counts
 
 
 def signs(row):
@@ -57,6 +80,91 @@ def test_an_advantage_is_the_verdict_less_the_mean_of_the_problem():
     assert not any(row.weights.any() for row in rows.values())
     plain = advantage_rows(made, right=1.0, wrong=-1.0, center=False)
     assert [set(values(row)[0]) for row in plain] == [{1.0}, {-1.0}, {-1.0}, {-1.0}]
+
+
+def test_group_advantages_of_one_right_attempt_of_four():
+    """r is 1, 0, 0, 0: mean 1/4 and standard deviation sqrt(3)/4 = 0.4330127. The right attempt has
+    0.75 / 0.4330127 = 1.7320508 = sqrt(3), the wrong ones -0.25 / 0.4330127 = -0.5773503."""
+    made, counts = grouped(*group("p", "rwww"))
+    rows = group_advantage_rows(made)
+    assert [row.id for row in rows] == ["p/0", "p/1", "p/2", "p/3"]
+    assert values(rows[0])[0] == pytest.approx([1.7320508] * 3, abs=1e-5)
+    for row in rows[1:]:
+        assert values(row)[0] == pytest.approx([-0.5773503] * 2, abs=1e-5)
+    assert values(rows[1])[1] == [-1.0, -2.0]
+    assert not any(row.weights.any() for row in rows)
+    assert not counts
+
+
+def test_group_advantages_without_the_standard_deviation():
+    """3/4 and -1/4 in a group of four, 1/2 and -1/2 in a group of two, whatever their order."""
+    first, second = group("p", "rwww"), group("q", "wr")
+    made, _ = grouped(*first[:2], *second, *first[2:])
+    rows = {row.id: row for row in group_advantage_rows(made, divide_by_std=False)}
+    found = {id_: set(values(row)[0]) for id_, row in rows.items()}
+    assert found == {
+        **{"p/0": {0.75}, "p/1": {-0.25}, "p/2": {-0.25}, "p/3": {-0.25}},
+        **{"q/0": {-0.5}, "q/1": {0.5}},
+    }
+
+
+def test_the_advantages_of_a_group_have_mean_0_and_variance_1():
+    made, _ = grouped(*group("p", "rrwrwww"))
+    advantages = np.array([row.token_rewards[0] for row in group_advantage_rows(made)])
+    assert advantages.mean() == pytest.approx(0, abs=1e-6)
+    assert advantages.var() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_group_that_is_all_alike_has_no_row_and_is_counted():
+    """So is a group of a single attempt."""
+    made, counts = grouped(*group("p", "rr"), *group("q", "www"), *group("s", "r"))
+    assert group_advantage_rows(made) == []
+    assert counts == {"group_all_right": 3, "group_all_wrong": 3}
+
+
+def test_the_gradient_of_group_advantages_at_the_start():
+    """One right attempt and one wrong one, each with its first two tokens: r - mean is 1/2 and
+    -1/2. The ratio is 1 and there are 3 + 2 tokens, so that d loss / d log pi_j is -A / 5: -0.1 for
+    a token of the right attempt, 0.1 for one of the wrong attempt. Per sequence it is A over the
+    attempt's length and 2 rows: 0.5 / 3 / 2 = 0.0833333 and 0.5 / 2 / 2 = 0.125."""
+    made, _ = grouped(*group("p", "rw"))
+    rows = group_advantage_rows(made, divide_by_std=False)
+    old, rewards = (
+        torch.from_numpy(np.concatenate([getattr(row, name) for row in rows]))
+        for name in ("old_logprobs", "token_rewards")
+    )
+    logprobs = old.clone().requires_grad_()
+    ids = torch.tensor([0, 0, 0, 1, 1])
+    tokens = TokenBatch(logprobs, old, rewards, 0 * old, torch.ones(5, dtype=torch.bool), ids)
+    sizes = step_sizes(rows)
+    assert (sizes.attempt, sizes.row) == (5, 2)
+
+    for per_sequence, expected in (
+        (False, [-0.1] * 3 + [0.1] * 2),
+        (True, [-0.0833333] * 3 + [0.125] * 2),
+    ):
+        sums = grpo(tokens, per_sequence_mean=per_sequence)
+        loss = sums.policy / getattr(sizes, sums.divide_by)
+        (found,) = torch.autograd.grad(loss, logprobs)
+        assert found.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_preferred_completion_has_weights_where_its_likelihood_is_wanted():
+    """All tokens of 10 20 12, the common 10 included; none of the rejected 10 13."""
+    made = data(RIGHT, WRONG, ALONE, start_logprobs={"w": [-4.0, -5.0, -6.0]})
+    (row,) = correction_preferences(made, likelihood=True)
+    assert signs(row) == [(10, 0, -4.0), (20, 1, -5.0), (12, 1, -6.0), (13, -1, -2.0)]
+    assert values(row)[2] == [1, 1, 1, 0]
+    (plain,) = correction_preferences(made)
+    assert (row.input_ids, row.tokens, row.whole) == (plain.input_ids, plain.tokens, True)
+
+    first = attempt_preferences(data(WRONG, RIGHT), likelihood=True)[0]
+    assert list(zip(first.targets.tolist(), values(first)[2], strict=True)) == [
+        (10, 1),
+        (11, 1),
+        (12, 1),
+        (13, 0),
+    ]
 
 
 def test_a_correction_is_preferred_to_its_attempt():

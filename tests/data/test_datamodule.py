@@ -11,8 +11,9 @@ import pytest
 import torch
 from small_models import PROBLEMS, prompts
 
+from rlmec.data.baseline_rows import group_advantage_rows
 from rlmec.data.collate import step_normalizers
-from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.data.datamodule import NothingToTrain, PlanSettings, SolutionPairDataModule
 from rlmec.data.policy_rows import pair_rows, reference_rows
 from rlmec.data.row import rows_digest
 from rlmec.method.rewards import clipped_probability
@@ -193,6 +194,22 @@ def test_right_attempts_beyond_the_cap_of_their_problem_are_dropped():
     data = joined(attempts, reward=None, max_right_per_problem=2)
     assert [pair.attempt.id for pair in data.pairs] == ["a0", "a1", "b"]
     assert data.dropped == {"right_beyond_cap": 2}
+
+
+def test_attempts_that_a_row_function_leaves_out_are_counted_once():
+    """One of two groups has a right and a wrong attempt. Planned again, the counts are the same."""
+    attempts = [attempt("r", [10, 11, 1], "right"), attempt("w", [10, 12, 1])]
+    attempts += [attempt(f"x{i}", [10, 13 + i, 1], problem="p1") for i in range(3)]
+    scores = [score(a.id, [0.5] * 3, [-1.0] * 3) for a in attempts]
+    data = joined(attempts, scores=scores, rows=group_advantage_rows, keep_uncorrected=True)
+    for _ in range(2):
+        data.plan_for(1, 0)
+        assert [row.id for row in data.rows] == ["r", "w"]
+        assert data.dropped == {"group_all_wrong": 3, "longer_than_max_length": 0}
+
+    alone = joined(attempts[2:], scores=scores, rows=group_advantage_rows, keep_uncorrected=True)
+    with pytest.raises(NothingToTrain, match="'group_all_wrong': 3"):
+        alone.plan_for(1, 0)
 
 
 def test_too_long_rows_are_dropped_and_counted_never_cut():

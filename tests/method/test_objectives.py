@@ -17,6 +17,7 @@ from rlmec.method.objectives import (
     ObjectiveSums,
     TokenBatch,
     dpo,
+    grpo,
     rlmec_authors,
     sequence_ppo,
     weighted_likelihood,
@@ -254,7 +255,7 @@ def test_a_batch_of_unlike_shapes_is_refused():
 # --- the penalty for leaving the start ---
 
 
-@pytest.mark.parametrize("objective", [*RLMEC, sequence_ppo])
+@pytest.mark.parametrize("objective", [*RLMEC, sequence_ppo, grpo])
 def test_kl_to_the_start_by_hand(objective):
     """(2 - 1 - ln 2) + (0.8 - 1 - ln 0.8) + (0.5 - 1 - ln 0.5) = 0.523144 (see the metrics), and
     d/d log pi = rho - 1: 1, -0.2, -0.5."""
@@ -285,6 +286,64 @@ def test_sequence_ppo_by_hand():
     assert sums.policy.item() == pytest.approx(-0.5, abs=1e-12)
     assert (sums.divide_by, sums.imitation_coef) == ("attempt", 0.0)
     assert gradient(sequence_ppo, tokens).tolist() == pytest.approx([0, -0.8, -0.5, 2], abs=1e-12)
+
+
+# --- group advantages ---
+
+# Row 0 has the tokens of PI with advantage 1 (rho 2, 0.8, 0.5), row 4 one token with rho 2 and
+# advantage -1. In the range [0.8, 1.2], min(rho A, clip(rho) A) is 1.2 (clipped), 0.8, 0.5 and -2.
+GROUP = ([*PI, PI[0]], [*OLD, OLD[0]], [1.0, 1.0, 1.0, -1.0])
+
+
+def test_grpo_per_token_by_hand():
+    """S = -(1.2 + 0.8 + 0.5 - 2) = -0.5; d/d log pi = -rho A where not clipped."""
+    tokens = batch(*GROUP, weights=[1.0] * 4, row_ids=[0, 0, 0, 4])
+    sums = grpo(tokens, epsilon=0.2)
+    assert sums.policy.item() == pytest.approx(-0.5, abs=1e-12)
+    assert (sums.divide_by, sums.imitation_coef) == ("attempt", 0.0)
+    assert gradient(grpo, tokens).tolist() == pytest.approx([0, -0.8, -0.5, 2], abs=1e-12)
+
+
+def test_grpo_per_sequence_by_hand():
+    """The mean of row 0 is 2.5 / 3, that of row 4 is -2: S = -(2.5 / 3 - 2) = 1.1666667, to be
+    divided by two rows. d/d log pi is that of the sum, divided by 3 in row 0."""
+    tokens = batch(*GROUP, row_ids=[0, 0, 0, 4])
+    sums = grpo(tokens, epsilon=0.2, per_sequence_mean=True)
+    assert sums.policy.item() == pytest.approx(3.5 / 3, abs=1e-12)
+    assert sums.divide_by == "row"
+    expected = [0, -0.8 / 3, -0.5 / 3, 2]
+    found = gradient(grpo, tokens, per_sequence_mean=True).tolist()
+    assert found == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="row_ids are needed"):
+        grpo(batch(*GROUP), per_sequence_mean=True)
+
+
+def test_grpo_with_a_divergence_is_averaged_like_the_surrogate():
+    """Per sequence, the terms (rho - 1) - log rho of row 0 add up to 0.523144 (see the metrics) and
+    are divided by 3; that of row 4 is 2 - 1 - ln 2 = 0.306853."""
+    tokens = batch(*GROUP, row_ids=[0, 0, 0, 4])
+    for per_sequence, expected in ((False, 0.0829997), (True, 0.0481234)):
+        off = grpo(tokens, per_sequence_mean=per_sequence)
+        on = grpo(tokens, per_sequence_mean=per_sequence, kl_coef=0.1)
+        assert (on.policy - off.policy).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_grpo_has_an_upper_epsilon():
+    """Range [0.8, 2.5]: nothing is clipped above. S = -(2 + 0.8 + 0.5 - 2) = -1.3."""
+    tokens = batch(*GROUP, row_ids=[0, 0, 0, 4])
+    found = grpo(tokens, epsilon=0.2, epsilon_high=1.5)
+    assert found.policy.item() == pytest.approx(-1.3, abs=1e-12)
+
+
+def test_grpo_per_sequence_leaves_out_what_has_no_advantage_whatever_it_holds():
+    nan = float("nan")
+    junk = ([*GROUP[0], nan], [*GROUP[1], nan], [*GROUP[2], 0.0])
+    tokens = batch(*junk, row_ids=[0, 0, 0, 4, 4])
+    bare = grpo(batch(*GROUP, row_ids=[0, 0, 0, 4]), per_sequence_mean=True)
+    assert grpo(tokens, per_sequence_mean=True).policy.item() == bare.policy.item()
+    assert gradient(grpo, tokens, per_sequence_mean=True)[4].item() == 0.0
+    empty = batch([], [], [], row_ids=torch.zeros(0, dtype=torch.int64))
+    assert grpo(empty, per_sequence_mean=True).policy.item() == 0.0
 
 
 # --- preferences ---
@@ -350,6 +409,42 @@ def test_dpo_refuses_what_it_cannot_use():
         dpo(batch(*PAIRS, row_ids=[0] * 4), beta=0)
 
 
+def test_dpo_with_a_likelihood_term_is_the_plain_formula():
+    """Row 0 has one more token that both completions begin with. The preferred completions are
+    tokens 0, 1, 2 of row 0 and token 5 of row 4, so N_w is 4; the divisor of S_RL is 2 rows."""
+    draw = np.random.default_rng(0)
+    lp, old = -3 * draw.random(7), -3 * draw.random(7)
+    signs = [0.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0]
+    preferred = [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]
+    tokens = batch(lp, old, signs, weights=preferred, row_ids=[0] * 5 + [4] * 2)
+    sums = dpo(tokens, beta=0.3, likelihood_coef=0.7)
+    found = sums.policy / 2 + sums.imitation_coef * sums.imitation / 4
+
+    gains = lp - old
+    margins = [
+        0.3 * (gains[0] + gains[1] + gains[2] - (gains[0] + gains[3] + gains[4])),
+        0.3 * (gains[5] - gains[6]),
+    ]
+    preference = np.mean([math.log1p(math.exp(-margin)) for margin in margins])
+    likelihood = -np.mean([lp[0], lp[1], lp[2], lp[5]])
+    assert found.item() == pytest.approx(preference + 0.7 * likelihood, abs=1e-12)
+
+
+def test_dpo_without_a_likelihood_coefficient_is_plain_whatever_the_weights():
+    bare = batch(*PAIRS, row_ids=[0, 0, 0, 4])
+    weighted = batch(*PAIRS, weights=[1.0, 1.0, 0.0, 0.0], row_ids=[0, 0, 0, 4])
+    assert loss(dpo(weighted)).item() == loss(dpo(bare)).item()
+    assert gradient(dpo, weighted).tolist() == gradient(dpo, bare).tolist()
+
+
+def test_dpo_refuses_a_likelihood_term_of_rows_without_weights():
+    tokens = batch(*PAIRS, row_ids=[0, 0, 0, 4])
+    with pytest.raises(ValueError, match=r"likelihood_coef is 0\.5.*policy\.rows\.likelihood"):
+        dpo(tokens, likelihood_coef=0.5)
+    empty = batch([], [], [], row_ids=torch.zeros(0, dtype=torch.int64))
+    assert dpo(empty, likelihood_coef=0.5).policy.item() == 0.0  # a filler of another rank
+
+
 def random_rows(count: int, seed: int) -> list[Row]:
     rng = np.random.default_rng(seed)
     rows = []
@@ -412,7 +507,18 @@ def penalised(tokens):
     return rlmec_clipped(tokens, kl_coef=0.1, per_attempt_token=True)
 
 
-@pytest.mark.parametrize("objective", [rlmec_authors, rlmec_clipped, penalised, sequence_ppo, dpo])
+def grpo_per_sequence(tokens):
+    return grpo(tokens, per_sequence_mean=True)
+
+
+def dpo_likelihood(tokens):
+    return dpo(tokens, likelihood_coef=0.5)
+
+
+CUT = [rlmec_authors, rlmec_clipped, penalised, sequence_ppo, grpo, grpo_per_sequence]
+
+
+@pytest.mark.parametrize("objective", [*CUT, dpo, dpo_likelihood])
 def test_gradients_do_not_depend_on_ranks_and_accumulation(objective):
     rows = random_rows(17, seed=4)
     expected = step_gradients(objective, rows, world=1, accumulate=1)
