@@ -7,7 +7,7 @@ import pytest
 from walk import ROOT, done_well, finals, run
 
 pytestmark = pytest.mark.slow
-METHODS = ("rlmec", "rft", "dpo_corrections", "dpo_attempts", "sequence_ppo")
+METHODS = ("rlmec", "rft", "dpo_corrections", "dpo_attempts", "sequence_ppo", "grpo")
 
 
 def test_every_kind_of_method_trains_on_one_set_of_scores(copied):
