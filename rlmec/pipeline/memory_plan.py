@@ -150,12 +150,14 @@ def planned_stages(
     def generation(name: str, held: Weights, rows: int) -> PlannedStage:
         return _generation(name, settings, shape, held, rows, longest[name])
 
-    # Rows of a part; the last part of few problems has fewer.
-    sample, score = settings.sample, settings.score
-    problems = sample.part_size if sample.max_problems is None else sample.max_problems
-    sampled = min(sample.part_size, problems) * sample.num_generations
-    few = sample.path is None and sample.max_problems is not None
-    scored = min(score.part_size, problems * sample.num_generations) if few else score.part_size
+    # A part of `sample` counts problems, one of `score` attempts; few problems fill neither.
+    sample = settings.sample
+    sampled = sample.part_size * sample.num_generations
+    scored = settings.score.part_size
+    if sample.max_problems is not None:
+        attempts = sample.max_problems * sample.num_generations
+        sampled = min(sampled, attempts)
+        scored = min(scored, attempts) if sample.path is None else scored
 
     chain = [
         generation("sample", policy, sampled),
@@ -174,7 +176,8 @@ def longest_rows(settings: RunSettings, prompts: PromptLengths | None) -> dict[s
     """Tokens of the longest row that each stage can have, by the stage's name.
 
     The policy learns from an attempt and its correction in one row. The GRM's prompt shows an
-    attempt, and a rewrite follows. Imported attempts may have any length up to `max_length`.
+    attempt, and a rewrite follows. Imported attempts, and a warm-up on other problems than those of
+    `prompts`, may have rows of any length up to `max_length`.
     """
     most = {
         "warmup": settings.warmup.max_length,
@@ -186,7 +189,9 @@ def longest_rows(settings: RunSettings, prompts: PromptLengths | None) -> dict[s
     if prompts is None:
         return most
 
-    found = {"warmup": prompts.policy + prompts.reference}
+    found: dict[str, int] = {}
+    if settings.warmup.task is None:
+        found["warmup"] = prompts.policy + prompts.reference
     if settings.sample.path is None:
         attempt = settings.sample.completion_length
         found["sample"] = prompts.policy + attempt

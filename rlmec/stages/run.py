@@ -139,7 +139,7 @@ def _say_plan(run: Run) -> None:
     try:
         prompts = prompt_lengths(run)
     except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
+        first = str(error).partition("\n")[0] or type(error).__name__
         say(f"the plan counts rows of max_length tokens, because prompts are not known: {first}")
         prompts = None
 

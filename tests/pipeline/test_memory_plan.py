@@ -156,6 +156,9 @@ def test_rows_are_as_long_as_prompts_and_completions_make_them(tmp_path):
     assert longest_rows(short, PROMPTS)["sample"] == 55
     imported = replace(settings, sample=replace(settings.sample, path="attempts.jsonl"))
     most = longest_rows(settings, None)
+    # A warm-up on other problems has prompts that were not measured.
+    other = replace(settings, warmup=replace(settings.warmup, task={"steps": [5]}))
+    assert longest_rows(other, PROMPTS) == found | {"warmup": most["warmup"]}
     assert longest_rows(imported, PROMPTS) == most | {"warmup": 90}
     assert most["policy"] == settings.policy.max_length
 
