@@ -15,6 +15,30 @@ from benchmarks import networks
 from benchmarks.samples import Sample, Samples, load_samples
 
 
+@dataclass(frozen=True)
+class BenchSettings:
+    """The settings that every program with a preset has. `threads` is None for torch's default."""
+
+    preset: str
+    device: str
+    precision: str
+    vocabulary_size: int
+    shape: dict[str, Any]
+    repeats: int
+    seed: int
+    threads: int | None
+    output: str
+
+    def bench(self) -> Bench:
+        """Return what the rows share, with the number of threads set; ValueError as `Bench`."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return Bench(
+            *(self.device, self.precision, self.shape, self.vocabulary_size),
+            *(self.repeats, self.seed),
+        )
+
+
 @dataclass
 class Bench:
     """Settings that all rows share, and costly objects that are made once.

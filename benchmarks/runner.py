@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.bench import Bench
+from benchmarks.bench import BenchSettings
 from benchmarks.measurement import Result
 from benchmarks.table import as_json, cells, machine, render
 from benchmarks.work import ROWS, check_names
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(BenchSettings):
     """The root of `conf/benchmark.yaml`.
 
     `work` names rows of the table, None for all rows of the preset. `rows` has the keyword
@@ -26,17 +24,8 @@ class Settings:
     promise an error.
     """
 
-    preset: str
-    device: str
-    precision: str
-    vocabulary_size: int
-    shape: dict[str, Any]
     rows: dict[str, dict[str, Any] | None]
     work: list[str] | str | None
-    repeats: int
-    seed: int
-    threads: int | None
-    output: str
     strict: bool
 
     def names(self) -> list[str]:
@@ -46,15 +35,6 @@ class Settings:
         chosen = list(present if names is None else names)
         check_names(chosen, present)
         return chosen
-
-    def bench(self) -> Bench:
-        """Return what the rows share, with the number of threads set; ValueError as `Bench`."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return Bench(
-            *(self.device, self.precision, self.shape, self.vocabulary_size),
-            *(self.repeats, self.seed),
-        )
 
 
 def run(settings: Settings) -> int:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmarks.__main__ import CONF
-from benchmarks.bench import Bench
+from benchmarks.bench import BenchSettings
 from benchmarks.peers.base import chosen_peers
 from benchmarks.peers.operators import operators
 from benchmarks.peers.report import Table, as_json, as_markdown, cells
@@ -25,23 +24,14 @@ from benchmarks.table import machine
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(BenchSettings):
     """The root of `conf/peers.yaml`. `training`, `sampling` and `rewriting` are the keyword
     arguments of the methods of `subject.Subject`."""
 
-    preset: str
-    device: str
-    precision: str
-    vocabulary_size: int
-    shape: dict[str, Any]
     path: str | None
     work: list[str] | str | None
     peers: list[str] | str | None
-    repeats: int
     operators: int
-    seed: int
-    threads: int | None
-    output: str
     training: dict[str, Any]
     sampling: dict[str, Any]
     rewriting: dict[str, Any]
@@ -56,13 +46,7 @@ class Settings:
 
     def subject(self) -> Subject:
         """Return the network and samples; FileNotFoundError for a missing model."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        bench = Bench(
-            *(self.device, self.precision, self.shape, self.vocabulary_size),
-            *(self.repeats, self.seed),
-        )
-        return Subject(bench, self.folder())
+        return Subject(self.bench(), self.folder())
 
     def folder(self) -> Path | None:
         """Return the model folder of `path`, converted from a GGUF file if it is one."""

@@ -26,7 +26,55 @@ CLIP = 1.0
 
 
 @dataclass
-class TrainingJob:
+class NetworkJob:
+    """Work on one network, on the device and in the precision of the bench."""
+
+    bench: Bench
+    network: Any
+
+    @property
+    def device(self) -> torch.device:
+        return self.bench.device
+
+    @property
+    def arithmetic(self) -> Callable[[], Any]:
+        return self.bench.arithmetic
+
+
+@dataclass
+class TextJob(NetworkJob):
+    """Work whose result are texts behind `prompts`, as token ids."""
+
+    prompts: list[list[int]]
+
+    def __post_init__(self) -> None:
+        self.network.eval()
+
+    def timed(self, work: Work) -> Any:
+        return work.run()
+
+    def useful(self, peer: Peer, result: list[list[int]]) -> int:
+        return sum(map(len, result))
+
+    def reference(self, work: Work) -> Any:
+        """Return the texts."""
+        return work.run()
+
+    def error(self, work: Work, reference: Any) -> tuple[float | None, float | None]:
+        """Return `library.greedy_error` against the texts of another peer, and its limit."""
+        precision = self.bench.precision
+        found = library.greedy_error(self.network, self.prompts, reference, work.run(), precision)
+        return found, library.greedy_limit(precision)
+
+
+def completion_row(pair: Pair, ids: Sequence[int]) -> Row:
+    """Return the row for the likelihood of a completion behind the prompt of a pair."""
+    prompt = pair.attempt.prompt_ids
+    return Row.likelihood(pair.attempt.id, [*prompt, *ids], len(prompt))
+
+
+@dataclass
+class TrainingJob(NetworkJob):
     """One optimizer step on wrong attempts and their corrections.
 
     Old log-probs are the network's own, so that they are those of DPO's reference, too. The
@@ -34,8 +82,6 @@ class TrainingJob:
     leaves the weights as they are, so that every run and every peer sees the same ones.
     """
 
-    bench: Bench
-    network: Any
     pairs: list[Pair]
     micro_batch: int
     kind: str = field(default="training", init=False)
@@ -48,14 +94,6 @@ class TrainingJob:
     @property
     def case(self) -> str:
         return f"{len(self.pairs)} pairs, a step"
-
-    @property
-    def device(self) -> torch.device:
-        return self.bench.device
-
-    @property
-    def arithmetic(self) -> Callable[[], Any]:
-        return self.bench.arithmetic
 
     @cached_property
     def preferences(self) -> tuple[list[Pair], dict[str, list[float]]]:
@@ -70,10 +108,7 @@ class TrainingJob:
         return exact, dict(zip(ids, targets, strict=True))
 
     def _logprobs(self, completions: Sequence[list[int]]) -> list[list[float]]:
-        rows = [
-            Row.likelihood(p.attempt.id, [*p.attempt.prompt_ids, *ids], len(p.attempt.prompt_ids))
-            for p, ids in zip(self.pairs, completions, strict=True)
-        ]
+        rows = [completion_row(p, ids) for p, ids in zip(self.pairs, completions, strict=True)]
         with self.bench.arithmetic():
             return score_rows(TokenScorer(self.network), rows, PAD)
 
@@ -111,18 +146,12 @@ class TrainingJob:
 
 
 @dataclass
-class SamplingJob:
+class SamplingJob(TextJob):
     """Completions of the same prompts: `decoding` is greedy or sampled."""
 
-    bench: Bench
-    network: Any
-    prompts: list[list[int]]
     end_ids: list[int]
     decoding: Decoding
     kind: str = field(default="sampling", init=False)
-
-    def __post_init__(self) -> None:
-        self.network.eval()
 
     @property
     def is_greedy(self) -> bool:
@@ -135,36 +164,16 @@ class SamplingJob:
         limit = self.decoding.max_completion_length
         return f"{how}, {len(self.prompts)} prompts, at most {limit} tokens"
 
-    @property
-    def device(self) -> torch.device:
-        return self.bench.device
-
-    @property
-    def arithmetic(self) -> Callable[[], Any]:
-        return self.bench.arithmetic
-
-    def timed(self, work: Work) -> Any:
-        return work.run()
-
-    def useful(self, peer: Peer, result: list[list[int]]) -> int:
-        return sum(map(len, result))
-
-    def reference(self, work: Work) -> Any:
-        """Return the texts."""
-        return work.run()
-
     def error(self, work: Work, reference: Any) -> tuple[float | None, float | None]:
         """Return `library.greedy_error` of greedy texts; sampled ones only have to be texts."""
-        texts = work.run()
-        if not self.is_greedy:
-            return None, None
-        precision = self.bench.precision
-        found = library.greedy_error(self.network, self.prompts, reference, texts, precision)
-        return found, library.greedy_limit(precision)
+        if self.is_greedy:
+            return super().error(work, reference)
+        work.run()
+        return None, None
 
 
 @dataclass
-class RewritingJob:
+class RewritingJob(TextJob):
     """Greedy texts of the GRM's prompts, with drafts that differ from them in `edits` tokens.
 
     A network with random weights copies nothing from its prompt. So the texts of ours are its own
@@ -172,28 +181,14 @@ class RewritingJob:
     generate an attempt of the data, of which its prompt holds a draft with as many edits.
     """
 
-    bench: Bench
-    network: Any
-    prompts: list[list[int]]
     attempts: list[list[int]]
     tokens: int
     edits: int
     kind: str = field(default="rewriting", init=False)
 
-    def __post_init__(self) -> None:
-        self.network.eval()
-
     @property
     def case(self) -> str:
         return f"{self.edits} of {self.tokens} tokens edited, {len(self.prompts)} texts"
-
-    @property
-    def device(self) -> torch.device:
-        return self.bench.device
-
-    @property
-    def arithmetic(self) -> Callable[[], Any]:
-        return self.bench.arithmetic
 
     @cached_property
     def texts(self) -> list[list[int]]:
@@ -208,19 +203,3 @@ class RewritingJob:
             replaced(ids, sorted(draw.choice(len(ids) - 1, self.edits, replace=False)), draw)
             for ids in texts
         ]
-
-    def timed(self, work: Work) -> Any:
-        return work.run()
-
-    def useful(self, peer: Peer, result: list[list[int]]) -> int:
-        return sum(map(len, result))
-
-    def reference(self, work: Work) -> Any:
-        """Return the texts."""
-        return work.run()
-
-    def error(self, work: Work, reference: Any) -> tuple[float | None, float | None]:
-        """Return `library.greedy_error` against the texts of another peer."""
-        precision = self.bench.precision
-        found = library.greedy_error(self.network, self.prompts, reference, work.run(), precision)
-        return found, library.greedy_limit(precision)

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.batches import CLIPPED, planned, policy_module, step_gradients
 from benchmarks.peers.base import OURS, Peer, Work
-from benchmarks.peers.jobs import TrainingJob
+from benchmarks.peers.jobs import TrainingJob, completion_row
 from rlmec.data.baseline_rows import correction_preferences
 from rlmec.data.policy_rows import pair_rows, separate_rows
 from rlmec.data.row import Row
@@ -19,14 +19,7 @@ BETA = 0.1
 
 def correction_rows(data: Any) -> list[Row]:
     """Return one row per pair for plain likelihood of its correction."""
-    return [
-        Row.likelihood(
-            pair.attempt.id,
-            [*pair.attempt.prompt_ids, *pair.target_ids],
-            len(pair.attempt.prompt_ids),
-        )
-        for pair in data.pairs
-    ]
+    return [completion_row(pair, pair.target_ids) for pair in data.pairs]
 
 
 def _rlmec(job: TrainingJob, rows_of: Any = pair_rows) -> Work:
