@@ -4,11 +4,15 @@ In: prompts, and a draft of the completion for each (a wrong attempt, of which a
 nearly a copy). Out: what greedy decoding writes, token for token, and the log-probability of every
 token of the draft, which the first pass computes on the way.
 
-Each pass feeds the last token of a row and a guess of what follows: a piece of the draft, from the
-place where the text written so far has got to in it. The pass tells which token greedy decoding
-writes after each of these tokens. The longest correct beginning of the guess is taken, and one
-token more. `Realignment` finds the place in the draft again after an edit. Guesses grow while they
-are correct and shrink to nothing while they are wrong, so a useless draft costs a single pass.
+Each pass feeds the last token of a row and a guess of what follows. The pass tells which token
+greedy decoding writes after each of these tokens. The longest correct beginning of the guess is
+taken, and one token more. Where a guess comes from has no effect on the text.
+
+A guess is a piece of the draft from the place that the text has got to in it (`Realignment`). Where
+the text has left the draft, another place is looked up: one that the last tokens of the text
+precede, in the draft or in the prompt and the text written so far (`draft_lookup`). All rows of a
+pass guess equally many tokens: more while guesses are correct, none while they are wrong, so that a
+useless draft costs a single pass.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import torch
 
 from rlmec.data.row import Row
 from rlmec.lm.chunked_head import evaluating
+from rlmec.lm.draft_lookup import longest_match
 from rlmec.lm.generation import Completion, Decoding, generate
 from rlmec.lm.kv_cache import (
     Slots,
@@ -38,12 +43,21 @@ GUESSES = np.array([0, 4, 8, 16, 32, 64, 128, 256])
 """Lengths of a guess to choose from."""
 PASS_COST = 192.0
 """Cost of a pass besides that of its tokens, in tokens."""
+CPU_PASS_COST = 32.0
+"""The same on a CPU, where further tokens are dear. A single row is planned as on a GPU: its time
+per token hardly depends on the length of its guesses, and longer ones save passes."""
 ROW_COST = 4.0
 """Cost of a row in a pass besides that of its tokens (its cache is read), in tokens."""
-SPLIT = 64
-"""Rows with short guesses wait for a later pass if they would pad this one by more tokens."""
 MEMORY = 24.0
-"""Number of recent tokens from which the worth of a draft is estimated."""
+"""Number of recent tokens from which the worth of guesses is estimated."""
+LONGEST = 8
+"""Last tokens of a text that are looked up, at most."""
+TRUST = 5.0
+"""How many matching tokens a doubling of the draft's odds is worth."""
+LEAST_SHARE = 0.125
+"""Expected share of correct tokens below which a place that was looked up is not guessed from."""
+CONFIRMED = 3
+"""Tokens of a guess that must be correct before its place in the draft counts as found."""
 LOGITS_AT_ONCE = 2**24
 NOTHING = -1
 """Marks positions after the end of a draft or a guess. No token has this id."""
@@ -90,7 +104,7 @@ def rewrite(
     before = 0  # rewrites of the groups before
     with evaluating(network):
         for group in batches(network, columns):
-            batch = _Batch(
+            batch = RewriteBatch(
                 Slots(network),
                 [prompts[i] for i in group],
                 [drafts[i] for i in group],
@@ -123,7 +137,60 @@ def _token_by_token(
     return [Rewrite(done, logprobs.get(i, [])) for i, done in enumerate(completions)]
 
 
-class _Batch:
+@dataclass(frozen=True)
+class Aim:
+    """Where the guess of each open row comes from, S rows in all."""
+
+    place: np.ndarray  # [S], index of the guess's first token in its source
+    left: np.ndarray  # [S], tokens that a guess can have
+    looked_up: np.ndarray  # [S], whether the place is not the pointer of `Realignment`
+    from_text: np.ndarray  # [S], whether the source is the text itself rather than the draft
+    share: np.ndarray  # [S], expected share of correct tokens, below 1
+
+
+class Worth:
+    """Recent hits and misses of guesses, by row. Both counts fade with MEMORY."""
+
+    def __init__(self, count: int) -> None:
+        self.hits = np.zeros(count)  # [R], correct tokens
+        self.misses = np.zeros(count)  # [R], guesses that ended with a wrong token
+        self.failed = np.zeros(count, dtype=bool)  # [R], whether all of the last guess was wrong
+
+    def add(self, rows: np.ndarray, hits: np.ndarray, misses: np.ndarray) -> None:
+        """Adds counts [S]. Scales a row's total down to MEMORY, so that recent tokens prevail."""
+        self.hits[rows] += hits
+        self.misses[rows] += misses
+        kept = MEMORY / np.maximum(self.hits[rows] + self.misses[rows], MEMORY)
+        self.hits[rows] *= kept
+        self.misses[rows] *= kept
+
+    def doubt(self, rows: np.ndarray, guessed: np.ndarray, failed: np.ndarray) -> None:
+        """Halves the hits after two guesses in a row that were wrong from their first token.
+
+        A single such guess may be due to a token that the draft lacks.
+        """
+        twice = guessed & failed & self.failed[rows]
+        self.hits[rows] *= np.where(twice, 0.5, 1.0)
+        self.failed[rows] = np.where(guessed, failed, self.failed[rows])
+
+    def share(self, rows: np.ndarray, match: np.ndarray | None = None) -> np.ndarray:
+        """The share of hits, [S], below 1.
+
+        With the length of a match, `match` [S], the estimate begins with match / (match + 2), which
+        counts as 4 tokens.
+        """
+        hits = self.hits[rows]
+        total = hits + self.misses[rows]
+        if match is None:
+            return hits / (total + 0.5)
+        return (hits + 4 * match / (match + 2)) / (total + 4)
+
+    def log_odds(self, rows: np.ndarray) -> np.ndarray:
+        """The logarithm to base 2 of hits per miss, [S], at least 0."""
+        return np.log2(np.maximum(self.hits[rows] / (self.misses[rows] + 0.5), 1))
+
+
+class RewriteBatch:
     """Rows that are rewritten together.
 
     Arrays are by row, R rows in all; `rows` names the row in each slot of the cache. An open row
@@ -148,14 +215,16 @@ class _Batch:
         count = len(prompts)
         self.rows = np.arange(count)  # [slots in use]
         self.open = np.ones(count, dtype=bool)  # [R]
-        self.written = np.zeros((count, limit), dtype=np.int64)  # [R, limit], token ids
+        self.begun = max(int(self.prompt_lengths.max()), LONGEST)  # P
+        self.texts = np.full((count, self.begun + limit), NOTHING)  # [R, P + limit], token ids
+        for text, prompt in zip(self.texts, prompts, strict=True):
+            text[self.begun - len(prompt) : self.begun] = prompt
+        self.written = self.texts[:, self.begun :]  # [R, limit], a view
         self.logprobs = np.zeros((count, limit), dtype=np.float32)  # [R, limit]
         self.lengths = np.zeros(count, dtype=np.int64)  # [R], tokens written
 
-        # What is known of a draft's worth. The two counts fade with MEMORY.
-        self.hits = np.zeros(count)  # [R], recent tokens that were as in the draft
-        self.misses = np.zeros(count)  # [R], recent tokens that were not
-        self.failed = np.zeros(count, dtype=bool)  # [R], whether all of the last guess was wrong
+        self.draft_worth = Worth(count)
+        self.lookup_worth = Worth(count)
 
     def run(self, before: int, total: int) -> list[Rewrite]:
         """Rewrites all rows, in the order they were given.
@@ -167,8 +236,8 @@ class _Batch:
         while len(self.rows):
             signals.check()
             within(before + len(self.open) - len(self.rows), total, "rewrites")
-            places, sizes = self._planned()
-            self._pass(places, sizes)
+            aim = self._aim()
+            self._pass(aim, self._sizes(aim))
             self._release_finished()
 
         rewrites = []
@@ -204,46 +273,66 @@ class _Batch:
         # The pass shows for every draft token whether greedy decoding agrees with it, also after
         # the first edit: a first estimate of the draft's worth.
         agreed = (best[:, :-1] == drafts).sum(1)  # [R]
-        self.hits = agreed.astype(float)
-        self.misses = (lengths - agreed).astype(float)
-        self._fade(rows)
+        self.draft_worth.add(rows, agreed, lengths - agreed)
         return draft_logprobs
 
-    def _planned(self) -> tuple[np.ndarray, np.ndarray]:
-        """The slots of the next pass, ascending, and the size of the guess in each of them.
+    def _aim(self) -> Aim:
+        """Where the next guess of each open row comes from.
 
-        A size is the one of least expected cost per token written, if each token of the guess is
-        correct with the row's recent share of hits.
+        A place that was looked up must have a longer match than the pointer. At the pointer few
+        tokens may match, after an edit none: what speaks for it is how often the draft was right.
         """
         rows = self.rows
-        left_of_draft = self.align.lengths[rows] - self.align.pointer[rows]
-        left_to_write = self.limit - self.lengths[rows] - 1
-        sizes = np.minimum(GUESSES, np.minimum(left_of_draft, left_to_write)[:, None])  # [open, G]
+        lengths = self.align.lengths[rows]  # [S]
+        pointer = self.align.pointer[rows]  # [S]
+        run = np.minimum(self.align.run[rows], LONGEST)
+        evidence = run + TRUST * self.draft_worth.log_odds(rows)
+        evidence = np.where(pointer < lengths, evidence, 0)  # [S], a draft that has ended has none
+
+        ends = self.begun + self.lengths[rows]  # [S]
+        last = ends[:, None] - np.arange(LONGEST, 0, -1)
+        endings = self.texts[rows[:, None], last]  # [S, LONGEST]
+        in_draft, match = longest_match(self.align.drafts[rows], endings, lengths, pointer)
+        in_text, text_match = longest_match(self.texts[rows, : ends.max()], endings, ends, ends)
+        from_text = text_match > match
+        match = np.maximum(match, text_match)  # [S]
+        looked_up = match > evidence
+        from_text &= looked_up
+
+        place = np.where(from_text, in_text, np.where(looked_up, in_draft, pointer))
+        left = np.where(from_text, ends, lengths) - place
+        left = np.minimum(left, self.limit - self.lengths[rows] - 1)
+        found_share = self.lookup_worth.share(rows, match)
+        left[looked_up & (found_share < LEAST_SHARE)] = 0
+        share = np.where(looked_up, found_share, self.draft_worth.share(rows))
+        return Aim(place, left, looked_up, from_text, share)
+
+    def _sizes(self, aim: Aim) -> np.ndarray:
+        """The size of the guess of each open row, [S].
+
+        All rows of a pass are as wide as the widest. The width is the one of least expected cost
+        per token written, if each token of a guess is correct with the row's share of hits.
+        """
+        count = len(self.rows)
+        sizes = np.minimum(GUESSES, aim.left[:, None])  # [S, G]
 
         # A guess of g tokens, each correct with probability s, gives 1 + s + ... + s^g tokens.
-        share = (self.hits[rows] / (self.hits[rows] + self.misses[rows] + 0.5))[:, None]
-        expected = 1 + share * (1 - share**sizes) / (1 - share)  # [open, G]
-        cost = PASS_COST / len(rows) + ROW_COST + 1 + sizes  # few open rows: a pass costs each more
-        best = (cost / expected).argmin(1)
-        sizes = sizes[np.arange(len(rows)), best]  # [open]
+        share = aim.share[:, None]
+        expected = 1 + share * (1 - share**sizes) / (1 - share)  # [S, G]
+        on_cpu = self.slots.device.type == "cpu"
+        pass_cost = max(CPU_PASS_COST, PASS_COST / count) if on_cpu else PASS_COST
+        cost = pass_cost + count * (ROW_COST + 1 + sizes.max(0))  # [G]
+        return sizes[:, (cost / expected.sum(0)).argmin()]
 
-        short = 2 * (1 + sizes) < 1 + sizes.max()
-        padding = (sizes.max() - sizes[short]).sum()
-        if padding > SPLIT:  # a pass of their own is cheaper than the padding
-            places = np.flatnonzero(~short)
-            return places, sizes[places]
-        return np.arange(len(rows)), sizes
-
-    def _pass(self, places: np.ndarray, sizes: np.ndarray) -> None:
-        """Feeds the last token and a guess of the rows in S slots, and takes what is correct."""
-        rows = self.rows[places]
+    def _pass(self, aim: Aim, sizes: np.ndarray) -> None:
+        """Feeds the last token and a guess of every open row, and takes what is correct."""
+        rows = self.rows
         widest = int(sizes.max())
 
         last = self.written[rows, self.lengths[rows] - 1]  # [S]
         step = np.arange(widest)
         real = step < sizes[:, None]  # [S, g]
-        index = np.minimum(self.align.pointer[rows][:, None] + step, self.align.width - 1)
-        guess = np.where(real, self.align.drafts[rows[:, None], index], NOTHING) if widest else real
+        guess = np.where(real, self._tokens(aim, widest), NOTHING)
         ids = np.concatenate([last[:, None], np.where(real, guess, last[:, None])], 1)  # [S, 1 + g]
 
         starts = self.prompt_lengths[rows] + self.lengths[rows] - 1  # [S]
@@ -251,16 +340,27 @@ class _Batch:
             self.slots.tensor(ids),
             self.slots.tensor(starts),
             int((starts + sizes).max()) + 1,
-            None if len(places) == len(self.rows) else self.slots.tensor(places),
-            self.slots.tensor(sizes + 1) if sizes.min() < widest else None,
+            counts=self.slots.tensor(sizes + 1) if sizes.min() < widest else None,
         )  # [S, 1 + g, size]
 
         asked = np.arange(widest + 1) <= sizes[:, None]  # [S, 1 + g]
         chosen = states[self.slots.tensor(asked)]  # [M, size]
         best, best_logprobs, _ = self._read(chosen, asked)
         taken, _ = self._take(rows, guess, sizes, best, best_logprobs)
+
+        # A place that was looked up and proved right is where the text has got to in the draft.
+        found = aim.looked_up & ~aim.from_text & (taken >= CONFIRMED)  # [S]
+        self.align.start_with_copy(rows[found], aim.place[found])
         self.align.advance(rows, best, taken + 1)
-        self._learn(rows, sizes, taken)
+        self._learn(aim, sizes, taken, found)
+
+    def _tokens(self, aim: Aim, count: int) -> np.ndarray:
+        """The `count` tokens of each row's source from its place on, [S, count]."""
+        rows = self.rows[:, None]
+        index = aim.place[:, None] + np.arange(count)
+        in_draft = self.align.drafts[rows, np.minimum(index, self.align.width - 1)]
+        in_text = self.texts[rows, np.minimum(index, self.texts.shape[1] - 1)]
+        return np.where(aim.from_text[:, None], in_text, in_draft)
 
     def _read(
         self, states: torch.Tensor, real: np.ndarray, targets: np.ndarray | None = None
@@ -317,29 +417,21 @@ class _Batch:
         self.open[rows] = ~np.isin(last, self.end_ids) & (self.lengths[rows] < self.limit)
         return taken, last
 
-    def _learn(self, rows: np.ndarray, sizes: np.ndarray, taken: np.ndarray) -> None:
-        """Updates the drafts' worth after a pass.
+    def _learn(self, aim: Aim, sizes: np.ndarray, taken: np.ndarray, found: np.ndarray) -> None:
+        """Updates the worth of guesses after a pass."""
+        rows = self.rows
+        guessed = (sizes > 0) & ~aim.looked_up
+        looked_up = (sizes > 0) & aim.looked_up
+        missed = taken < sizes
 
-        After two guesses in a row that were wrong from their first token the hits count half. A
-        single such guess may be due to a token that the draft lacks.
-        """
-        guessed = sizes > 0
-        failed = guessed & (taken == 0)
-        self.hits[rows] *= np.where(failed & self.failed[rows], 0.5, 1.0)
-
-        # Without a guess, the token written tells: it counts as the draft's own if the one before
-        # it was, too, since one alone may be chance.
+        # Without a guess at the pointer, the token written tells: it counts as the draft's own if
+        # the one before it was, too, since one alone may be chance.
         own = self.align.run[rows] > 1
-        self.hits[rows] += np.where(guessed, taken, own)
-        self.misses[rows] += np.where(guessed, taken < sizes, ~own)
-        self.failed[rows] = np.where(guessed, failed, self.failed[rows])
-        self._fade(rows)
-
-    def _fade(self, rows: np.ndarray) -> None:
-        """Scales the counts of a row down to a total of MEMORY, so that recent tokens prevail."""
-        kept = MEMORY / np.maximum(self.hits[rows] + self.misses[rows], MEMORY)
-        self.hits[rows] *= kept
-        self.misses[rows] *= kept
+        self.draft_worth.doubt(rows, guessed, taken == 0)
+        self.draft_worth.add(
+            rows, np.where(guessed | found, taken, own), np.where(guessed, missed, ~own)
+        )
+        self.lookup_worth.add(rows, looked_up * taken, looked_up & missed)
 
     def _release_finished(self) -> None:
         """Takes finished rows out of their slots, which rows from the end then fill."""

@@ -122,7 +122,7 @@ def _wrap_decoding(act_at: Callable[[str], None]) -> None:
     from rlmec.stages import teach
 
     _before(generation, "_choose", lambda *args: act_at("decode"))
-    _before(draft_decoding._Batch, "_pass", lambda *args: act_at("decode"))
+    _before(draft_decoding.RewriteBatch, "_pass", lambda *args: act_at("decode"))
     _before(logprobs, "collate", lambda *args: act_at("decode"))
     _wrap_verdicts(act_at)
     _before(score_stage, "correction_of", lambda *args, **kwargs: act_at("judge"))
