@@ -43,11 +43,12 @@ GUESSES = np.array([0, 4, 8, 16, 32, 64, 128, 256])
 """Lengths of a guess to choose from."""
 PASS_COST = 192.0
 """Cost of a pass besides that of its tokens, in tokens."""
-CPU_PASS_COST = 32.0
-"""The same on a CPU, where further tokens are dear. A single row is planned as on a GPU: its time
-per token hardly depends on the length of its guesses, and longer ones save passes."""
 ROW_COST = 4.0
 """Cost of a row in a pass besides that of its tokens (its cache is read), in tokens."""
+CPU_PASS_COST = 32.0
+CPU_ROW_COST = 1.0
+"""The same costs on a CPU, where further tokens are dear. A single row is planned as on a GPU: its
+time per token hardly depends on the length of its guesses, and longer ones save passes."""
 MEMORY = 24.0
 """Number of recent tokens from which the worth of guesses is estimated."""
 LONGEST = 8
@@ -319,9 +320,12 @@ class RewriteBatch:
         # A guess of g tokens, each correct with probability s, gives 1 + s + ... + s^g tokens.
         share = aim.share[:, None]
         expected = 1 + share * (1 - share**sizes) / (1 - share)  # [S, G]
-        on_cpu = self.slots.device.type == "cpu"
-        pass_cost = max(CPU_PASS_COST, PASS_COST / count) if on_cpu else PASS_COST
-        cost = pass_cost + count * (ROW_COST + 1 + sizes.max(0))  # [G]
+        pass_cost = PASS_COST
+        row_cost = ROW_COST
+        if self.slots.device.type == "cpu" and count > 1:
+            pass_cost = CPU_PASS_COST
+            row_cost = CPU_ROW_COST
+        cost = pass_cost + count * (row_cost + 1 + sizes.max(0))  # [G]
         return sizes[:, (cost / expected.sum(0)).argmin()]
 
     def _pass(self, aim: Aim, sizes: np.ndarray) -> None:
