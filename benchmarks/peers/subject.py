@@ -39,8 +39,9 @@ class Subject:
         if self.folder is None:
             return bench.network(**library.spread(bench.shape) if for_texts else {})
 
-        from rlmec.lm.loading import load_network
+        from rlmec.lm.loading import load_network, quiet
 
+        quiet()
         dtype = torch.bfloat16 if bench.precision == "bf16-true" else torch.float32
         network = load_network(self.folder).to(bench.device, dtype)
         # Every peer gets its end tokens from the job.
