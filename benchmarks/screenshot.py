@@ -3,7 +3,8 @@
     python train.py                      # seed 1; any finished run serves
     python -m benchmarks.screenshot      # of the newest report below artifacts/
 
-In: a report's tokens.html. Out: a PNG of wrong attempts, with at most 128 colours. Needs Chromium.
+In: a report's tokens.html. Out: a PNG of the page as it opens, with at most 256 colours. Needs
+Chromium.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ OUT = Path(__file__).resolve().parents[1] / "docs" / "token_page.png"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run")
 
-# Wrong attempts at problems that the GRM was not taught, with its own corrections and penalties.
-VIEW = "show=wrong&fix=yes&credit=penalties&share=unseen&size=10&theme=light"
+VIEW = "theme=light"
 
 
 def newest_page(artifacts: Path) -> Path:
@@ -46,7 +46,7 @@ def screenshot(page: Path, out: Path, *, view: str = VIEW, size: tuple[int, int]
 
         # Few colours keep the file small; a page has hardly more.
         with Image.open(shot) as image:
-            image.convert("RGB").quantize(128).save(out, optimize=True)
+            image.convert("RGB").quantize(256).save(out, optimize=True)
 
 
 def main() -> None:

@@ -80,6 +80,35 @@ def markdown(
     return "\n".join(parts)
 
 
+TRUTHS = {"oracle": "the oracle's correction", "accepted_correction": "the accepted correction"}
+"""Names in a sentence of what credit is compared with (`grm/credit_truth`)."""
+
+
+def credit_words(credit: Mapping[str, Any]) -> str:
+    """The quality of the credit as a sentence, from its metrics `grm/credit_*`.
+
+    They count wrong attempts at problems outside the GRM's training only.
+    """
+    if not credit:
+        return (
+            "Whether the penalties are right was not measured: no wrong attempt at a problem "
+            "outside the GRM's training has a correction to compare with."
+        )
+    truth = TRUTHS[credit["grm/credit_truth"]]
+    attempts = credit["grm/credit_attempts"]
+    where = f"{attempts:,} wrong attempts at problems that the GRM was not trained on"
+    punished = credit["grm/credit_punished"]
+    if not punished:
+        return f"No token is punished in {where}."
+
+    hits = 100 * credit["grm/credit_precision"]
+    by_chance = 100 * credit["grm/credit_base_rate"]
+    return (
+        f"Of {punished:,} punished tokens in {where}, {hits:.0f} % are removed by {truth}; "
+        f"by chance it would be {by_chance:.0f} %."
+    )
+
+
 def _lines_table(lines: Sequence[Line]) -> str:
     last = lines[-1].name
     head = ["model", "accuracy", INTERVAL, "against start", "p", f"p against {last}"]

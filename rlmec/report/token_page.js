@@ -35,6 +35,7 @@ for (const r of rewards) {
 // hunk, targetHunk: which edit operation changes a token, so that both sides can be linked.
 // hits, kept, missed: tokens that are punished and removed, punished and kept, removed and not
 // punished. They are counted for corrected attempts only.
+// telling: how much an attempt shows of the method at a glance, see `tellingOf`.
 let at = 0;
 let targetAt = 0;
 const cases = data.attempts.map((a, number) => {
@@ -65,8 +66,18 @@ const cases = data.attempts.map((a, number) => {
     if (r < 0) c.removed[i] ? c.hits++ : c.kept++;
     else if (c.removed[i]) c.missed++;
   }
+  c.telling = tellingOf(c);
   return c;
 });
+
+// The agreement of penalties and removed tokens (2 x both, over the sum of the two) times the share
+// of the attempt that the correction keeps; 0 where no removed token is punished. Attempts that the
+// GRM was not trained on get 1 more, so that they precede all others.
+function tellingOf(c) {
+  if (!c.hits) return 0;
+  return ((2 * c.hits) / (2 * c.hits + c.kept + c.missed)) * (1 - c.ratio) + (c.taught ? 0 : 1);
+}
+
 const text = (from, count, table) => {
   let out = "";
   for (let i = from; i < from + count; i++) out += data.pieces[table[i]];
@@ -81,7 +92,7 @@ function found(c, words) {
 
 // ---- controls --------------------------------------------------------------------------------
 const CHOICES = {
-  show: { all: ["right and wrong", () => true], wrong: ["wrong", (c) => !c.right], right: ["right", (c) => c.right] },
+  show: { wrong: ["wrong", (c) => !c.right], right: ["right", (c) => c.right], all: ["right and wrong", () => true] },
   fix: {
     all: ["any", () => true], yes: ["corrected", (c) => !c.right && c.corrected],
     no: ["wrong, not corrected", (c) => !c.right && !c.corrected],
@@ -95,17 +106,21 @@ const CHOICES = {
   },
   share: { all: ["all", () => true], taught: ["taught to the GRM", (c) => c.taught], unseen: ["not taught", (c) => !c.taught] },
   sort: {
+    telling: ["most telling", (a, b) => b.telling - a.telling],
     order: ["as recorded", (a, b) => a.number - b.number],
     penalty: ["largest penalties", (a, b) => a.penalty - b.penalty],
     against: ["disagreement with the edit", (a, b) => b.kept + b.missed - a.kept - a.missed],
     unlikely: ["least likely to the GRM", (a, b) => a.leastLikely - b.leastLikely],
     long: ["longest", (a, b) => b.n - a.n],
   },
-  palette: { green: ["green and red"], blue: ["blue and orange"] },
+  colour: { reward: ["reward"], grm: ["GRM probability"], old: ["old policy probability"] },
+  palette: { blue: ["blue and orange"], green: ["green and red"] },
   theme: { auto: ["as the system"], light: ["light"], dark: ["dark"] },
   size: { 20: ["20"], 10: ["10"], 50: ["50"], 100: ["100"] },
 };
+const LOOKS = ["colour", "palette", "theme"]; // change how attempts look, not which ones are shown
 const START = { q: "", page: "1", ...Object.fromEntries(Object.entries(CHOICES).map(([k, v]) => [k, k === "size" ? "20" : Object.keys(v)[0]])) };
+if (!cases.some((c) => !c.right)) START.show = "all";
 let state = { ...START };
 let shown = cases;
 
@@ -113,7 +128,7 @@ for (const [name, options] of Object.entries(CHOICES)) {
   if (name === "share" && !cases.some((c) => c.taught)) $(name).parentElement.hidden = true;
   for (const [value, [label]] of Object.entries(options)) $(name).append(new Option(label, value));
   $(name).value = START[name];
-  const turns = name === "theme" || name === "palette" ? {} : { page: "1" };
+  const turns = LOOKS.includes(name) ? {} : { page: "1" };
   $(name).addEventListener("change", () => go({ [name]: $(name).value, ...turns }));
 }
 let typing = 0;
@@ -122,11 +137,11 @@ $("q").addEventListener("input", () => {
   typing = setTimeout(() => go({ q: $("q").value, page: "1" }), 150);
 });
 $("tools").addEventListener("submit", (event) => event.preventDefault());
-$("reset").addEventListener("click", () => go({ ...START, theme: state.theme, palette: state.palette }));
+$("reset").addEventListener("click", () => go({ ...START, ...Object.fromEntries(LOOKS.map((name) => [name, state[name]])) }));
 for (const button of document.querySelectorAll("[data-go]")) {
   button.addEventListener("click", () => {
     go({ page: String(Number(state.page) + Number(button.dataset.go)) });
-    $("tools").scrollIntoView();
+    $("fold").scrollIntoView();
   });
 }
 
@@ -151,15 +166,24 @@ function fromHash() {
 const dark = matchMedia("(prefers-color-scheme: dark)");
 dark.addEventListener("change", look);
 
+// On a phone the filters are folded until they are asked for.
+const narrow = matchMedia("(max-width: 44rem)");
+const fold = () => { $("fold").open = !narrow.matches; };
+narrow.addEventListener("change", fold);
+
 function look() {
   root.dataset.theme = state.theme === "auto" ? (dark.matches ? "dark" : "light") : state.theme;
   root.dataset.palette = state.palette;
+  root.dataset.colour = state.colour;
+  $("measure").textContent = CHOICES.colour[state.colour][0];
 }
 
 // ---- drawing ---------------------------------------------------------------------------------
 function draw() {
   look();
   hideTip();
+  const chosen = ["q", "show", "fix", "credit", "share", "sort"].filter((k) => state[k] !== START[k]).length;
+  $("fold").firstElementChild.textContent = chosen ? `Filters (${chosen} set)` : "Filters";
 
   const words = state.q.toLowerCase();
   const tests = ["show", "fix", "credit", "share"].map((k) => CHOICES[k][state[k]][1]);
@@ -207,20 +231,18 @@ function listed(target, entries) {
 function tiles() {
   const sum = (of) => shown.reduce((total, c) => total + of(c), 0);
   const right = sum((c) => (c.right ? 1 : 0)), fixed = sum((c) => (c.corrected && !c.right ? 1 : 0));
-  const all = sum((c) => c.n), hits = sum((c) => c.hits), kept = sum((c) => c.kept), missed = sum((c) => c.missed);
+  const all = sum((c) => c.n), punished = sum((c) => c.punished), rewarded = sum((c) => c.rewarded);
   listed($("tiles"), [
     ["attempts", count(shown.length), `${count(right)} right, ${count(shown.length - right)} wrong`],
     ["corrected", count(fixed), right < shown.length ? `${percent(fixed, shown.length - right)} of the wrong attempts` : ""],
     ["tokens", count(all)],
-    ["rewarded", percent(sum((c) => c.rewarded), all), "of the tokens"],
-    ["punished", percent(sum((c) => c.punished), all), "of the tokens"],
-    ["credit precision", percent(hits, hits + kept), "punished tokens that the correction removes"],
-    ["credit recall", percent(hits, hits + missed), "removed tokens that are punished"],
+    ["rewarded", count(rewarded), `tokens, ${percent(rewarded, all)}`],
+    ["punished", count(punished), `tokens, ${percent(punished, all)}`],
   ]);
 }
 
 // Characters that cannot be seen, or that change how the text around them is shown, are spelt out.
-const HIDDEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Co}\u00a0\u2000-\u200a\u202f\u205f\u3000]/gu;
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Co}\u00a0\u2000-\u200a\u202f\u205f\u3000\ufffe\uffff]/gu;
 
 function visible(words, newline) {
   if (/^\p{M}/u.test(words)) words = `\u25cc${words}`;
@@ -233,12 +255,23 @@ function visible(words, newline) {
   });
 }
 
-function tokenSpan(piece, kind) {
-  const words = data.pieces[piece];
-  const span = make("span", `t ${kind}`, words === "" ? "\u00b7" : visible(words, "\u21b5\n"));
-  if (words === "") span.classList.add("part");
+// A token's text as it is shown. Of several tokens that make one character, only the last has it.
+const shownText = (piece) => (data.pieces[piece] === "" ? "\u00b7" : visible(data.pieces[piece], "\u21b5\n"));
+
+function tokenSpan(piece, kind, tag = "span") {
+  const span = make(tag, `t ${kind}`, shownText(piece));
   if (special.has(piece)) span.classList.add("mark");
   return span;
+}
+
+// What a reward or a probability looks like: the name of a fill, and its strength from 0 to 1.
+function fillOf(where) {
+  if (state.colour !== "reward") {
+    const p = Math.exp(Math.min(0, (state.colour === "grm" ? grm : old)[where]));
+    return ["heat", 1 - p];
+  }
+  const r = rewards[where];
+  return r < 0 ? ["neg", r / lowest] : r > 0 ? ["pos", r / highest] : ["", 0];
 }
 
 function card(c) {
@@ -249,13 +282,25 @@ function card(c) {
   head.append(make("span", `badge ${c.right ? "right" : "wrong"}`, c.right ? "\u2713 right" : `\u2717 ${c.clipped ? "cut off" : c.verdict.replace("_", " ")}`));
   head.append(make("h2", "", visible(c.id, " ")));
   for (const note of notes(c)) head.append(make("span", "", visible(note, " ")));
+  const save = make("button", "save", "Save as SVG");
+  save.type = "button";
+  save.setAttribute("aria-label", `Save as SVG: attempt ${visible(c.id, " ")}`);
+  head.append(save);
   const question = make("p", "question", visible(c.problem.question, "\n"));
   question.append(" ", make("b", "", `\u2192 ${visible(c.problem.answer, " ")}`));
   const sides = make("div", "sides");
   sides.append(attemptSide(c));
   if (c.m) sides.append(correctionSide(c));
-  article.append(head, question, sides);
+  article.append(head, question);
+  if (c.problem.solution) article.append(folded("Reference solution", visible(c.problem.solution, "\n")));
+  article.append(sides);
   return article;
+}
+
+function folded(title, words) {
+  const box = make("details", "solution");
+  box.append(make("summary", "", title), make("p", "", words));
+  return box;
 }
 
 function notes(c) {
@@ -280,25 +325,52 @@ function side(title, kind) {
   return [box, row];
 }
 
+// The rewards of an attempt in words, for those who cannot see them.
+const SPOKEN = 30; // penalties that are listed
+
+function spoken(c) {
+  const parts = [];
+  for (let i = 0; i < c.n && parts.length < SPOKEN; i++) {
+    if (rewards[c.at + i] >= 0) continue;
+    const fate = !c.corrected || c.right ? "" : c.removed[i] ? ", removed by the correction" : ", kept by the correction";
+    parts.push(`\u201c${quoted(tokens[c.at + i])}\u201d, token ${i + 1}, ${number(rewards[c.at + i])}${fate}`);
+  }
+  const more = c.punished > parts.length ? `; and ${c.punished - parts.length} more` : "";
+  const punished = parts.length ? `Punished tokens: ${parts.join("; ")}${more}.` : "No token is punished.";
+  return `${punished} ${c.rewarded} of ${c.n} tokens are rewarded.`;
+}
+const quoted = (piece) => shownText(piece).replace("\u21b5\n", "line break").trim() || "space";
+
 function attemptSide(c) {
   const [box, row] = side("Attempt", "attempt");
-  for (let i = 0; i < c.n; i++) {
-    const r = rewards[c.at + i];
-    const span = tokenSpan(tokens[c.at + i], r < 0 ? "neg" : r > 0 ? "pos" : "");
-    if (r) span.style.setProperty("--a", (r / (r < 0 ? lowest : highest)).toFixed(4));
-    if (c.corrected && c.removed[i]) span.classList.add("x");
+  row.before(make("p", "sr", spoken(c)));
+  row.append(...attemptTokens(c, 0, c.n));
+  if (c.n) row.firstElementChild.tabIndex = 0;
+  return box;
+}
+
+// The tokens from `from` to before `to`, which the page's keys can reach.
+function attemptTokens(c, from, to) {
+  const spans = [];
+  for (let i = from; i < to; i++) {
+    const r = rewards[c.at + i], [fill, strength] = fillOf(c.at + i), gone = c.corrected && c.removed[i];
+    const span = tokenSpan(tokens[c.at + i], r < 0 ? "neg" : r > 0 ? "pos" : "", gone ? "del" : "span");
+    if (fill) span.style.setProperty("--a", strength.toFixed(4));
+    if (fill === "heat") span.classList.add("heat");
+    if (gone) span.classList.add("x");
     Object.assign(span.dataset, { i, r });
     if (c.hunk[i] >= 0) span.dataset.h = c.hunk[i];
-    span.tabIndex = i ? -1 : 0;
-    row.append(span);
+    span.tabIndex = -1;
+    spans.push(span);
   }
-  return box;
+  return spans;
 }
 
 function correctionSide(c) {
   const [box, row] = side(c.corrected ? "Correction" : `Rejected correction (${c.reason.replaceAll("_", " ")})`, "correction");
   for (let i = 0; i < c.m; i++) {
-    const span = tokenSpan(targets[c.targetAt + i], c.edited[i] ? "ins" : "kept");
+    const added = c.edited[i];
+    const span = tokenSpan(targets[c.targetAt + i], added ? "ins" : "kept", added ? "ins" : "span");
     if (c.targetHunk[i] >= 0) span.dataset.h = c.targetHunk[i];
     row.append(span);
   }
@@ -373,12 +445,67 @@ $("list").addEventListener("keydown", (event) => {
   next.focus();
 });
 
+$("list").addEventListener("click", (event) => {
+  const button = event.target.closest?.(".save");
+  if (button) save(cases[Number(button.closest("article").dataset.number)]);
+});
+
+// ---- a worked example ------------------------------------------------------------------------
+// The most telling attempt in words: its most punished removed token, and what replaces it.
+function example() {
+  const c = cases.reduce((best, other) => (other.telling > (best?.telling ?? 0) ? other : best), null);
+  if (!c) return $("example").remove();
+  let worst = -1;
+  for (let i = 0; i < c.n; i++) {
+    if (c.removed[i] && (worst < 0 || rewards[c.at + i] < rewards[c.at + worst])) worst = i;
+  }
+  const [, s0, s1, t0, t1] = c.ops.slice(c.hunk[worst], c.hunk[worst] + 5);
+  const where = c.at + worst;
+  const code = (words) => make("code", "", visible(words, "\u21b5"));
+  const line = (...parts) => {
+    const item = make("li");
+    item.append(...parts);
+    $("example").lastElementChild.append(item);
+  };
+
+  $("example").firstElementChild.textContent = `A worked example: attempt ${visible(c.id, " ")}`;
+  const [first, last] = lineAround(c, worst);
+  const part = make("span", "tokens");
+  part.append(...attemptTokens(c, first, last));
+  for (const span of part.children) span.removeAttribute("tabindex");
+  line("The attempt is wrong: the right answer is ", code(c.problem.answer), ". In this line of it the penalty is largest: ", part);
+  line("The GRM gives the token ", code(data.pieces[tokens[where]]), ` a probability of ${probability(grm[where])}; the policy itself gave it ${probability(old[where])}.`);
+  line(`From the GRM's probability the reward rule makes ${number(rewards[where])}, a penalty; the scale ends at ${number(lowest)}.`);
+  const change = t1 > t0 ? ["puts ", code(text(c.targetAt + t0, t1 - t0, targets)), " in the place of "] : ["removes "];
+  line("The correction", c.by ? ` (by ${c.by}) ` : " ", ...change, code(text(c.at + s0, s1 - s0, tokens)), `. It was accepted: its answer is right, and its edit ratio is ${c.ratio.toFixed(2)}.`);
+  const taught = c.taught ? "The GRM was trained on this problem." : "The GRM was not trained on this problem.";
+  line(`Tokens of this attempt that are punished and removed: ${c.hits}; punished but kept: ${c.kept}; removed but not punished: ${c.missed}. ${taught}`);
+}
+
+// The tokens of the line in which a token begins, as [from, to).
+function lineAround(c, i) {
+  const ends = (k) => data.pieces[tokens[c.at + k]].includes("\n");
+  let from = i, to = i + 1;
+  while (from > 0 && !ends(from - 1)) from--;
+  while (to < c.n && !ends(to - 1)) to++;
+  return [from, to];
+}
+
 // ---- start -----------------------------------------------------------------------------------
 $("task").textContent = data.title;
 $("choice").textContent = data.choice;
 $("low").textContent = number(lowest);
 $("high").textContent = highest > 0 ? `+${number(highest)}` : "0";
+$("credit-words").textContent = data.credit;
+if (data.index) {
+  $("back").href = data.index;
+  $("back").parentElement.hidden = false;
+}
+$("run").hidden = !data.facts.length;
+$("run").firstElementChild.textContent = `About this run: ${data.facts.slice(0, 3).map((fact) => fact.join(" ")).join(", ")}`;
 listed($("facts"), data.facts);
+fold();
 addEventListener("hashchange", fromHash);
 fromHash();
+example();
 root.dataset.ready = String(Math.round(performance.now())); // ms from the start of loading

@@ -31,6 +31,9 @@ MOST_TOKENS = 2_000_000
 WRONG_SHARE = 0.8
 """The least share of wrong attempts on a page that cannot show all attempts."""
 
+SCRIPTS = ("token_page.js", "token_page_svg.js")
+"""The files of the page's script, which are joined."""
+
 _TAGS = {"equal": 0, "replace": 1, "insert": 2, "delete": 3}
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 
@@ -100,11 +103,15 @@ def page_data(
     *,
     title: str,
     choice: str,
+    credit: str = "",
+    index: str = "",
     facts: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """What the page draws, as plain values.
 
-    - `title`, `choice` (which attempts the page shows) and `facts` (name, value) are shown on top.
+    - `title`, `choice` (which attempts the page shows), `credit` (how good the penalties are, in
+      words) and `facts` (name, value) of the run are shown on top; `index` is the address of the
+      report's first page, or empty.
     - `attempts` has one entry per case, see `_attempt_entry`.
     - `tokens` and `targets` are numbers of texts in `pieces`: those of the attempts and of the
       corrections, one after the other. `special` are the numbers of end tokens.
@@ -125,14 +132,22 @@ def page_data(
 
     pairs = [case.pair for case in cases]
     return {
-        "format": 1,
+        "format": 2,
         "title": title,
         "choice": choice,
+        "credit": credit,
+        "index": index,
         "facts": [list(fact) for fact in facts],
         "pieces": pieces.values,
         "special": [number for (_, end), number in pieces.numbers.items() if end],
         "problems": [
-            {"id": p.id, "question": p.question, "answer": p.answer, "kind": p.kind}
+            {
+                "id": p.id,
+                "question": p.question,
+                "answer": p.answer,
+                "kind": p.kind,
+                "solution": p.solution,
+            }
             for p in problems.values
         ],
         "attempts": attempts,
@@ -198,7 +213,7 @@ def page_html(data: dict[str, Any]) -> str:
     here = files("rlmec.report")
     template = here.joinpath("token_page.html").read_text(encoding="utf-8")
     style = here.joinpath("token_page.css").read_text(encoding="utf-8")
-    script = here.joinpath("token_page.js").read_text(encoding="utf-8")
+    script = "\n".join(here.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
     policy = policy_of({"script-src": allowed(script), "style-src": allowed(style)})
     block = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for mark, escape in _ESCAPES:

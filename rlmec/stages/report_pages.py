@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rlmec import __version__
 from rlmec.evaluation.accuracy import by_kind
 from rlmec.evaluation.run_warnings import NamedWarning, of_evaluations
 from rlmec.pipeline.chain import Run, curve_of, warnings_of
@@ -21,6 +23,7 @@ from rlmec.report.figures import (
     training_curves,
 )
 from rlmec.report.first_page import index_html
+from rlmec.report.tables import credit_words
 from rlmec.report.token_page import chosen, page_data, page_html
 from rlmec.stages.report_credit import Scored
 from rlmec.store.artifacts import Artifact
@@ -48,7 +51,7 @@ def pictures(
     figures = {"Accuracy of every judged model": work / "accuracy.png"}
     figures |= _kinds(run, work, start, policy) | _credit(run, work, scored)
     figures |= _curves(work, parents)
-    atomic_write_text(work / TOKENS_PAGE, tokens_page(run, scored, credit))
+    atomic_write_text(work / TOKENS_PAGE, tokens_page(run, scored, credit, parents["score"]))
 
     late = of_evaluations(start.metrics, policy.metrics, run.task.name)
     for warning in late:
@@ -61,7 +64,7 @@ def pictures(
     return warnings
 
 
-def tokens_page(run: Run, scored: Scored, credit: Mapping[str, Any]) -> str:
+def tokens_page(run: Run, scored: Scored, credit: Mapping[str, Any], score: Artifact) -> str:
     """The token-reward page of the scored attempts, with `report.page_pairs` of them at most."""
     cases = chosen(scored.cases, run.settings.report.page_pairs)
     counts = [Counter(c.pair.attempt.is_right for c in group) for group in (scored.cases, cases)]
@@ -73,24 +76,40 @@ def tokens_page(run: Run, scored: Scored, credit: Mapping[str, Any]) -> str:
         ]
         choice = f"{len(cases):,} of {len(scored.cases):,} scored attempts, chosen by a hash of "
         choice += f"their ids: {' and '.join(shown)} ones (report.page_pairs)."
-    facts = [
-        (name.removeprefix("grm/").replace("_", " "), f"{value:.3f}")
-        for name, value in credit.items()
-        if name in SHOWN_CREDIT
-    ]
-    if facts:
-        whose = "unseen wrong attempts of all, judged by the " + str(credit["grm/credit_truth"])
-        facts.insert(0, (whose.replace("_", " ") + ":", ""))
     data = page_data(
-        cases, scored.texts, scored.codec.end_ids, title=run.task.name, choice=choice, facts=facts
+        cases,
+        scored.texts,
+        scored.codec.end_ids,
+        title=run.task.name,
+        choice=choice,
+        credit=credit_words(credit),
+        index=FIRST_PAGE,
+        facts=run_facts(run, score),
     )
     return page_html(data)
 
 
-SHOWN_CREDIT = (
-    *("grm/credit_precision", "grm/credit_recall", "grm/credit_base_rate"),
-    "grm/most_punished_in_first_error",
-)
+def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
+    """What was run, as (name, value).
+
+    Date and version are those of the `score` artifact, so that the same artifacts give the same
+    page. The command leaves out where files are, which says nothing about the attempts.
+    """
+    s = run.settings
+    model = s.model.gguf_file or s.model.path
+    name = f"{s.model.shape['model_type']} from scratch" if model is None else Path(model).name
+    recorded = score.manifest.get("environment", {})
+    commit = recorded.get("commit")
+    version = f"{__version__}, commit {commit[:12]}" if commit else __version__
+    told = [each for each in run.overrides if not each.startswith(("paths.", "hydra."))]
+    return [
+        ("model", name),
+        ("seed", str(s.seed)),
+        ("scored", str(score.manifest.get("created", ""))[:10]),
+        ("version", version),
+        ("reward rule", str(s.policy.reward["_target_"]).rpartition(".")[2]),
+        ("command", shlex.join(["python", "train.py", *told])),
+    ]
 
 
 def _kinds(run: Run, work: Path, start: Artifact, policy: Artifact) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """The token-reward page in a real browser: what it shows, what its filters count, and how soon."""
 
 from functools import cache
+from xml.etree import ElementTree
 
 import browser
 import numpy as np
@@ -48,8 +49,13 @@ def test_it_is_ready_in_time(opened):
     assert seconds < READY
     tab.open(url)
     assert int(tab.value("document.documentElement.dataset.ready")) > 0
-    assert shown(tab) == COUNT
+    assert shown(tab) == sum(map(is_wrong, cases()))  # the page opens on wrong attempts
     assert tab.value("document.querySelectorAll('article').length") == 20
+
+
+def view(tab, choice):
+    """Shows what the page shows at this address; without loading its 5,000 attempts again."""
+    tab.value(f"history.replaceState(null, '', '#{choice}'); fromHash()")
 
 
 def shown(tab):
@@ -83,26 +89,27 @@ FILTERS = {
     "show=right": lambda c: not is_wrong(c),
     "fix=yes": accepted,
     "fix=no": lambda c: is_wrong(c) and not accepted(c),
-    "credit=penalties": lambda c: (c.pair.token_rewards < 0).any(),
+    "show=all": lambda c: True,
+    "show=all&credit=penalties": lambda c: (c.pair.token_rewards < 0).any(),
     "credit=kept": lambda c: edits(c)[0] > 0,
     "credit=missed": lambda c: edits(c)[1] > 0,
     "share=unseen&show=wrong": lambda c: is_wrong(c) and not c.taught,
-    "q=P12%2F": lambda c: "p12/" in c.pair.attempt.id,
-    "q=%3C%2FSCRIPT%3E&show=nonsense": lambda c: True,
+    "show=all&q=P12%2F": lambda c: "p12/" in c.pair.attempt.id,
+    "q=%3C%2FSCRIPT%3E&show=nonsense": is_wrong,
     "q=no such text": lambda c: False,
 }
 
 
 @pytest.mark.parametrize("chosen", FILTERS)
 def test_filters_count_what_the_records_say(page, chosen):
-    tab, url = page
-    tab.open(f"{url}#{chosen}")
+    tab, _ = page
+    view(tab, chosen)
     assert shown(tab) == sum(bool(FILTERS[chosen](case)) for case in cases())
 
 
 def test_colours_and_edits_are_those_of_the_records(page):
-    tab, url = page
-    tab.open(f"{url}#size=100&q=p2/")
+    tab, _ = page
+    view(tab, "show=all&size=100&q=p2/")
     drawn = tab.value(
         "[...document.querySelectorAll('article')].map((a) => [a.dataset.id, "
         "[...a.querySelectorAll('.attempt .t')].map((t) => [Number(t.dataset.r), "
@@ -124,17 +131,96 @@ def test_colours_and_edits_are_those_of_the_records(page):
 
 
 def test_sorting_puts_the_biggest_penalties_first(page):
-    tab, url = page
-    tab.open(f"{url}#sort=penalty&size=10")
+    tab, _ = page
+    view(tab, "sort=penalty&size=10")
     first = tab.value("[...document.querySelectorAll('article')].map((a) => a.dataset.id)")
     sums = {c.pair.attempt.id: float(np.minimum(c.pair.token_rewards, 0).sum()) for c in cases()}
     assert [sums[i] for i in first] == pytest.approx(sorted(sums.values())[:10])
 
 
-def test_solution_text_is_shown_as_text_and_hidden_marks_can_be_seen(page):
+def telling(case):
+    """Agreement of penalties and removed tokens times the share that is kept; unseen ones first."""
+    kept, missed = edits(case)
+    hits = int((case.pair.token_rewards < 0).sum()) - kept
+    if not (is_wrong(case) and accepted(case) and hits):
+        return 0.0
+    agreement = 2 * hits / (2 * hits + kept + missed)
+    return agreement * (1 - case.correction.edit_ratio) + (not case.taught)
+
+
+def test_it_opens_on_the_most_telling_attempts_and_explains_the_first_one(page):
     tab, url = page
+    tab.open(url)
+    first = tab.value("[...document.querySelectorAll('article')].map((a) => a.dataset.id)")
+    of = {c.pair.attempt.id: telling(c) for c in cases()}
+    best = sorted(of, key=lambda id_: -of[id_])[:20]  # equal ones in the order of the records
+    assert first == best
+    assert of[best[0]] > 1
+    example = tab.value("document.getElementById('example').textContent")
+    assert best[0] in example
+    case = next(c for c in cases() if c.pair.attempt.id == best[0])
+    kept = edits(case)[0]
+    assert f"removed: {(case.pair.token_rewards < 0).sum() - kept}; " in example
+
+
+def test_rewards_are_told_in_words_too(page):
+    tab, _ = page
+    case = next(c for c in cases() if c.pair.attempt.id == "p2/8")
+    view(tab, "show=all&q=p2/8")
+    said = tab.value("document.querySelector('.attempt .sr').textContent")
+    assert said.count(", token ") == (case.pair.token_rewards < 0).sum()
+    removed = tab.value("document.querySelectorAll('.attempt del').length")
+    assert (removed > 0) == accepted(case)
+    assert said.count("removed by the correction") <= removed
+
+
+def test_colours_may_be_those_of_a_probability(page):
+    tab, _ = page
+    case = next(c for c in cases() if c.pair.attempt.id == "p2/8")
+    for by, logprobs in (("grm", case.grm_logprobs), ("old", case.pair.old_logprobs)):
+        view(tab, f"show=all&q=p2/8&colour={by}")
+        drawn = tab.value(
+            "[...document.querySelectorAll('.attempt .heat')].map((t) => "
+            "Number(t.style.getPropertyValue('--a')))"
+        )
+        assert drawn == pytest.approx(1 - np.exp(logprobs), abs=6e-5)
+
+
+def test_an_attempt_is_a_picture_that_needs_nothing_else(page):
+    tab, _ = page
+    view(tab, "show=all&theme=dark")
+    for id_ in ("p2/8", "p2/9", "p2/10"):  # with nasty texts; right; corrected
+        case = next(c for c in cases() if c.pair.attempt.id == id_)
+        picture = ElementTree.fromstring(tab.value(f"svgOf(cases[{id_.split('/')[1]}])"))
+        tags = {element.tag.rpartition("}")[2] for element in picture.iter()}
+        assert tags <= {"svg", "title", "desc", "rect", "text", "line"}
+        words = "".join(picture.itertext()).replace("\u00a0", " ")
+        assert case.problem.answer in words
+        fills = [e.get("fill") for e in picture.iter() if e.tag.endswith("rect")]
+        # the paper, one per token that is rewarded or punished, more where a token is cut
+        coloured = (case.pair.token_rewards != 0).sum()
+        assert len([fill for fill in fills if fill != "none"]) > coloured
+        assert tab.value("document.documentElement.dataset.theme") == "dark"
+
+
+def test_filters_are_folded_on_a_phone(page):
+    tab, url = page
+    tab.open(url)
+    is_open = "document.getElementById('fold').open"
+    assert tab.value(is_open)
+    phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    tab.do("Emulation.setDeviceMetricsOverride", **phone)
+    tab.open(f"{url}#q=p2/8&fix=no")
+    assert not tab.value(is_open)
+    assert tab.value("document.querySelector('#fold summary').innerText") == "Filters (2 set)"
+    assert tab.value("document.documentElement.scrollWidth") == 390
+    tab.do("Emulation.clearDeviceMetricsOverride")
+
+
+def test_solution_text_is_shown_as_text_and_hidden_marks_can_be_seen(page):
+    tab, _ = page
     tab.messages.clear()
-    tab.open(f"{url}#q=p2/8")
+    view(tab, "show=all&q=p2/8")
     said = tab.value("document.querySelector('article').innerText")
     assert NASTY[0] in said
     assert "⟨U+202E⟩evil⟨U+202C⟩" in said
@@ -146,8 +232,8 @@ def test_solution_text_is_shown_as_text_and_hidden_marks_can_be_seen(page):
 
 
 def test_a_token_tells_its_numbers_to_the_keyboard(page):
-    tab, url = page
-    tab.open(f"{url}#q=p2/8")
+    tab, _ = page
+    view(tab, "show=all&q=p2/8")
     case = next(c for c in cases() if c.pair.attempt.id == "p2/8")
     tab.value("document.querySelector('.attempt .t').focus()")
     tab.press("ArrowRight")

@@ -5,12 +5,15 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import product
 
 import numpy as np
 import pytest
 from synthetic import END, NASTY, array, decode, made, texts
 
 from rlmec.method.alignment import apply, edit_script
+from rlmec.report.tables import credit_words
 from rlmec.report.token_page import (
     Case,
     chosen,
@@ -137,3 +140,86 @@ def test_a_page_of_nothing_is_a_page():
     data = page_data([], texts(), [END], title="", choice="")
     assert (data["attempts"], array(data, "rewards").size) == ([], 0)
     assert json.loads(Elements(page_html(data)).inside["script"][0]) == data
+
+
+def test_a_page_says_what_was_run_and_leads_back_to_the_first_page():
+    said = {"credit": "Of 9 punished ...", "index": "index.html", "facts": [("seed", "3")]}
+    data = page_data(CASES[:2], texts(), [END], title="sums", choice="all", **said)
+    assert (data["credit"], data["index"]) == (said["credit"], said["index"])
+    assert data["facts"] == [["seed", "3"]]
+    assert [p["solution"] for p in data["problems"]] == [CASES[0].problem.solution]
+
+
+def test_credit_in_words_has_the_figures_of_unseen_attempts_and_says_so():
+    shares = {"precision": 0.7249, "base_rate": 0.1081, "punished": 1156, "attempts": 40}
+    credit = {f"grm/credit_{name}": value for name, value in shares.items()}
+    words = credit_words(credit | {"grm/credit_truth": "oracle"})
+    assert re.findall(r"\d[\d,]*(?: %)?", words) == ["1,156", "40", "72 %", "11 %"]
+    assert "not trained on" in words
+    assert "oracle" in words
+    assert "accepted" in credit_words(credit | {"grm/credit_truth": "accepted_correction"})
+    none = {"grm/credit_punished": 0, "grm/credit_attempts": 4, "grm/credit_truth": "oracle"}
+    assert "4 wrong attempts" in credit_words(none)  # there is no precision without a penalty
+    assert "%" not in credit_words({})
+
+
+# ---- colours ----
+
+
+def variables(theme, palette):
+    """The page's colours as text, as the rules of its style apply to the root element."""
+    style = files("rlmec.report").joinpath("token_page.css").read_text(encoding="utf-8")
+    found = {}
+    for selector, body in re.findall(r"^(:root\S*) \{(.*?)\}", style, re.DOTALL | re.MULTILINE):
+        asked = dict(re.findall(r'\[data-(\w+)="(\w+)"\]', selector))
+        if asked.items() <= {"theme": theme, "palette": palette}.items():
+            found |= dict(re.findall(r"--([\w-]+): ([#\w%]+);", body))
+    return found
+
+
+def rgb(text):
+    return np.array([int(text[at : at + 2], 16) for at in (1, 3, 5)], dtype=float)
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2.2."""
+    part = colour / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(one, other):
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_of_black_and_white_is_21():
+    assert contrast(rgb("#000000"), rgb("#ffffff")) == pytest.approx(21)
+    assert contrast(rgb("#777777"), rgb("#ffffff")) == pytest.approx(4.478, abs=1e-3)  # WebAIM's
+
+
+@pytest.mark.parametrize(("theme", "palette"), [*product(("light", "dark"), ("blue", "green"))])
+def test_every_text_can_be_read_on_what_is_below_it(theme, palette):
+    named = variables(theme, palette)
+    of = {name: rgb(text) for name, text in named.items() if text.startswith("#")}
+    pairs = [(text, of[below]) for text in ("ink", "quiet") for below in ("paper", "card")]
+    pairs += [("accent", of["paper"]), ("accent", of["card"]), ("edit", of["card"])]
+    pairs += [("pos-text", of["card"]), ("neg-text", of["card"])]  # badges, lines of tokens
+    pairs += [("ink", of["hold"]), ("edit", of["hold"])]  # tokens of the edit that is looked at
+
+    # A fill is mixed with the card below it; its strength grows with the reward.
+    least, most = (float(named[name].removesuffix("%")) / 100 for name in ("least", "most"))
+    for fill, share in product(("pos", "neg", "heat"), np.linspace(least, most, 9)):
+        pairs.append(("ink", share * of[fill] + (1 - share) * of["card"]))
+    found = [(contrast(of[text], below), text, below) for text, below in pairs]
+    assert len(found) == 38
+    assert min(found, key=lambda f: f[0])[0] >= 4.5, min(found, key=lambda f: f[0])
+
+
+def test_colours_are_named_once():
+    """No rule has a colour of its own, which the test of the contrast would not see."""
+    style = files("rlmec.report").joinpath("token_page.css").read_text(encoding="utf-8")
+    rules = re.sub(r"^:root\S* \{.*?\}", "", style, flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"[\s:(]#[0-9a-fA-F]{3,8}\b(?=[;,) ])", rules) == []
+    faint = re.findall(r"^(.*)\{[^}]*\bopacity: \.\d", rules, re.MULTILINE)
+    assert [selector.strip() for selector in faint] == ["button:disabled"]

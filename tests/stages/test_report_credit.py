@@ -1,6 +1,7 @@
 """Where the most punished tokens stand, by hand; the share of right tokens that the GRM copies."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,8 @@ from rlmec.records import (
 )
 from rlmec.report.token_page import Case
 from rlmec.stages.report_credit import Scored
+from rlmec.stages.report_pages import run_facts
+from rlmec.store.artifacts import Artifact
 
 # Two lines of two tokens and newlines: tokens 0 1 (newline) 2 3 are in the lines 0 0 0 1 1.
 TEXT = ["a", "b", "\n", "c", "d"]
@@ -66,3 +69,22 @@ def test_copied_tokens_are_those_of_right_attempts_above_one_half():
     assert copied_share([wrong], scores[1:]) is None
     with pytest.raises(ValueError, match="'w' comes with the score of"):
         copied_share([wrong], scores[:1])
+
+
+def test_run_facts_are_those_of_the_scores_and_name_no_place():
+    shape = SimpleNamespace(path="hub/Some-135M", gguf_file=None, shape={"model_type": "llama"})
+    policy = SimpleNamespace(reward={"_target_": "rlmec.method.rewards.clipped_probability"})
+    settings = SimpleNamespace(model=shape, policy=policy, seed=7)
+    overrides = ["experiment=smoke", "paths.artifacts=/home/me/store", "task.path={test: a b}"]
+    run = SimpleNamespace(settings=settings, overrides=overrides)
+    recorded = {"commit": "611e9eb0b0f5c525"}
+    manifest = {"created": "2026-11-27T14:08:12+00:00", "environment": recorded}
+    score = Artifact("score", "f", Path(), manifest)
+
+    facts = dict(run_facts(run, score))  # pyright: ignore
+    assert facts["command"] == "python train.py experiment=smoke 'task.path={test: a b}'"
+    assert (facts["model"], facts["seed"], facts["scored"]) == ("Some-135M", "7", "2026-11-27")
+    assert facts["version"].endswith("commit 611e9eb0b0f5")
+    assert facts["reward rule"] == "clipped_probability"
+    shape.path = None
+    assert dict(run_facts(run, score))["model"] == "llama from scratch"  # pyright: ignore
