@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlmec import __version__
+import rlmec
 from rlmec.evaluation.accuracy import by_kind
 from rlmec.evaluation.run_warnings import NamedWarning, of_evaluations
 from rlmec.pipeline.chain import Run, curve_of, warnings_of
@@ -100,7 +100,7 @@ def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
     name = f"{s.model.shape['model_type']} from scratch" if model is None else Path(model).name
     recorded = score.manifest.get("environment", {})
     commit = recorded.get("commit")
-    version = f"{__version__}, commit {commit[:12]}" if commit else __version__
+    version = f"{rlmec.__version__}, commit {commit[:12]}" if commit else rlmec.__version__
     told = [each for each in run.overrides if not each.startswith(("paths.", "hydra."))]
     return [
         ("model", name),
