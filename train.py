@@ -1,44 +1,11 @@
 """Makes artifacts of the RLMEC chain: python train.py [stage=X] [experiment=X] [key=value ...]"""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig
-
-from rlmec.runtime.entry import Program, run_program
-from rlmec.runtime.ranks import die_with_parent
-from rlmec.runtime.signals import listen
-from rlmec.runtime.store_commands import Names
-from rlmec.settings.command_line import check_command_line, with_split_files
+from rlmec.programs import start
 
 CONF = Path(__file__).resolve().parent / "conf"
 
-
-def program() -> Program:
-    """The heavy part, which is imported only after the configuration is checked."""
-    from rlmec import stages
-
-    return stages.train
-
-
-def names() -> Names:
-    """The function that lists the artifacts of a configuration; its import is as heavy."""
-    from rlmec import stages
-
-    return stages.addresses
-
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def main(cfg: DictConfig) -> float | None:
-    return run_program(cfg, program, names)
-
-
 if __name__ == "__main__":
-    die_with_parent()
-    listen()
-    sys.argv[1:] = with_split_files(sys.argv[1:])
-    sys.argv[1:] = check_command_line(sys.argv[1:], CONF, "train")
-    main()
+    start("train", sys.argv[1:], CONF)

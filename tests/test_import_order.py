@@ -25,6 +25,8 @@ teachers training evaluation export
 engines report
 pipeline
 stages
+programs
+__main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 

@@ -1,7 +1,7 @@
-"""What train.py and evaluate.py share: check the configuration, start the ranks, run, show errors.
+"""What the programs share: check the command line and the configuration, start the ranks, run.
 
-In: the configuration that Hydra has composed. Out: the optimized metric, `summary.json` in the run
-folder, and the table of a sweep.
+In: a command line, or overrides from Python. Out: the optimized metric, `summary.json` in the run
+folder, and the table of a sweep. A program shows an error and ends; `run_here` raises it.
 """
 
 from __future__ import annotations
@@ -9,20 +9,28 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import hydra
+from hydra import initialize_config_dir
 from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rlmec.runtime import signals
+from rlmec.runtime.display import say
 from rlmec.runtime.ranks import (
     RankError,
     Ranks,
+    die_with_parent,
     forget_stray_variables,
+    launched_outside,
     start_ranks,
     stop_with_parent,
+    world_size,
 )
 from rlmec.runtime.store_commands import PLAN, PRUNE, STATUS, Names, run_store_command
 from rlmec.runtime.sweeps import (
@@ -34,6 +42,7 @@ from rlmec.runtime.sweeps import (
 )
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.check import check
+from rlmec.settings.command_line import check_command_line, checked_arguments, with_split_files
 from rlmec.settings.schema import RunSettings
 from rlmec.settings.signatures import SignatureError
 from rlmec.store.artifacts import ArtifactError
@@ -59,6 +68,29 @@ class JobFailed(RuntimeError):
     """A job of a sweep that ended with an error, which was already shown."""
 
 
+Job = Callable[[DictConfig], float | None]
+"""One job: the composed configuration in, the optimized metric out."""
+
+
+def config_folder() -> Path:
+    """The configuration's files: rlmec/conf in an installed package, conf/ in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def run_command_line(job: Job, config_dir: Path, config_name: str, argv: list[str]) -> None:
+    """Run the job, or the sweep, that a command line describes. `argv` has no program's name.
+
+    Ends the program with 2 for a wrong command line, and as `run_program` does for other errors.
+    """
+    die_with_parent()
+    signals.listen()
+    sys.argv[1:] = check_command_line(with_split_files(argv), config_dir, config_name)
+    program = hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)
+    program(job)()
+
+
 def run_program(
     cfg: DictConfig, program: Callable[[], Program], names: Callable[[], Names] | None = None
 ) -> float | None:
@@ -71,27 +103,16 @@ def run_program(
     program with 1. In a sweep an error ends only its job, and the sweep ends with 1. A signal that
     asks to stop ends the program, and with it the sweep, with 128 plus its number.
     """
-    hydra = HydraConfig.get()
-    in_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
-    run_dir = Path(hydra.runtime.output_dir)
-    record = JobRecord(run_dir)
+    config = HydraConfig.get()
+    in_sweep = config.mode is not None and config.mode.name == "MULTIRUN"
+    record = JobRecord(Path(config.runtime.output_dir))
 
-    # In a worker of a launcher, train.py's own call has not run.
+    # In a worker of a launcher, the program's own call has not run.
     signals.listen()
     stop_with_parent()
 
-    for name, value in LIBRARIES.items():
-        os.environ.setdefault(name, value)
     try:
-        forget_stray_variables()
-        if signals.is_first_rank() and cfg.get("stage") not in (STATUS, PRUNE, PLAN):
-            record.begin(_shown_overrides(hydra))
-
-        settings = check(cfg, *_config_dirs(hydra))
-        if names is not None and settings.stage in (STATUS, PRUNE):
-            return run_store_command(settings, names)
-        value = _run(settings, run_dir, program)
-        record.finished(value)
+        value = _run_job(cfg, record, program, names)
     except signals.RunStopped as stop:
         _show_stop(stop, record)
         raise
@@ -105,46 +126,122 @@ def run_program(
         _show_error(error, record)
         if not in_sweep:
             sys.exit(1)
-        _show_sweep(hydra)
-        raise JobFailed(f"job {hydra.job.num} failed: {error}") from error
+        _show_sweep(config)
+        raise JobFailed(f"job {config.job.num} failed: {error}") from error
 
     if in_sweep:
-        _show_sweep(hydra)
+        _show_sweep(config)
     return value
 
 
-def _config_dirs(hydra: HydraConf) -> list[Path]:
-    """The folders from which Hydra has composed: conf/, and that of --config-dir."""
-    return [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
+def run_here(
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+    config_name: str,
+    program: Callable[[], Program],
+    names: Callable[[], Names] | None = None,
+) -> tuple[Path, float | None]:
+    """Run one job for a caller in Python: its run folder, and the optimized metric.
+
+    The first of `config_dirs` holds the configuration, the others further files. Raises
+    ConfigurationError for wrong overrides, for options of the command line, and for settings that
+    need several processes, unless torchrun or SLURM has started them. Other errors are raised as
+    they are, after `summary.json` has recorded them.
+    """
+    if options := [o for o in overrides if o.startswith("-")]:
+        raise ConfigurationError(f"{options[0]}: expected an override, key=value")
+    first, *further = config_dirs
+    given = with_split_files(overrides)
+    if further:
+        given += [f"hydra.searchpath={[str(folder.resolve()) for folder in further]}"]
+    given = checked_arguments(given, first, config_name)
+
+    errors: list[Exception] = []
+
+    def job(cfg: DictConfig) -> float | None:
+        record = JobRecord(Path(HydraConfig.get().runtime.output_dir))
+        try:
+            return _run_job(cfg, record, program, names, starts_ranks=False)
+        except KeyboardInterrupt:
+            record.broken_off("stopped", "KeyboardInterrupt")
+            raise
+        except Exception as error:
+            record.broken_off("failed", f"{type(error).__name__}: {error}")
+            errors.append(error)  # Hydra would print an error that is raised here
+            return None
+
+    with initialize_config_dir(str(first.resolve()), version_base="1.3"):
+        started: Any = GlobalHydra.instance().hydra
+        done = started.run(config_name, job, given, with_log_configuration=False)
+    if errors:
+        raise errors[0]
+    return Path(done.hydra_cfg.hydra.runtime.output_dir), done.return_value
+
+
+def _run_job(
+    cfg: DictConfig,
+    record: JobRecord,
+    program: Callable[[], Program],
+    names: Callable[[], Names] | None,
+    *,
+    starts_ranks: bool = True,
+) -> float | None:
+    """Check the configuration and run its job; `record` says how it goes."""
+    config = HydraConfig.get()
+    for name, value in LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    forget_stray_variables()
+    if signals.is_first_rank() and cfg.get("stage") not in (STATUS, PRUNE, PLAN):
+        record.begin(_shown_overrides(config))
+
+    settings = check(cfg, *_config_dirs(config))
+    if signals.is_first_rank() and config.runtime.choices.get("trainer") == "auto":
+        device = "CPU" if settings.trainer.accelerator == "cpu" else "GPU"
+        say(f"trainer=auto takes the {device}")
+    if names is not None and settings.stage in (STATUS, PRUNE):
+        return run_store_command(settings, names)
+    if not (starts_ranks or launched_outside() or world_size(settings.trainer) == 1):
+        raise ConfigurationError(
+            f"trainer.devices x trainer.num_nodes is {world_size(settings.trainer)}: a call from "
+            "Python runs in one process; start the script with torchrun, or use the command line"
+        )
+    metric = _run(settings, record.run_dir, program)
+    record.finished(metric)
+    return metric
+
+
+def _config_dirs(config: HydraConf) -> list[Path]:
+    """The folders from which Hydra has composed: conf/, and those that the user has added."""
+    return [Path(s.path) for s in config.runtime.config_sources if s.schema == "file"]
 
 
 def _run(settings: RunSettings, run_dir: Path, program: Callable[[], Program]) -> float | None:
-    hydra = HydraConfig.get()
-    code = run_as_child(hydra, settings.trainer)
+    config = HydraConfig.get()
+    code = run_as_child(config, settings.trainer)
     if code:
         raise RuntimeError(f"its process ended with {code}")
     if code is not None:
         return read_summary(run_dir)["optimized_metric"]
 
-    with start_ranks(settings.trainer, list(hydra.overrides.task), run_dir) as ranks:
+    with start_ranks(settings.trainer, list(config.overrides.task), run_dir) as ranks:
         run = program()
         with signals.working():
-            return run(settings, ranks, run_dir, _shown_overrides(hydra))
+            return run(settings, ranks, run_dir, _shown_overrides(config))
 
 
-def _shown_overrides(hydra: HydraConf) -> list[str]:
+def _shown_overrides(config: HydraConf) -> list[str]:
     """The overrides as the user writes them, without the `++` that the programs put before some."""
-    return [override.removeprefix("++") for override in hydra.overrides.task]
+    return [override.removeprefix("++") for override in config.overrides.task]
 
 
-def _show_sweep(hydra: HydraConf) -> None:
+def _show_sweep(config: HydraConf) -> None:
     """Write the table of the sweep, and print its first columns and its accuracies."""
-    columns, rows = write_sweep_table(Path(hydra.sweep.dir))
+    columns, rows = write_sweep_table(Path(config.sweep.dir))
     shown = [i for i, name in enumerate(columns) if i < 4 or "accuracy" in name]
     print("  ".join(columns[i] for i in shown))
     for row in rows:
         print("  ".join(row[i] for i in shown))
-    print(f"table of the sweep: {Path(hydra.sweep.dir) / 'results.md'}", flush=True)
+    print(f"table of the sweep: {Path(config.sweep.dir) / 'results.md'}", flush=True)
 
 
 def _show_stop(stop: signals.RunStopped, record: JobRecord) -> None:

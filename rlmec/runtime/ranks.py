@@ -36,6 +36,8 @@ from rlmec.settings.schema import TrainerSettings
 T = TypeVar("T")
 PARENT = "RLMEC_CHILD"
 """The environment variable that tells a started process the id of the process that started it."""
+COMMAND = "RLMEC_COMMAND"
+"""The environment variable that names the command of a program started as `rlmec COMMAND`."""
 WAIT_SECONDS = 30.0
 """Seconds after which a rank says that it waits for the others."""
 _GROUP_ENV = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK")
@@ -83,15 +85,34 @@ def command(overrides: Sequence[str], run_dir: str | Path, extra: Sequence[str] 
     folder = QuotedString(text=str(run_dir), quote=Quote.single).with_quotes()
     config = _configuration() if HydraConfig.initialized() else []
     own = ["hydra.mode=RUN", f"hydra.run.dir={folder}"]
-    return [sys.executable, os.path.abspath(sys.argv[0]), *config, *overrides, *own, *extra]
+    return [sys.executable, *_program(), *config, *overrides, *own, *extra]
+
+
+def _program() -> list[str]:
+    """The arguments of Python that start this program: its script, or a command of `rlmec`.
+
+    The environment names the command, because a worker of a launcher has another command line.
+    """
+    script = os.path.abspath(sys.argv[0])
+    name = os.environ.get(COMMAND)
+    if name is None:
+        return [script]
+    return [script, name] if os.path.basename(script) == "rlmec" else ["-m", "rlmec", name]
 
 
 def _configuration() -> list[str]:
-    """The options of this program's command line that say where its configuration is."""
+    """The arguments of this program's command line that say where its configuration is."""
     hydra = HydraConfig.get()
     sources = hydra.runtime.config_sources
     own = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
-    return [f"--config-name={hydra.job.config_name}", *own] if hydra.job.config_name else own
+    if hydra.job.config_name:
+        own.insert(0, f"--config-name={hydra.job.config_name}")
+    searched = [
+        QuotedString(text=f"{s.schema}://{s.path}", quote=Quote.single).with_quotes()
+        for s in sources
+        if s.provider == "hydra.searchpath in command-line"
+    ]
+    return [*own, f"hydra.searchpath=[{','.join(searched)}]"] if searched else own
 
 
 # --- how many ranks there are ---

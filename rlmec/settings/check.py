@@ -32,6 +32,18 @@ from rlmec.settings.schema import RunSettings, as_plain
 # because Hydra makes that folder before the settings are bound.
 OmegaConf.register_new_resolver("home", with_home, replace=True)
 
+
+def if_gpu(gpu: Any, otherwise: Any) -> Any:
+    """`gpu` where PyTorch finds a GPU, else `otherwise`. Imports PyTorch."""
+    import torch
+
+    return gpu if torch.cuda.is_available() else otherwise
+
+
+# In conf/, `${if_gpu:A,B}` is A on a machine with a GPU. It is resolved when a job begins, so that
+# the settings of the job, and whatever is derived from them, have the value alone.
+OmegaConf.register_new_resolver("if_gpu", if_gpu, replace=True)
+
 ALLOWED = (
     "rlmec.",
     "torch.optim.",

@@ -1,23 +1,26 @@
 """Checks the command line before Hydra starts.
 
-In: the arguments of train.py or evaluate.py. Out: the arguments for Hydra, or one line and exit
-code 2.
+In: the arguments of a program (train.py, evaluate.py, `rlmec`) or of `rlmec.train`. Out: the
+arguments for Hydra. A mistake is one line and exit code 2 on a command line, and a
+ConfigurationError in Python.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import re
 import sys
 import typing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -59,19 +62,50 @@ def with_home_folders(argv: Sequence[str]) -> list[str]:
     ]
 
 
+def with_stage(argv: Sequence[str], stage: str) -> list[str]:
+    """The arguments with `stage=STAGE` in front of the first override.
+
+    Hydra wants all overrides in one piece. Raises ConfigurationError if another stage is given.
+    """
+    overrides = _parser().parse_args(argv).overrides
+    for given in overrides:
+        key, _, value = given.lstrip("+").partition("=")
+        if key == "stage" and value != stage:
+            raise ConfigurationError(f"{given}: this command is stage={stage}; use train {given}")
+    place = argv.index(overrides[0]) if overrides else len(argv)
+    return [*argv[:place], f"stage={stage}", *argv[place:]]
+
+
 def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
+    """The arguments for Hydra, as `checked_arguments` returns them.
+
+    Ends the program with exit code 2 and one line for an unknown key or option or a secret.
+    """
+    try:
+        return checked_arguments(argv, config_dir, config_name)
+    except ConfigurationError as error:
+        refuse_command_line(error)
+
+
+def refuse_command_line(error: ConfigurationError) -> NoReturn:
+    """End the program with exit code 2 and the error as one line."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def checked_arguments(argv: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
     """The arguments for Hydra, checked before it starts.
 
     `argv` are the arguments after the program's name. An override of a setting that no YAML file
     shows, because its default is in the signature of its target, comes back as `++key=value`; so
     every setting is overridden the same way, wherever its default lives. `~/` at the start of a
     value becomes the home folder, because Hydra's grammar refuses it. Help and other questions to
-    Hydra pass unchecked, as do its own keys. Costs one composition.
+    Hydra pass unchecked, as do its own keys, except hydra.searchpath. Costs one composition.
 
-    Ends the program with exit code 2 and one line for an unknown key or option or a secret.
+    Raises ConfigurationError for an unknown key or option or a secret.
     """
     argv = with_home_folders(argv)
-    args = get_args_parser().parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
         overrides = OverridesParser.create().parse_overrides(args.overrides)
         for override in overrides:
@@ -82,21 +116,54 @@ def check_command_line(argv: Sequence[str], config_dir: Path, config_name: str) 
             return argv
 
         own = [str(o.input_line) for o in overrides if not o.is_hydra_override()]
-        folder = Path(args.config_dir) if args.config_dir else None
+        searched = _search_path(args.config_dir, overrides)
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             added = _compose_checked(
                 own,
                 args.config_name or config_name,
                 args.multirun,
-                folder,
+                searched,
             )
         return [f"++{arg}" if arg in added else arg for arg in argv]
     except REFUSED as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         known = isinstance(error, HydraException | OmegaConfBaseException | ConfigurationError)
         place = "" if known else unreadable(config_dir)
-        print(f"error: {place}{' '.join(lines[:4])[:1000]}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise ConfigurationError(f"{place}{' '.join(lines[:4])[:1000]}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Hydra's parser, under the name by which a user has started the program."""
+    parser = get_args_parser()
+    parser.prog = parser.prog.replace("__main__.py", "rlmec")
+    return parser
+
+
+def _search_path(config_dir: str | None, overrides: Sequence[Override]) -> list[str]:
+    """Where further configuration files are, as Hydra's `hydra.searchpath` names places.
+
+    These are the folder of `--config-dir` and the entries of an override of hydra.searchpath.
+    Raises ConfigurationError for a folder that is not there.
+    """
+    folders = {} if config_dir is None else {f"--config-dir {config_dir}": config_dir}
+    places = []
+    for override in overrides:
+        if override.key_or_group != "hydra.searchpath":
+            continue
+        value = override.value()
+        if not isinstance(value, list):
+            raise ConfigurationError(f"{override.input_line}: expected a list, [file:///FOLDER]")
+        for place in map(str, value):
+            if place.startswith("file://") or "://" not in place:
+                folders[f"hydra.searchpath={place}"] = place.removeprefix("file://")
+            else:
+                places.append(place)
+
+    for given, folder in folders.items():
+        if not Path(folder).is_dir():
+            raise ConfigurationError(f"{given}: there is no such folder")
+        places.append(f"file://{Path(folder).resolve()}")
+    return places
 
 
 def _refuse_secret(override: Override) -> None:
@@ -110,22 +177,17 @@ def _refuse_secret(override: Override) -> None:
         raise ConfigurationError(secret_refusal(override.key_or_group if found == own else found))
 
 
-def _compose_checked(
-    argv: list[str], name: str, multirun: bool, own_folder: Path | None
-) -> set[str]:
+def _compose_checked(argv: list[str], name: str, multirun: bool, searched: list[str]) -> set[str]:
     """Raises for a wrong option or key; returns the overrides that add a setting to the tree."""
     loader = GlobalHydra.instance().config_loader()
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(argv)
-    groups = {o.key_or_group: loader.get_group_options(o.key_or_group) for o in overrides}
-    searched: list[str] = []
-    if own_folder is not None:
-        if not own_folder.is_dir():
-            raise ConfigurationError(f"--config-dir {own_folder}: there is no such folder")
-        searched = [f"hydra.searchpath=[file://{own_folder.resolve()}]"]
-        for group, options in groups.items():
-            options += [path.stem for path in (own_folder / group).glob("*.yaml")]
+    search = [f"hydra.searchpath={searched}"] if searched else []
 
-    known = list(_groups(loader))
+    def options(group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+        return loader.get_group_options(group, kind, overrides=search)
+
+    groups = {o.key_or_group: options(o.key_or_group) for o in overrides}
+    known = list(_groups(options))
     choices = [o for o in overrides if groups[o.key_or_group]]
     values = [o for o in overrides if not groups[o.key_or_group]]
     lines = {id(o): _lines(o) if multirun else [str(o.input_line)] for o in overrides}
@@ -136,7 +198,7 @@ def _compose_checked(
     # A key may be in the tree of one job of a sweep only: every combination of choices is composed.
     added: set[str] = set()
     for job in range(max((len(lines[id(o)]) for o in choices), default=1)):
-        chosen = searched + [lines[id(o)][job % len(lines[id(o)])] for o in choices]
+        chosen = search + [lines[id(o)][job % len(lines[id(o)])] for o in choices]
         tree = compose(config_name=name, overrides=chosen)
         plain: Any = OmegaConf.to_container(tree, resolve=False)
         refuse_held_secret(plain)
@@ -202,13 +264,13 @@ def _adds(override: Override, tree: DictConfig, groups: Sequence[str]) -> bool:
     raise ConfigurationError(f"unknown key {key!r}: {hint}")
 
 
-def _groups(loader: Any, above: str = "") -> Iterator[str]:
+def _groups(options: Callable[[str, ObjectType], list[str]], above: str = "") -> Iterator[str]:
     """Every group of the configuration, nested ones as policy/reward; Hydra's own are left out."""
-    for name in loader.list_groups(above):
+    for name in options(above, ObjectType.GROUP):
         group = f"{above}/{name}" if above else name
         if group != "hydra":
             yield group
-            yield from _groups(loader, group)
+            yield from _groups(options, group)
 
 
 def _settable(parent: Any, key: str) -> Collection[str]:

@@ -254,6 +254,11 @@ def _open(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(settings, ranks, run_dir, overrides, torch.get_num_threads())
+    if settings.trainer.accelerator == "cpu" and torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        run.say(
+            f"the CPU is used, and the GPU ({name}) is not: trainer=gpu or trainer=auto takes it"
+        )
     run.uses.hold_mentioned(json.dumps(as_plain(settings), default=str))
     return run
 

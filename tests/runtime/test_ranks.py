@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -179,6 +180,39 @@ def test_a_job_of_a_sweep_with_ranks_is_a_child_and_fails_alone(job, tmp_path):
     assert notes[0]["parent"] == notes[1]["parent"]
     rows = list(csv.DictReader((tmp_path / "sweep" / "results.csv").read_text().splitlines()))
     assert [r["job"] for r in rows] == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("script", "name", "expected"),
+    [
+        ("/a/train.py", None, ["/a/train.py"]),
+        ("/a/bin/rlmec", "evaluate", ["/a/bin/rlmec", "evaluate"]),
+        ("/a/rlmec/__main__.py", "train", ["-m", "rlmec", "train"]),
+        ("/a/submitit/core/_submit.py", "train", ["-m", "rlmec", "train"]),
+    ],
+)
+def test_a_rank_starts_as_its_program_did(monkeypatch, script, name, expected):
+    monkeypatch.setattr(sys, "argv", [script, "x=1"])
+    monkeypatch.delenv(ranks.COMMAND, raising=False)
+    if name:
+        monkeypatch.setenv(ranks.COMMAND, name)
+    line = ranks.command(["x=2"], "run")
+    assert line == [sys.executable, *expected, "x=2", "hydra.mode=RUN", "hydra.run.dir='run'"]
+
+
+def test_a_rank_finds_the_folders_of_the_user(monkeypatch):
+    found = [
+        ("main", "/conf"),
+        ("command-line", "/b"),
+        ("hydra.searchpath in command-line", "/c d"),
+    ]
+    sources = [SimpleNamespace(provider=p, path=f, schema="file") for p, f in found]
+    runtime = SimpleNamespace(config_sources=sources)
+    hydra = SimpleNamespace(runtime=runtime, job=SimpleNamespace(config_name="train"))
+    monkeypatch.setattr(ranks.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(ranks.HydraConfig, "get", lambda: hydra)
+    given = ["--config-name=train", "--config-dir=/b", "hydra.searchpath=['file:///c d']", "x=2"]
+    assert ranks.command(["x=2"], "run")[2:-2] == given
 
 
 def test_one_process_runs_none_of_it(tmp_path):
@@ -455,7 +489,8 @@ def job_in(tmp_path, monkeypatch):
     launched(monkeypatch, {})
     mode = type("Mode", (), {"name": "RUN"})
     overrides = type("Overrides", (), {"task": ["++a=1"]})
-    runtime = type("Runtime", (), {"output_dir": str(tmp_path / "run"), "config_sources": []})
+    places = {"output_dir": str(tmp_path / "run"), "config_sources": [], "choices": {}}
+    runtime = type("Runtime", (), places)
     hydra = type("Hydra", (), {"mode": mode, "overrides": overrides, "runtime": runtime})
     monkeypatch.setattr(entry.HydraConfig, "get", lambda: hydra)
 

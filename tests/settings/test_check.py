@@ -16,7 +16,7 @@ from small_settings import tree
 from rlmec.settings import fingerprinted, key_places, schema
 from rlmec.settings.binding import build, is_secret
 from rlmec.settings.check import ConfigurationError, check, rebind
-from rlmec.settings.command_line import check_command_line
+from rlmec.settings.command_line import check_command_line, checked_arguments, with_stage
 from rlmec.settings.signatures import signature_of
 
 USER = '''
@@ -666,6 +666,57 @@ def test_files_of_an_own_folder_are_known(conf, tmp_path):
     assert check_command_line(line, conf, "train") == [*line[:2], "++policy.tokens_per_step=4"]
 
 
+@pytest.fixture
+def own_conf(tmp_path):
+    """A user's folder: an experiment, an option of a group of the project, and a group."""
+    for name in ("experiment/mine", "policy/objective/hers", "style/short"):
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text("# @package _global_\ngrm: {steps: 2}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("naming", "override", "hint"),
+    [
+        ("--config-dir={}", "experiment=mine", None),
+        ("--config-dir={}", "experiment=mien", "the nearest is 'mine'"),
+        ("--config-dir={}", "styl=short", "the nearest is 'style'"),
+        ("hydra.searchpath=[{}]", "experiment=mine", None),
+        ("hydra.searchpath=[file://{}]", "policy/objective=hers", None),
+        ("hydra.searchpath=[file://{}]", "policy/objective=her", "the nearest is 'hers'"),
+        ("hydra.searchpath=[file://{}]", "experiment=smok", "the nearest is 'smoke'"),
+        ("hydra.searchpath=[file://{}]", "+style=short", None),
+        ("hydra.searchpath=[file://{}]", "+style=shrt", "the nearest is 'short'"),
+        ("hydra.searchpath=[file://{}]", "policy.stesp=2", "the nearest is 'policy.steps'"),
+    ],
+)
+def test_a_folder_of_the_user_is_part_of_the_tree(conf, own_conf, naming, override, hint):
+    line = [naming.format(own_conf), override]
+    if hint is None:
+        assert checked_arguments(line, conf, "train") == line
+    else:
+        with pytest.raises(ConfigurationError, match=hint):
+            checked_arguments(line, conf, "train")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "stage=plan"),
+        ("seed=2 -m", "stage=plan seed=2 -m"),
+        ("-m seed=2,3", "-m stage=plan seed=2,3"),
+        ("--config-dir a seed=2", "--config-dir a stage=plan seed=2"),
+        ("--config-dir a", "--config-dir a stage=plan"),
+        ("stage=plan", "stage=plan stage=plan"),
+    ],
+)
+def test_a_command_s_stage_goes_in_front_of_the_overrides(given, expected):
+    assert with_stage(given.split(), "plan") == expected.split()
+    with pytest.raises(ConfigurationError, match="stage=grm"):
+        with_stage(["seed=1", "stage=grm"], "plan")
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -684,6 +735,8 @@ def test_files_of_an_own_folder_are_known(conf, tmp_path):
         ("~policy.tokens_per_step", "unknown key 'policy.tokens_per_step'"),
         ("policy.objective.imitation_coeff=3", "the nearest is 'policy.objective.imitation_coef'"),
         ("--config-dir=/nowhere policy.steps=1", "--config-dir /nowhere"),
+        ("hydra.searchpath=[/nowhere] policy.steps=1", "hydra.searchpath=/nowhere"),
+        ("hydra.searchpath=/nowhere policy.steps=1", "expected a list"),
         ("task=gsm8k task.train=5", "unknown key 'task.train'"),
         ("policy.steps=1,2", "error:"),
         ("policy.steps={", "error:"),

@@ -12,7 +12,8 @@ import shlex
 import pytest
 from walk import ROOT
 
-from rlmec.settings.command_line import check_command_line, with_split_files
+from rlmec.__main__ import COMMANDS
+from rlmec.settings.command_line import check_command_line, with_split_files, with_stage
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "RESULTS.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "examples").glob("*"))
@@ -22,6 +23,7 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for
 MARKDOWN = [name for name in TEXTS if name.endswith(".md")]
 
 COMMAND = re.compile(r"python (train|evaluate)\.py\b([^`\n]*)")
+INSTALLED = re.compile(rf"(?:^|-m |`)rlmec ({'|'.join(COMMANDS)})\b([^`\n]*)", re.MULTILINE)
 MODULE = re.compile(r"python -m ((?:benchmarks|tests|rlmec)[\w.]*)")
 BLOCK = re.compile(r"^```\w*\n.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
@@ -35,9 +37,14 @@ def commands():
     for page, text in TEXTS.items():
         if page == "RESULTS.md":
             continue
-        for program, rest in COMMAND.findall(text.replace("\\\n", " ")):
+        joined = text.replace("\\\n", " ")
+        for program, rest in COMMAND.findall(joined):
             plain = _without_escapes(rest.removesuffix(" &"))
             yield page, program, *shlex.split(plain, comments=True)
+        for name, rest in INSTALLED.findall(joined):
+            given = shlex.split(rest, comments=True)
+            program, stage, _ = COMMANDS[name]
+            yield page, program, *(with_stage(given, stage) if stage else given)
 
 
 def _without_escapes(line):
@@ -48,9 +55,9 @@ def _without_escapes(line):
 FOUND = sorted(set(commands()))
 
 
-@pytest.mark.parametrize("found", FOUND, ids=" ".join)
+@pytest.mark.parametrize("found", sorted({found[1:] for found in FOUND}), ids=" ".join)
 def test_a_shown_command_composes(found, monkeypatch):
-    _, program, *arguments = found
+    program, *arguments = found
     monkeypatch.chdir(ROOT)
     check_command_line(with_split_files(arguments), ROOT / "conf", program)
 
