@@ -36,10 +36,15 @@ class StageResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run has left: its folder, its optimized metric, and its artifacts in their order."""
+    """What a run has left: its folder, its optimized metric, and its artifacts in their order.
+
+    `config` is the composed configuration as plain values. `rlmec.settings.binding.build` makes an
+    object of a node with a `_target_`, such as the task.
+    """
 
     run_dir: Path
     metric: float | None
+    config: dict[str, Any]
     stages: list[StageResult]
 
     def stage(self, name: str, variant: str = "") -> StageResult:
@@ -131,9 +136,9 @@ def _addresses() -> Names:
 def _called(name: str, overrides: Sequence[str], config_dir: str | Path | None) -> RunResult:
     folders = [config_folder()] + ([Path(config_dir)] if config_dir is not None else [])
     if name == "train":
-        run_dir, metric = run_here(overrides, folders, name, _train, _addresses)
+        run_dir, metric, config = run_here(overrides, folders, name, _train, _addresses)
     else:
-        run_dir, metric = run_here(overrides, folders, name, _evaluate)
+        run_dir, metric, config = run_here(overrides, folders, name, _evaluate)
 
     # What makes nothing, such as stage=plan, leaves no summary.
     found = read_summary(run_dir)["stages"] if (run_dir / SUMMARY).is_file() else []
@@ -150,4 +155,4 @@ def _called(name: str, overrides: Sequence[str], config_dir: str | Path | None) 
         )
         for entry in found
     ]
-    return RunResult(run_dir, metric, stages)
+    return RunResult(run_dir, metric, config, stages)

@@ -18,7 +18,7 @@ from hydra import initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rlmec.runtime import signals
 from rlmec.runtime.display import say
@@ -140,8 +140,8 @@ def run_here(
     config_name: str,
     program: Callable[[], Program],
     names: Callable[[], Names] | None = None,
-) -> tuple[Path, float | None]:
-    """Run one job for a caller in Python: its run folder, and the optimized metric.
+) -> tuple[Path, float | None, dict[str, Any]]:
+    """Run one job for a caller in Python: run folder, optimized metric, composed configuration.
 
     The first of `config_dirs` holds the configuration, the others further files. Raises
     ConfigurationError for wrong overrides, for options of the command line, and for settings that
@@ -157,11 +157,14 @@ def run_here(
     given = checked_arguments(given, first, config_name)
 
     errors: list[Exception] = []
+    tree: Any = {}
 
     def job(cfg: DictConfig) -> float | None:
         record = JobRecord(Path(HydraConfig.get().runtime.output_dir))
         try:
-            return _run_job(cfg, record, program, names, starts_ranks=False)
+            metric = _run_job(cfg, record, program, names, starts_ranks=False)
+            tree.update(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore
+            return metric
         except KeyboardInterrupt:
             record.broken_off("stopped", "KeyboardInterrupt")
             raise
@@ -175,7 +178,7 @@ def run_here(
         done = started.run(config_name, job, given, with_log_configuration=False)
     if errors:
         raise errors[0]
-    return Path(done.hydra_cfg.hydra.runtime.output_dir), done.return_value
+    return Path(done.hydra_cfg.hydra.runtime.output_dir), done.return_value, tree
 
 
 def _run_job(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from walk import ROOT, done_well, run
@@ -57,9 +59,28 @@ def test_the_own_reward_rule_is_what_it_says(monkeypatch):
     assert doubted_edits(logprobs, True, ~removed & removed).tolist() == pytest.approx([0.1] * 3)
 
 
+def test_an_own_loop_trains_both_models(shared, monkeypatch, tmp_path):
+    """What the chain has made is reused; two fits of a few steps are all that is made."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from own_loop import main  # pyright: ignore
+
+    places = [f"paths.artifacts={shared[0] / 'artifacts'}", f"hydra.run.dir={tmp_path}"]
+    module = main(["experiment=smoke", *places], steps=2)
+    assert module.global_step == 2
+    stages = json.loads((tmp_path / "summary.json").read_text())["stages"]
+    assert [(s["name"], s["made"]) for s in stages] == [
+        (name, False) for name in ("warmup", "sample", "teach")
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("conf/experiment/own_data.yaml", 40), ("own_task.py", 40), ("own_reward.py", 15)],
+    [
+        ("conf/experiment/own_data.yaml", 40),
+        ("own_task.py", 40),
+        ("own_reward.py", 15),
+        ("own_loop.py", 105),
+    ],
 )
 def test_an_example_is_short(name, limit):
     assert len((EXAMPLES / name).read_text().splitlines()) <= limit
