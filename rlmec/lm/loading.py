@@ -95,13 +95,28 @@ def load_network(
             quantization=quantization,
         )
         return load_adapter(base, place, trainable=trainable).eval()
-    return _loaded(
+    network = _loaded(
         path,
         revision=revision,
         dtype=getattr(torch, dtype),
         attn_implementation=attention,
         **_quantized(quantization, dtype),
     )
+    if quantization is not None:
+        without_packing(network)
+    return network
+
+
+def without_packing(network: Any) -> None:
+    """Keeps 4-bit weights in the layout that has a gradient.
+
+    On a CPU with bfloat16 instructions, bitsandbytes (0.50) packs them for inference in the first
+    pass in eval mode, and training steps afterwards pass no gradient through them: that of an
+    adapter then misses all layers above it, without an error.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def usual_device() -> str:

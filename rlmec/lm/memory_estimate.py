@@ -19,6 +19,8 @@ BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "nf4": 0.516, "int8": 
 HEAD_PARTS = 16
 LEAST_PART = 192
 """Logits of the head are estimated for 1 / HEAD_PARTS of the tokens, at least LEAST_PART tokens."""
+KEPT_LOGITS = 2**26
+"""Logits that are kept for the backward pass at most (as in `rlmec.lm.chunked_head`)."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,13 @@ def _activation_bytes(shape: ModelShape, held: Weights, use: FitUse) -> float:
 
 
 def _head_bytes(shape: ModelShape, use: FitUse) -> float:
-    """Float32 logits of one part of the scored tokens, their softmax, and its gradient."""
+    """Float32 logits of one part of the scored tokens, their softmax, its gradient, and kept ones.
+
+    Only few logits are kept, so all tokens of a small micro-batch count as scored.
+    """
     part = min(use.micro_batch, max(LEAST_PART, -(-use.micro_batch // HEAD_PARTS)))
-    return 3 * 4.0 * part * shape.vocabulary
+    kept = min(use.micro_batch * shape.vocabulary, KEPT_LOGITS)
+    return 3 * 4.0 * part * shape.vocabulary + 4.0 * kept
 
 
 # --- remedies ---

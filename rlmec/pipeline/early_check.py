@@ -19,6 +19,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
 from rlmec.lm.loading import new_network
@@ -245,10 +247,19 @@ def _check_trainer(run: Run, key: str, precision: str, is_fit: bool) -> None:
     about = f"trainer (accelerator={t.accelerator}, devices={t.devices}), {key}={precision}"
     with _named(about), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        L.Trainer(**arguments, enable_checkpointing=False)
+        trainer = L.Trainer(**arguments, enable_checkpointing=False)
+    with _named(about):
+        check_accelerator(trainer)
 
     # Lightning warns, and then computes in another precision.
     for warning in said:
         text = str(warning.message)
         if "not supported" in text:
             raise ConfigurationError(f"{about}: {text.splitlines()[0]}")
+
+
+def check_accelerator(trainer: Any) -> None:
+    """Raises ValueError for DeepSpeed on a CPU, which Lightning would refuse at the first fit."""
+    on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
+    if isinstance(trainer.strategy, DeepSpeedStrategy) and not on_gpu:
+        raise ValueError("DeepSpeed needs CUDA GPUs: use trainer=ddp")

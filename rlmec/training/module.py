@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -74,7 +74,7 @@ class CompletionModule(L.LightningModule):
         self._sums: dict[str, torch.Tensor] = {}
         self.whole_weights: dict[str, torch.Tensor] | None = None
         # A checkpoint has no frozen weights: `check_names` is then the check instead.
-        self.strict_loading = not any(True for _ in self._frozen_names())
+        self.strict_loading = all(p.requires_grad for p in self.parameters())
 
     @property
     def network(self) -> Any:
@@ -104,20 +104,21 @@ class CompletionModule(L.LightningModule):
 
     # --- weights in a checkpoint: only those that are trained ---
 
-    def _frozen_names(self) -> Iterator[str]:
-        for name, parameter in self.named_parameters(remove_duplicate=False):
-            if not parameter.requires_grad:
-                yield name
-
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The trained weights alone; frozen weights below an adapter have a directory of their own.
 
-        A network without frozen weights gives all of them.
+        What quantization stores next to a frozen weight is left out, too. A network without frozen
+        weights gives all of them.
         """
         state = super().state_dict(*args, **kwargs)
-        frozen = set(self._frozen_names())
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        kept = {name for name, parameter in parameters.items() if parameter.requires_grad}
+        if len(kept) == len(parameters):
+            return state
+
+        kept.update(name for name, _ in self.named_buffers(remove_duplicate=False))
         prefix = kwargs.get("prefix", "")
-        for name in [n for n in state if _belongs_to(n.removeprefix(prefix), frozen)]:
+        for name in [n for n in state if n.removeprefix(prefix) not in kept]:
             del state[name]
         return state
 
@@ -315,13 +316,6 @@ def decay_groups(module: torch.nn.Module) -> list[dict[str, Any]]:
 
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
-
-
-def _belongs_to(name: str, frozen: set[str]) -> bool:
-    """Whether a name of a state dict is a frozen weight, or something that quantization stores
-    below the name of one (`weight.absmax` and the like)."""
-    parts = name.split(".")
-    return any(".".join(parts[:i]) in frozen for i in range(len(parts), 0, -1))
 
 
 def normalized(

@@ -98,6 +98,29 @@ def test_however_the_vocabulary_is_cut(count, cut, seed):
     assert furthest(got, gradients(dense(), *made)) <= 2e-6
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("limit", [COUNT * VOCABULARY, COUNT * VOCABULARY - 1])
+def test_logits_up_to_a_limit_are_kept_and_change_no_bit(limit, mixed, in_parts, monkeypatch):
+    """Each of the 6 parts is a product of the forward pass, and one more if it is not kept."""
+    made = drawn(True)
+    products = []
+    computed = parts._output
+    monkeypatch.setattr(parts, "_output", lambda *a: products.append(1) or computed(*a))
+
+    def run():
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            return gradients(ours(FORMS[3]), *made)
+
+    monkeypatch.setattr(parts, "KEPT_LOGITS", 0)
+    wanted = run()
+    assert len(products) == 12
+    products.clear()
+    monkeypatch.setattr(parts, "KEPT_LOGITS", limit)
+    got = run()
+    assert len(products) == (6 if limit == COUNT * VOCABULARY else 12)
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+
+
 def test_few_logits_are_computed_plainly(monkeypatch):
     made = drawn()
     monkeypatch.setattr(parts, "_VocabularyParts", None)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from rlmec.lm import chunked_head, memory_estimate
 from rlmec.lm.memory_estimate import (
     GIB,
     RESERVE,
@@ -69,11 +70,12 @@ def test_a_full_fit_in_float32():
 
     A token keeps of a layer 4 * (6 * 8 + 2 * (8 + 2 * 4) + 4 * 16) = 4 * 144 = 576 and of its norms
     16 * 8 = 128: 704, of two layers 1408; 10 tokens 14080, and the mask 3 * 10 * 5 = 150.
-    The head at once: min(10, 192) = 10 tokens of 100 words, 3 * 4 * 1000 = 12000.
+    The head at once: min(10, 192) = 10 tokens of 100 words, 3 * 4 * 1000 = 12000, and these 1000
+    logits are kept, 4000.
     """
     found = fit_need(SHAPE, FULL, USE)
-    assert found == Need(4000, 0, 4000, 8000, 14080 + 150, 12000)
-    assert found.total == 4000 + 4000 + 8000 + 14230 + 12000 + RESERVE
+    assert found == Need(4000, 0, 4000, 8000, 14080 + 150, 16000)
+    assert found.total == 4000 + 4000 + 8000 + 14230 + 16000 + RESERVE
     assert fit_need(SHAPE, FULL, replace(USE, moments=1)).optimizer == 4000
 
 
@@ -81,7 +83,7 @@ def test_a_fit_of_an_adapter_in_half_precision():
     """Gradients 4 * 168 = 672, moments 1344; a token keeps of a layer 2 * 144 + 128 = 416 and the
     adapter's inputs 2 * (16 + 16) / 2 = 32: 448, of two layers 896; ten: 8960, mask 150."""
     found = fit_need(SHAPE, LORA, replace(USE, mixed=True))
-    assert found == Need(2672, 0, 672, 1344, 8960 + 150, 12000)
+    assert found == Need(2672, 0, 672, 1344, 8960 + 150, 16000)
 
 
 def test_checkpointing_keeps_one_state_a_layer_and_one_layer():
@@ -108,10 +110,14 @@ def test_ranks():
     assert (half.weights, half.gradients, half.optimizer) == (4000, 1000, 2000)
 
 
-def test_many_tokens_are_scored_in_sixteen_parts():
+def test_many_tokens_are_scored_in_sixteen_parts_and_few_logits_are_kept():
     use = FitUse(micro_batch=16000, longest=100)
-    assert fit_need(SHAPE, FULL, use).head == 3 * 4 * 1000 * 100
-    assert fit_need(SHAPE, FULL, replace(use, micro_batch=1600)).head == 3 * 4 * 192 * 100
+    assert fit_need(SHAPE, FULL, use).head == 3 * 4 * 1000 * 100 + 4 * 16000 * 100
+    smaller = fit_need(SHAPE, FULL, replace(use, micro_batch=1600)).head
+    assert smaller == 3 * 4 * 192 * 100 + 4 * 1600 * 100
+    many = fit_need(SHAPE, FULL, replace(use, micro_batch=1_600_000)).head
+    assert many == 3 * 4 * 100_000 * 100 + 4 * chunked_head.KEPT_LOGITS
+    assert chunked_head.KEPT_LOGITS == memory_estimate.KEPT_LOGITS
 
 
 def test_decoding():

@@ -6,14 +6,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from ranked_fit import CASES, run_fit
 from small_fits import credited_rows, data_of, validation_of
 from small_models import network
 
+from rlmec.pipeline.early_check import check_accelerator
 from rlmec.pipeline.fit import check_strategy
 from rlmec.runtime.ranks import Ranks, launched_outside
 from rlmec.settings.binding import build
@@ -138,6 +141,14 @@ def test_deepspeed_takes_one_micro_batch_a_step_and_no_stage_3():
         check_strategy("policy", Deep(2), data_of(rows, steps=1, accumulate=2), None)
     with pytest.raises(ValueError, match="DeepSpeed stage 3 is not supported"):
         check_strategy("policy", Deep(3), data_of(rows, steps=1), None)
+
+
+def test_deepspeed_on_a_cpu_is_refused_before_the_first_fit():
+    cpu = CPUAccelerator()
+    with pytest.raises(ValueError, match="DeepSpeed needs CUDA GPUs"):
+        check_accelerator(SimpleNamespace(strategy=Deep(2), accelerator=cpu))
+    check_accelerator(SimpleNamespace(strategy=Deep(2), accelerator=CUDAAccelerator()))
+    check_accelerator(SimpleNamespace(strategy="ddp", accelerator=cpu))
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_3", ModelParallelStrategy()])
