@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -73,6 +74,17 @@ def test_an_own_loop_trains_both_models(shared, monkeypatch, tmp_path):
     ]
 
 
+def test_doubted_tokens_of_wrong_attempts_are_shown(shared, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from wrong_tokens import main  # pyright: ignore
+
+    main(shared[1].artifact("grm") / "model", EXAMPLES / "solutions.jsonl")
+    shown = capsys.readouterr().out
+    assert "1 of 3 attempts are right" in shown
+    assert [shown.count(f"How many {item}") for item in ("cards", "pens", "books")] == [1, 0, 1]
+    assert re.search(r"\[.+\]\(\d%\)", shown)
+
+
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
@@ -80,6 +92,7 @@ def test_an_own_loop_trains_both_models(shared, monkeypatch, tmp_path):
         ("own_task.py", 40),
         ("own_reward.py", 15),
         ("own_loop.py", 105),
+        ("wrong_tokens.py", 60),
     ],
 )
 def test_an_example_is_short(name, limit):
