@@ -8,11 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from small_runs import SMALL, start_model
+from small_settings import part
 
 import rlmec
 from rlmec import __main__, programs
 from rlmec.runtime import entry
 from rlmec.settings.check import ConfigurationError
+from rlmec.stages.run import _idle_gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -168,3 +170,14 @@ def test_trainer_auto_is_the_trainer_that_it_takes(monkeypatch, gpu):
     assert OmegaConf.to_container(OmegaConf.merge(base, auto), resolve=True) == OmegaConf.merge(
         base, named
     )
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "said"),
+    [("cpu", True, True), ("cpu", False, False), ("gpu", True, False)],
+)
+def test_a_gpu_that_is_not_used_is_named(monkeypatch, accelerator, gpu, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H7")
+    line = _idle_gpu(part("trainer", accelerator=accelerator))
+    assert ("H7" in line and "trainer=auto" in line) == said

@@ -30,7 +30,7 @@ from rlmec.runtime.display import say
 from rlmec.runtime.ranks import Ranks
 from rlmec.runtime.store_commands import PLAN, Named
 from rlmec.settings.binding import ConfigurationError
-from rlmec.settings.schema import RunSettings, as_plain
+from rlmec.settings.schema import RunSettings, TrainerSettings, as_plain
 from rlmec.stages import flow
 from rlmec.stages.completion_length import decide_for_judging, decide_for_training, prompt_lengths
 from rlmec.stages.evaluate import examples_before, judged_problems, judged_tasks
@@ -254,13 +254,18 @@ def _open(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(settings, ranks, run_dir, overrides, torch.get_num_threads())
-    if settings.trainer.accelerator == "cpu" and torch.cuda.is_available():
-        name = torch.cuda.get_device_name(0)
-        run.say(
-            f"the CPU is used, and the GPU ({name}) is not: trainer=gpu or trainer=auto takes it"
-        )
+    if line := _idle_gpu(settings.trainer):
+        run.say(line)
     run.uses.hold_mentioned(json.dumps(as_plain(settings), default=str))
     return run
+
+
+def _idle_gpu(trainer: TrainerSettings) -> str:
+    """What to say of a GPU that the run does not use; empty if there is none."""
+    if trainer.accelerator != "cpu" or not torch.cuda.is_available():
+        return ""
+    name = torch.cuda.get_device_name(0)
+    return f"this run uses the CPU, not the GPU ({name}): trainer=gpu or trainer=auto takes it"
 
 
 def _look_for_bases(settings: RunSettings) -> None:
