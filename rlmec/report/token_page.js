@@ -393,6 +393,15 @@ function probability(logprob) {
   return p === 0 ? "0" : p < 0.0005 ? p.toExponential(1) : p.toFixed(3);
 }
 
+// What the correction does to a token. Added tokens stand in the place of all that are removed there.
+function editOf(c, i) {
+  if (!c.corrected || c.right) return "\u2013";
+  if (!c.removed[i]) return "kept";
+  const [, s0, s1, t0, t1] = c.ops.slice(c.hunk[i], c.hunk[i] + 5);
+  if (t1 === t0) return "removed";
+  return `${s1 - s0 > 1 ? "removed with its neighbours" : "removed"}, instead: ${visible(text(c.targetAt + t0, t1 - t0, targets), "\u21b5")}`;
+}
+
 function showTip(span) {
   hideTip();
   held = span;
@@ -403,7 +412,7 @@ function showTip(span) {
   listed(list, [
     ["token", ""], ["reward", number(rewards[where])], ["GRM probability", probability(grm[where])],
     ["old policy probability", probability(old[where])],
-    ["edit", !c.corrected || c.right ? "\u2013" : c.removed[i] ? "removed" : "kept"],
+    ["edit", editOf(c, i)],
     ["position, id", `${i + 1} of ${c.n}, ${ids[where]}`],
   ]);
   list.querySelector("dd").append(code);
