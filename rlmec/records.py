@@ -175,6 +175,31 @@ class SequenceLogprobs:
 
 
 @dataclass(frozen=True)
+class Alternatives:
+    """What the GRM would have written in the places where it disagrees with an attempt.
+
+    `places` are indices of tokens of the attempt that are not the GRM's likeliest ones, given the
+    attempt's tokens before them. `ids` and `logprobs` (nats) hold equally many of its likeliest
+    tokens for each place, the likeliest first, one place after the other. Raises ValueError if
+    their numbers do not fit.
+    """
+
+    attempt_id: str
+    places: Ids
+    ids: Ids
+    logprobs: Floats
+    tokenizer: str
+
+    def __post_init__(self) -> None:
+        what = "alternatives of attempt"
+        _same_length(what, self.attempt_id, ids=len(self.ids), logprobs=len(self.logprobs))
+        if len(self.ids) % max(len(self.places), 1):
+            raise ValueError(
+                f"{what} {self.attempt_id!r}: {len(self.ids)} ids for {len(self.places)} places"
+            )
+
+
+@dataclass(frozen=True)
 class Pair:
     """An attempt and its target, with the credit of every token.
 

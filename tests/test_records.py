@@ -7,6 +7,7 @@ import pytest
 
 from rlmec.records import (
     VERDICTS,
+    Alternatives,
     Attempt,
     Correction,
     Pair,
@@ -78,6 +79,15 @@ def test_a_score_has_both_logprobs_of_every_token():
     Score("a1", [-1.0, -2.0], [-1.0, -2.0], "d")
     with pytest.raises(ValueError, match=r"'a1': .* grm_logprobs has 2, old_logprobs has 1"):
         Score("a1", [-1.0, -2.0], [-1.0], "d")
+
+
+def test_alternatives_have_equally_many_tokens_for_every_place():
+    Alternatives("a1", [0, 4], [5, 6, 7, 8], [-1.0] * 4, "d")
+    Alternatives("a1", [], [], [], "d")
+    with pytest.raises(ValueError, match=r"'a1': 3 ids for 2 places"):
+        Alternatives("a1", [0, 4], [5, 6, 7], [-1.0] * 3, "d")
+    with pytest.raises(ValueError, match=r"'a1': .* ids has 2, logprobs has 1"):
+        Alternatives("a1", [0], [5, 6], [-1.0], "d")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 In: prompts, and a draft of the completion for each (a wrong attempt, of which a correction is
 nearly a copy). Out: what greedy decoding writes, token for token, and the log-probability of every
-token of the draft, which the first pass computes on the way.
+token of the draft, which the first pass computes on the way; on request also the likeliest tokens
+where a token of the draft is not the likeliest.
 
 Each pass feeds the last token of a row and a guess of what follows. The pass tells which token
 greedy decoding writes after each of these tokens. The longest correct beginning of the guess is
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,12 +65,24 @@ NOTHING = -1
 """Marks positions after the end of a draft or a guess. No token has this id."""
 
 
+class Alternative(NamedTuple):
+    """The likeliest tokens at the draft's token `place`, the likeliest first, with log-probs."""
+
+    place: int
+    ids: list[int]
+    logprobs: list[float]
+
+
 @dataclass(frozen=True)
 class Rewrite:
-    """What was written, and the network's log-probs (nats, float32) of the draft's n tokens."""
+    """What was written, and the network's log-probs (nats, float32) of the draft's n tokens.
+
+    `alternatives` are for the tokens of the draft that are not the likeliest ones, in their order.
+    """
 
     completion: Completion
     draft_logprobs: list[float]
+    alternatives: list[Alternative] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -81,14 +94,17 @@ def rewrite(
     *,
     end_ids: Sequence[int],
     pad_id: int,
+    alternatives: int = 0,
 ) -> list[Rewrite]:
     """Greedy completions of `prompts`, with one draft each, in the order of the prompts.
 
+    `alternatives` is the number of likeliest tokens to keep where they are not the draft's.
+
     In float32 they equal those of `generate`, except where the two best logits differ by rounding
     alone. A draft may be empty, end too early or too late, or have no end token. A network that
-    `Slots` cannot be used with is decoded token by token and scored in a pass of its own, with a
-    warning that says why. The network is in eval mode meanwhile and then returns to the mode it was
-    in. Raises ValueError if there are not as many drafts as prompts.
+    `Slots` cannot be used with is decoded token by token and scored in a pass of its own, without
+    alternatives and with a warning that says why. The network is in eval mode meanwhile and then
+    returns to the mode it was in. Raises ValueError if there are not as many drafts as prompts.
     """
     if len(prompts) != len(drafts):
         raise ValueError(f"{len(prompts)} prompts and {len(drafts)} drafts")
@@ -111,6 +127,7 @@ def rewrite(
                 [drafts[i] for i in group],
                 max_completion_length,
                 end_ids,
+                alternatives,
             )
             for i, done in zip(group, batch.run(before, len(prompts)), strict=True):
                 rewrites[i] = done
@@ -205,9 +222,12 @@ class RewriteBatch:
         drafts: Sequence[Sequence[int]],
         limit: int,
         end_ids: Sequence[int],
+        alternatives: int = 0,
     ) -> None:
         self.slots = slots
         self.limit = limit
+        self.wanted = alternatives
+        self.alternatives: list[list[Alternative]] = [[] for _ in prompts]  # by row
         self.end_ids = np.array(list(end_ids))
         self.sequences = [[*p, *d] for p, d in zip(prompts, drafts, strict=True)]
         self.prompt_lengths = np.array([len(p) for p in prompts])  # [R]
@@ -247,7 +267,7 @@ class RewriteBatch:
             clipped = not np.isin(ids[-1], self.end_ids)
             completion = Completion(ids, self.logprobs[i, :length].tolist(), bool(clipped))
             own = draft_logprobs[i, : self.align.lengths[i]].tolist()
-            rewrites.append(Rewrite(completion, own))
+            rewrites.append(Rewrite(completion, own, self.alternatives[i]))
         return rewrites
 
     def _first_pass(self) -> np.ndarray:
@@ -264,6 +284,8 @@ class RewriteBatch:
         # One position more than the draft has tokens: what follows its last one has no target.
         targets = np.append(drafts, np.full((len(drafts), 1), NOTHING), 1)[real]  # [M]
         best, best_logprobs, draft_logprobs = self._read(states, real, np.maximum(targets, 0))
+        if self.wanted:
+            self._keep_alternatives(states, row, at, (best[real] != targets) & (targets != NOTHING))
 
         rows = np.arange(len(drafts))
         sizes = np.minimum(lengths, self.limit - 1)
@@ -276,6 +298,23 @@ class RewriteBatch:
         agreed = (best[:, :-1] == drafts).sum(1)  # [R]
         self.draft_worth.add(rows, agreed, lengths - agreed)
         return draft_logprobs
+
+    def _keep_alternatives(
+        self, states: torch.Tensor, row: np.ndarray, at: np.ndarray, differs: np.ndarray
+    ) -> None:
+        """Keeps the likeliest tokens at the draft's tokens for which `differs` [M] is True.
+
+        `states` [M, size] predict the tokens `at` [M] of the rows `row` [M].
+        """
+        vocabulary = self.slots.network.config.get_text_config().vocab_size
+        part = max(1, LOGITS_AT_ONCE // vocabulary)
+        which = np.flatnonzero(differs)  # [D]
+        for group in np.split(which, np.arange(part, len(which), part)):
+            logits = self.slots.logits(states[self.slots.tensor(group)])  # [part, V]
+            values, ids = logits.topk(min(self.wanted, logits.shape[-1]))  # [part, k]
+            logprobs = (values - logits.logsumexp(-1, keepdim=True)).tolist()
+            for i, own, own_logprobs in zip(group, ids.tolist(), logprobs, strict=True):
+                self.alternatives[row[i]].append(Alternative(int(at[i]), own, own_logprobs))
 
     def _aim(self) -> Aim:
         """Where the next guess of each open row comes from.

@@ -20,6 +20,8 @@ const rewards = unpacked("rewards", Float32Array);
 const grm = unpacked("grm_logprobs", Float32Array);
 const old = unpacked("old_logprobs", Float32Array);
 const targets = unpacked("targets", Uint32Array); // the same, correction by correction
+const instead = unpacked("instead", Uint32Array); // the same, data.per_place for each of an attempt's places
+const insteadLogprobs = unpacked("instead_logprobs", Float32Array);
 const special = new Set(data.special);
 
 // The bounds of the colour scale.
@@ -31,17 +33,20 @@ for (const r of rewards) {
 }
 
 // ---- facts of every attempt ------------------------------------------------------------------
-// at, targetAt: where the tokens of the attempt and of its correction begin in the arrays.
+// at, targetAt, insteadAt: where the tokens of the attempt, of its correction and of its
+// alternatives begin in the arrays.
 // hunk, targetHunk: which edit operation changes a token, so that both sides can be linked.
 // hits, kept, missed: tokens that are punished and removed, punished and kept, removed and not
 // punished. They are counted for corrected attempts only.
 // telling: how much an attempt shows of the method at a glance, see `tellingOf`.
 let at = 0;
 let targetAt = 0;
+let insteadAt = 0;
 const cases = data.attempts.map((a, number) => {
-  const c = { ...a, number, at, targetAt, problem: data.problems[a.problem] };
+  const c = { ...a, number, at, targetAt, insteadAt, problem: data.problems[a.problem] };
   at += a.n;
   targetAt += a.m;
+  insteadAt += a.places.length * data.per_place;
   c.right = a.verdict === "right" && !a.clipped;
   c.removed = new Uint8Array(a.n);
   c.edited = new Uint8Array(a.m);
@@ -393,6 +398,18 @@ function probability(logprob) {
   return p === 0 ? "0" : p < 0.0005 ? p.toExponential(1) : p.toFixed(3);
 }
 
+// What the GRM would have written in the place of a token, as a row of the tooltip.
+function alternativesOf(c, i) {
+  const place = c.places.indexOf(i);
+  if (place < 0) return [];
+  const first = c.insteadAt + place * data.per_place;
+  const told = Array.from(instead.subarray(first, first + data.per_place), (piece, k) => {
+    const words = visible(data.pieces[piece], "\u21b5");
+    return `\u201c${words}\u201d ${probability(insteadLogprobs[first + k])}`;
+  });
+  return [["the GRM instead", told.join(", ")]];
+}
+
 // What the correction does to a token. Added tokens stand in the place of all that are removed there.
 function editOf(c, i) {
   if (!c.corrected || c.right) return "\u2013";
@@ -412,6 +429,7 @@ function showTip(span) {
   listed(list, [
     ["token", ""], ["reward", number(rewards[where])], ["GRM probability", probability(grm[where])],
     ["old policy probability", probability(old[where])],
+    ...alternativesOf(c, i),
     ["edit", editOf(c, i)],
     ["position, id", `${i + 1} of ${c.n}, ${ids[where]}`],
   ]);

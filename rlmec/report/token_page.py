@@ -23,7 +23,7 @@ import numpy as np
 
 from rlmec.lm.token_texts import TokenTexts
 from rlmec.method.alignment import edit_script
-from rlmec.records import Correction, Pair, Problem, hash_share
+from rlmec.records import Alternatives, Correction, Pair, Problem, hash_share
 
 MOST_TOKENS = 2_000_000
 """The most tokens of attempts on a page: about 40 MB, which a browser opens in seconds."""
@@ -43,7 +43,8 @@ class Case:
     """A scored attempt with its credit, the GRM's view of it, and its correction.
 
     `grm_logprobs` [n] are raw (nats). `correction` is the accepted one; without one a rejected one;
-    without that None. `taught` is True if the GRM was trained on the problem.
+    without that None. `taught` is True if the GRM was trained on the problem. `alternatives` is
+    what the GRM would have written in some places, if `score` kept it.
     """
 
     pair: Pair
@@ -51,6 +52,7 @@ class Case:
     grm_logprobs: Sequence[float]
     correction: Correction | None
     taught: bool
+    alternatives: Alternatives | None = None
 
     def __post_init__(self) -> None:
         tokens = len(self.pair.attempt.completion_ids)
@@ -116,12 +118,16 @@ def page_data(
     - `tokens` and `targets` are numbers of texts in `pieces`: those of the attempts and of the
       corrections, one after the other. `special` are the numbers of end tokens.
     - `ids`, `rewards`, `grm_logprobs` and `old_logprobs` have one value per token of `tokens`.
+    - `instead` and `instead_logprobs` are tokens that the GRM would have written, and their
+      log-probs: `per_place` of them for each of an attempt's `places`, one after the other.
     """
     pieces, problems = _Numbered(), _Numbered()
     ends = set(end_ids)
     attempts: list[dict[str, Any]] = []
     tokens: list[int] = []
     targets: list[int] = []
+    instead: list[int] = []
+    per_place = _per_place(cases)
     for case in cases:
         attempts.append(_attempt_entry(case, problems(case.problem.id, case.problem)))
         ids = case.pair.attempt.completion_ids
@@ -129,6 +135,10 @@ def page_data(
         for found, into in ((ids, tokens), (target, targets)):
             for id_, text in zip(found, texts(found), strict=True):
                 into.append(pieces((text, id_ in ends), text))
+        # Alternatives are no text together: each is read by itself.
+        for id_ in case.alternatives.ids if case.alternatives else []:
+            text = texts([id_])[0]
+            instead.append(pieces((text, id_ in ends), text))
 
     pairs = [case.pair for case in cases]
     return {
@@ -153,6 +163,11 @@ def page_data(
         "attempts": attempts,
         "tokens": _packed([tokens], "<u4"),
         "targets": _packed([targets], "<u4"),
+        "per_place": per_place,
+        "instead": _packed([instead], "<u4"),
+        "instead_logprobs": _packed(
+            [case.alternatives.logprobs for case in cases if case.alternatives], "<f4"
+        ),
         "ids": _packed([pair.attempt.completion_ids for pair in pairs], "<u4"),
         "rewards": _packed([pair.token_rewards for pair in pairs], "<f4"),
         "grm_logprobs": _packed([case.grm_logprobs for case in cases], "<f4"),
@@ -160,12 +175,24 @@ def page_data(
     }
 
 
+def _per_place(cases: Sequence[Case]) -> int:
+    """How many alternatives each place has, 0 without any. ValueError if it is not one number."""
+    found = {
+        len(case.alternatives.ids) // len(case.alternatives.places)
+        for case in cases
+        if case.alternatives and case.alternatives.places
+    }
+    if len(found) > 1:
+        raise ValueError(f"attempts have {sorted(found)} alternatives per place")
+    return found.pop() if found else 0
+
+
 def _attempt_entry(case: Case, problem: int) -> dict[str, Any]:
     """The facts of one case; `problem` is the number of its problem.
 
     `n` and `m` are the lengths of the attempt and of the correction (0 without one). `ops` is the
     edit script, five numbers per operation: tag (0 kept, 1 replaced, 2 inserted, 3 deleted), source
-    start and end, target start and end.
+    start and end, target start and end. `places` are the tokens that have alternatives.
     """
     attempt = case.pair.attempt
     correction = case.correction
@@ -183,6 +210,7 @@ def _attempt_entry(case: Case, problem: int) -> dict[str, Any]:
         "by": correction.source if correction else "",
         "reason": correction.reason if correction else "",
         "ratio": round(correction.edit_ratio, 4) if correction else 0.0,
+        "places": list(case.alternatives.places) if case.alternatives else [],
         "ops": [number for op in ops for number in (_TAGS[op.tag], *op[1:])],
     }
 

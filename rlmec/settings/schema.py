@@ -207,11 +207,13 @@ class GrmSettings(FitSettings, Completing):
 class ScoreSettings(Completing):
     """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected. With
     `labels` a token's probability is that of its label (see `ablations.labels`), not its
-    likelihood."""
+    likelihood. `alternatives` is the number of the GRM's likeliest tokens that are kept for the
+    token-reward page where a token of an attempt that it rewrites is another one."""
 
     seed: Seed
     rewrite: bool
     labels: bool
+    alternatives: NonNegativeInt
     max_edit_ratio: NonNegativeFloat
     max_completion_length: PositiveInt | None
     part_size: PositiveInt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from rlmec.pipeline.chain import Run, Settings
 from rlmec.pipeline.pair_records import joined_pairs
 from rlmec.pipeline.sources import is_taught
 from rlmec.prompts import Codec
-from rlmec.records import Correction, Pair, Problem
+from rlmec.records import Alternatives, Correction, Pair, Problem, by_id
 from rlmec.report.token_page import Case
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table
@@ -36,6 +36,7 @@ class Scored:
     table: PairTable
     codec: Codec
     corrections: list[Correction]
+    alternatives: Mapping[str, Alternatives] = field(default_factory=dict)  # by attempt
 
     @cached_property
     def texts(self) -> TokenTexts:
@@ -56,6 +57,7 @@ class Scored:
                 self.table.scores[pair.attempt.id].grm_logprobs,
                 made.get(pair.attempt.id),
                 is_taught(self.run.settings.teach, pair.attempt.problem_id),
+                self.alternatives.get(pair.attempt.id),
             )
             for pair in self.table.pairs
         ]
@@ -144,4 +146,8 @@ def scored_attempts(run: Run, codec: Codec, parents: Mapping[str, Artifact]) -> 
     corrections: list[Correction] = []
     for stage in ("teach", "score"):
         corrections += read_table(parents[stage].file("corrections.parquet"), Correction)
-    return Scored(run, joined_pairs(run, node, parents, codec.digest), codec, corrections)
+    kept = read_table(parents["score"].file("alternatives.parquet"), Alternatives)
+    alternatives = by_id(kept, "attempt_id")
+    return Scored(
+        run, joined_pairs(run, node, parents, codec.digest), codec, corrections, alternatives
+    )

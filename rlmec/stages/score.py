@@ -2,8 +2,9 @@
 
 In: the round's attempts, the teacher's corrections, the GRM. Out: `scores.parquet`, raw log-probs
 that a reward rule turns into token rewards later, so that trying another rule makes nothing again;
-and `corrections.parquet`, the GRM's rewrites of the wrong attempts that have no accepted correction
-of the teacher. One pass of the GRM gives both.
+`corrections.parquet`, the GRM's rewrites of the wrong attempts that have no accepted correction of
+the teacher; and `alternatives.parquet`, what the GRM would have written where it disagrees with the
+attempts that it rewrites. One pass of the GRM gives all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from rlmec.ablations.labels import kept_logprobs, reading_row
 from rlmec.data.grm_rows import rewriting_row
 from rlmec.data.row import Row
+from rlmec.lm.draft_decoding import Rewrite
 from rlmec.method.alignment import edit_ratio
 from rlmec.method.credit import copied_share
 from rlmec.pipeline import models
@@ -24,7 +26,15 @@ from rlmec.pipeline.judges import correction_metrics, correction_of
 from rlmec.pipeline.predict import Tables, predict_parts
 from rlmec.pipeline.score_sequences import attempt_row, score_sequences
 from rlmec.pipeline.sources import RoundStage, is_taught
-from rlmec.records import Attempt, Correction, Problem, Score, SequenceLogprobs, by_id
+from rlmec.records import (
+    Alternatives,
+    Attempt,
+    Correction,
+    Problem,
+    Score,
+    SequenceLogprobs,
+    by_id,
+)
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import read_table, write_table
@@ -73,10 +83,10 @@ class GrmView:
                 rows.append(reading_row(self.grm.prompts, problem, ids, attempt.id))
             elif attempt.id not in self.shown.drafts:
                 rows.append(rewriting_row(self.grm.prompts, problem, ids, ids, attempt.id))
-        return ScoringPart(index, rows, drafts, s.completion_length)
+        return ScoringPart(index, rows, drafts, s.completion_length, s.alternatives)
 
     def finish(self, group: Sequence[Attempt], output: GrmOutput) -> Tables:
-        """Log-probs and corrections of a part, from the GRM's output on it."""
+        """Log-probs, corrections and alternatives of a part, from the GRM's output on it."""
         run = self.stage.run
         s = run.settings.score
         codec = self.grm.codec
@@ -88,6 +98,7 @@ class GrmView:
 
         logprobs: list[SequenceLogprobs] = []
         corrections: list[Correction] = []
+        alternatives: list[Alternatives] = []
         for attempt in group:
             values: list[float] = []
             if s.labels:
@@ -102,11 +113,21 @@ class GrmView:
                 corrections.append(
                     correction_of(judge, codec, problem, attempt, made.completion, s.max_edit_ratio)
                 )
+                if made.alternatives:
+                    alternatives.append(_alternatives(attempt, made, codec.digest))
             logprobs.append(SequenceLogprobs(attempt.id, values, codec.digest))
         return {
             "logprobs": (logprobs, SequenceLogprobs),
             "corrections": (corrections, Correction),
+            "alternatives": (alternatives, Alternatives),
         }
+
+
+def _alternatives(attempt: Attempt, made: Rewrite, tokenizer: str) -> Alternatives:
+    places = [each.place for each in made.alternatives]
+    ids = [id_ for each in made.alternatives for id_ in each.ids]
+    logprobs = [value for each in made.alternatives for value in each.logprobs]
+    return Alternatives(attempt.id, places, ids, logprobs, tokenizer)
 
 
 class ScoreStage(RoundStage):
@@ -116,7 +137,7 @@ class ScoreStage(RoundStage):
     """
 
     name = "score"
-    version = 3  # attempts too long for a model are left out and counted
+    version = 4  # alternatives
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run = self.run
@@ -225,6 +246,7 @@ class ScoreStage(RoundStage):
         ]
         write_table(work / "scores.parquet", scores, Score)
 
+        view.merge("alternatives", Alternatives, work / "alternatives.parquet")
         view.merge("corrections", Correction, work / "corrections.parquet")
         corrections = read_table(work / "corrections.parquet", Correction)
         teach = self.run.settings.teach

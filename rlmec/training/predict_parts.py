@@ -40,13 +40,15 @@ class Draft(NamedTuple):
 class ScoringPart:
     """Rows whose scored tokens get log-probs, and drafts that are scored and rewritten at once.
 
-    A rewrite has at most `max_completion_length` tokens.
+    A rewrite has at most `max_completion_length` tokens. `alternatives` is the number of likeliest
+    tokens to keep where they are not a draft's.
     """
 
     index: int
     rows: list[Row]
     drafts: list[Draft] = field(default_factory=list)
     max_completion_length: int = 0
+    alternatives: int = 0
 
 
 def part_seed(seed: int, stage: str, index: int) -> int:

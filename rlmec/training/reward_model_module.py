@@ -49,4 +49,5 @@ class RewardModelModule(CompletionModule):
             part.max_completion_length,
             end_ids=self.end_ids,
             pad_id=self.pad_id,
+            alternatives=part.alternatives,
         )

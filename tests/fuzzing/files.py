@@ -16,6 +16,7 @@ from rlmec.export.model_folder import Origin, read_origin, write_origin
 from rlmec.prompts import Templates
 from rlmec.records import (
     VERDICTS,
+    Alternatives,
     Attempt,
     Correction,
     Problem,
@@ -143,6 +144,7 @@ RECORDS: dict[type, list[Any]] = {
     ],
     Correction: [Correction("a", "p", [], "x", "wrong", 0.5, "no_proposal", "oracle", "t")] * 2,
     Score: [Score("a", [-0.5, -3.0], [-1.0, 0.0], "t")],
+    Alternatives: [Alternatives("a", [3], [5, 6], [-0.5, -1.0], "t")],
     Problem: [Problem("p", "q?", "4", options=("a", "b")), Problem("q", "r?", "5", "s", "k")],
 }
 

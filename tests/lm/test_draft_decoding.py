@@ -148,6 +148,34 @@ def test_both_attentions(attention):
     check(net, prompts, [edited(c.ids, 3, draw) for c in greedy(net, prompts)])
 
 
+@torch.no_grad()
+def test_alternatives_are_the_likeliest_tokens_where_they_are_not_the_draft_s(monkeypatch):
+    net, prompts, draw = network("llama", seed=2), ragged_ids(LENGTHS, 3), random.Random(1)
+    drafts = [edited(c.ids, 4, draw) for c in greedy(net, prompts)]
+    drafts[0] = []
+    monkeypatch.setattr("rlmec.lm.draft_decoding.LOGITS_AT_ONCE", 1500)  # several parts
+    settings = {"end_ids": NO_END, "pad_id": PAD_ID}
+    done = rewrite(net, prompts, drafts, LIMIT, **settings, alternatives=3)
+    found = 0
+    for prompt, draft, one in zip(prompts, drafts, done, strict=True):
+        if not draft:
+            assert one.alternatives == []
+            continue
+        logits = net(torch.tensor([[*prompt, *draft]])).logits[0, len(prompt) - 1 : -1]
+        values, ids = logits.log_softmax(-1).topk(3)
+        differ = (ids[:, 0] != torch.tensor(draft)).nonzero()[:, 0].tolist()
+        assert [a.place for a in one.alternatives] == differ
+        assert [a.ids for a in one.alternatives] == ids[differ].tolist()
+        kept = [a.logprobs for a in one.alternatives]
+        np.testing.assert_allclose(kept, values[differ].numpy(), atol=1e-5)
+        found += len(differ)
+    assert found > 5
+    plain = rewritten(net, prompts, drafts)
+    assert [(r.completion, r.draft_logprobs, []) for r in done] == [
+        (r.completion, r.draft_logprobs, r.alternatives) for r in plain
+    ]
+
+
 def test_small_batches_and_head_parts_change_nothing(monkeypatch):
     net, prompts, draw = network("qwen3", seed=2), ragged_ids(LENGTHS, 3), random.Random(3)
     drafts = [edited(c.ids, 2, draw) for c in greedy(net, prompts)]

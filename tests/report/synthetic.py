@@ -6,6 +6,7 @@ import numpy as np
 
 from rlmec.lm.token_texts import TokenTexts
 from rlmec.records import (
+    Alternatives,
     Attempt,
     Correction,
     Pair,
@@ -67,9 +68,23 @@ def made(number, *, tokens=40, nasty=False):
         correction = Correction(
             attempt.id, problem.id, target, source="oracle", tokenizer="t", **of
         )
-    return Case(pair, problem, [float(g) for g in grm], correction, taught=number % 5 < 4)
+    return Case(
+        pair,
+        problem,
+        [float(g) for g in grm],
+        correction,
+        taught=number % 5 < 4,
+        alternatives=None if right else alternatives(attempt.id, grm),
+    )
+
+
+def alternatives(id_, grm):
+    """Two made-up tokens in each place in which the GRM finds the attempt's token unlikely."""
+    places = np.flatnonzero(np.exp(grm) < 0.3).tolist()
+    ids = [id_ for place in places for id_ in (2 + place, 3 + place)]
+    return Alternatives(id_, places, ids, [-0.25, -2.0] * len(places), "t")
 
 
 def array(data, name):
-    kind = "<u4" if name in ("tokens", "targets", "ids") else "<f4"
+    kind = "<u4" if name in ("tokens", "targets", "ids", "instead") else "<f4"
     return np.frombuffer(base64.b64decode(data[name]), dtype=kind)

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import browser
 import numpy as np
 import pytest
-from synthetic import END, NASTY, made, texts
+from synthetic import END, NASTY, PIECES, made, texts
 
 from rlmec.report.token_page import page_data, page_html
 
@@ -240,6 +240,11 @@ def test_a_token_tells_its_numbers_to_the_keyboard(page):
     told = tab.value("document.getElementById('tip').innerText")
     assert "2 of 40" in told
     assert f"{np.exp(case.grm_logprobs[1]):.3f}" in told
+    place = case.alternatives.places[0]
+    tab.value(f"document.querySelectorAll('.attempt .t')[{place}].focus()")
+    told = tab.value("document.getElementById('tip').innerText")
+    assert f"“{PIECES[2 + place]}” 0.779, “{PIECES[3 + place]}” 0.135" in told
+    tab.value("document.querySelectorAll('.attempt .t')[1].focus()")
     at = int(np.flatnonzero(case.pair.token_rewards[2:] < 0)[0]) + 2
     tab.press("n")
     assert f"{at + 1} of 40" in tab.value("document.getElementById('tip').innerText")

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import product
@@ -13,6 +14,7 @@ import pytest
 from synthetic import END, NASTY, array, decode, made, texts
 
 from rlmec.method.alignment import apply, edit_script
+from rlmec.records import Alternatives
 from rlmec.report.tables import credit_words
 from rlmec.report.token_page import (
     Case,
@@ -80,6 +82,20 @@ def test_edits_lead_from_the_attempt_to_the_correction():
             script = edit_script(ids, target)
             assert built == apply(script, ids, target)
     assert at == len(targets)
+
+
+def test_alternatives_are_in_the_places_and_with_the_log_probs_that_were_kept():
+    kept = [c.alternatives for c in CASES]
+    assert [a["places"] for a in DATA["attempts"]] == [k.places if k else [] for k in kept]
+    ids = [i for k in kept if k for i in k.ids]
+    assert DATA["per_place"] == 2
+    assert [DATA["pieces"][i] for i in array(DATA, "instead")] == [decode([i]) for i in ids]
+    stored = np.float32([p for k in kept if k for p in k.logprobs])
+    assert array(DATA, "instead_logprobs").tobytes() == stored.tobytes()
+    assert len(ids) > 100
+    mixed = [replace(CASES[1], alternatives=Alternatives("p0/1", [3], [4], [-1.0], "t")), CASES[2]]
+    with pytest.raises(ValueError, match=r"\[1, 2\]"):
+        page_data(mixed, texts(), [END], title="", choice="")
 
 
 def test_the_data_comes_back_whole_and_no_text_is_markup():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlmec.records import (
+    Alternatives,
     Attempt,
     Correction,
     Problem,
@@ -54,6 +55,7 @@ RECORDS = {
     ],
     Correction: [Correction("a", "p", [], "", "no_answer", 0.1, "no_proposal", "oracle", "t")],
     Score: [Score("a", [-0.5, -3.0], [-1.0, 0.0], "t")],
+    Alternatives: [Alternatives("a", [3], [5, 6], [-0.5, -1.0], "t")],
 }
 
 

@@ -186,6 +186,10 @@ def test_the_policy_scores_rows_and_the_grm_rewrites_too():
     rows = [Row.likelihood("w", [*d.prompt, *d.ids], len(d.prompt)) for d in wrong]
     for rewrite, own in zip(found.rewrites, score_rows(TokenScorer(net), rows, 0), strict=True):
         assert rewrite.draft_logprobs == pytest.approx(own, abs=1e-5)
+    assert [r.alternatives for r in found.rewrites] == [[]] * len(wrong)  # not asked for
+    asked = grm.predict_step(Sealed(ScoringPart(0, ROWS, wrong, 6, 2)), 0)
+    assert asked is not None
+    assert {len(a.ids) for r in asked.rewrites for a in r.alternatives} == {2}
     bare = grm.predict_step(Sealed(ScoringPart(0, ROWS)), 0)
     assert bare is not None
     assert (bare.logprobs, bare.rewrites) == (scores, [])
