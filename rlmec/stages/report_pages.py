@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,6 +102,7 @@ def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
     recorded = score.manifest.get("environment", {})
     commit = recorded.get("commit")
     version = f"{rlmec.__version__}, commit {commit[:12]}" if commit else rlmec.__version__
+    program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["rlmec", "train"]
     told = [each for each in run.overrides if not each.startswith(("paths.", "hydra."))]
     return [
         ("model", name),
@@ -108,7 +110,7 @@ def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
         ("scored", str(score.manifest.get("created", ""))[:10]),
         ("version", version),
         ("reward rule", str(s.policy.reward["_target_"]).rpartition(".")[2]),
-        ("command", shlex.join(["python", "train.py", *told])),
+        ("command", shlex.join([*program, *told])),
     ]
 
 

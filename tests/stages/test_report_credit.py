@@ -71,7 +71,7 @@ def test_copied_tokens_are_those_of_right_attempts_above_one_half():
         copied_share([wrong], scores[:1])
 
 
-def test_run_facts_are_those_of_the_scores_and_name_no_place():
+def test_run_facts_are_those_of_the_scores_and_name_no_place(monkeypatch):
     shape = SimpleNamespace(path="hub/Some-135M", gguf_file=None, shape={"model_type": "llama"})
     policy = SimpleNamespace(reward={"_target_": "rlmec.method.rewards.clipped_probability"})
     settings = SimpleNamespace(model=shape, policy=policy, seed=7)
@@ -81,6 +81,9 @@ def test_run_facts_are_those_of_the_scores_and_name_no_place():
     manifest = {"created": "2026-11-27T14:08:12+00:00", "environment": recorded}
     score = Artifact("score", "f", Path(), manifest)
 
+    monkeypatch.setattr("sys.argv", ["/bin/rlmec", "report"])
+    assert dict(run_facts(run, score))["command"].startswith("rlmec train exp")  # pyright: ignore
+    monkeypatch.setattr("sys.argv", ["/somewhere/train.py"])
     facts = dict(run_facts(run, score))  # pyright: ignore
     assert facts["command"] == "python train.py experiment=smoke 'task.path={test: a b}'"
     assert (facts["model"], facts["seed"], facts["scored"]) == ("Some-135M", "7", "2026-11-27")
