@@ -20,8 +20,10 @@ import difflib
 import hashlib
 import json
 import re
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # the settings import this module, and records would bring numpy along
@@ -38,6 +40,7 @@ _WRITTEN_BREAK = re.compile(
 )
 _HOLE = "\ue000"  # a private-use character, which is removed from fields of text
 _BETWEEN_EXAMPLES = "\n\n"
+_NO_ID = -1
 
 
 class Fields(NamedTuple):
@@ -273,15 +276,38 @@ class Prompts:
 
     def attempt_place(self, problem: Problem) -> int:
         """The place in the prompt of `rewrite` at which the attempt begins."""
-        # An id that no tokenizer has stands for the attempt.
-        return self._rewrite(problem, [-1]).index(-1)
+        return len(self._around_attempt(problem)[0])
 
     def _rewrite(self, problem: Problem, ids: list[int]) -> list[int]:
-        if problem.solution is None:
-            template = self.templates.rewrite_answer_only
-        else:
-            template = self.templates.rewrite
-        return self._ids(template, attempt=ids, **_known(problem))
+        before, *others = self._around_attempt(problem)
+        prompt = list(before)
+        for after in others:
+            prompt += ids
+            prompt += after
+        return prompt
+
+    def _around_attempt(self, problem: Problem) -> list[array[int]]:
+        """The ids before, between and behind the places of `rewrite` that show the attempt.
+
+        They are the same for all attempts at a problem, and encoding them takes most of the time
+        that a prompt takes. They are therefore kept, 4 bytes per id.
+        """
+        if problem not in self._around_attempts:
+            answer_only = problem.solution is None
+            template = self.templates.rewrite_answer_only if answer_only else self.templates.rewrite
+            # An id that no tokenizer has stands for the attempt.
+            ids = self._ids(template, attempt=[_NO_ID], **_known(problem))
+            places = [at for at, id_ in enumerate(ids) if id_ == _NO_ID]
+            starts = [0, *(place + 1 for place in places)]
+            stops = [*places, len(ids)]
+            self._around_attempts[problem] = [
+                array("i", ids[start:stop]) for start, stop in zip(starts, stops, strict=True)
+            ]
+        return self._around_attempts[problem]
+
+    @cached_property
+    def _around_attempts(self) -> dict[Problem, list[array[int]]]:
+        return {}
 
     def locate(self, problem: Problem, attempt: str) -> list[int]:
         """The prompt that asks the GRM for the first wrong line of an attempt, given as text."""
