@@ -256,9 +256,9 @@ def test_training_uses_the_prompt_that_sampling_uses(form, chat):
         problems = {p.id: p for p in PROBLEMS}  # noqa: RUF012
 
     for row, problem in zip(reference_rows(Joined), PROBLEMS, strict=True):
-        assert row.input_ids[: row.prompt_length] == Joined.prompts.policy(problem)
+        assert row.input_ids[: row.prompt_length].tolist() == Joined.prompts.policy(problem)
         target = Joined.prompts.codec.completion(problem.solution)
-        assert row.input_ids[row.prompt_length :] == target
+        assert row.input_ids[row.prompt_length :].tolist() == target
 
 
 @pytest.mark.parametrize("form", ["plain", "chat"])
@@ -268,7 +268,7 @@ def test_scoring_uses_the_prompt_that_rewriting_was_trained_on(form, chat):
     trained = rewriting_row(made, PROBLEM, attempt, [7, 8, 11, 1], "trained")
     shown = made.rewrite(PROBLEM, attempt)
     for row, target in ((scored, attempt), (trained, [7, 8, 11, 1])):
-        assert row.input_ids == [*shown, *target]
+        assert row.input_ids.tolist() == [*shown, *target]
         assert row.prompt_length == len(shown)
 
 

@@ -76,7 +76,7 @@ def collate(
 
     for at, row in enumerate(rows):
         end = len(row.input_ids)
-        batch["input_ids"][at, :end] = torch.tensor(row.input_ids, dtype=torch.int64)
+        batch["input_ids"][at, :end] = torch.from_numpy(row.input_ids)
         batch["attention_mask"][at, :end] = 1
         batch["position_ids"][at, :end] = torch.from_numpy(row.position_ids)
     if not all(row.is_flat for row in rows):

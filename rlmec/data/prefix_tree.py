@@ -33,7 +33,7 @@ def merge(id: str, rows: Sequence[Row], *, join: bool = True) -> Row:
     if len({row.input_ids[0] for row in rows}) != 1:
         raise ValueError(f"rows {', '.join(repr(row.id) for row in rows)} have no common beginning")
 
-    input_ids, segments, places = _tree([np.asarray(row.input_ids) for row in rows])
+    input_ids, segments, places = _tree([row.input_ids for row in rows])
     sources = [place[row.sources] for place, row in zip(places, rows, strict=True)]
     fields = {
         "sources": np.concatenate(sources),
@@ -42,9 +42,9 @@ def merge(id: str, rows: Sequence[Row], *, join: bool = True) -> Row:
     if join:
         fields = _joined(fields)
 
-    return Row(
+    return Row.derived(
         id,
-        input_ids,
+        input_ids=input_ids,
         segments=segments,
         tokens=sum(r.tokens for r in rows),
         attempt_tokens=sum(r.attempt_tokens for r in rows),
@@ -68,23 +68,33 @@ def trim(row: Row) -> Row:
 
     kept: list[Segment] = []
     number = {-1: -1}  # of a segment among the kept ones
+    runs: list[np.ndarray] = []  # the ids of the kept segments
+    shifts: list[int] = []  # how far the ids of each segment move to the front
     start = 0
-    keep = np.zeros(len(row.input_ids), dtype=bool)  # [T]
     for at, (first, _, parent) in enumerate(row.segments):
+        shifts.append(first - start)
         if stops[at] > first:
-            keep[first : stops[at]] = True
+            runs.append(row.input_ids[first : stops[at]])
             number[at] = len(kept)
             kept.append(Segment(start, start + stops[at] - first, number[parent]))
             start = kept[-1].stop
     if not kept:
-        keep[0] = True
+        runs = [row.input_ids[:1]]
         kept = [Segment(0, 1, -1)]
 
-    new_place = np.cumsum(keep) - 1  # [T]
-    fields["sources"] = new_place[fields["sources"]]
-    ids = np.asarray(row.input_ids)[keep].tolist()
-    tokens = row.tokens if row.is_flat else len(ids)
-    return replace(row, input_ids=ids, segments=_run_on(kept), tokens=tokens, **fields)
+    if any(shifts):
+        where = _segment_of(row, fields["sources"])  # [wanted]
+        fields["sources"] = fields["sources"] - np.asarray(shifts)[where]
+    ids = runs[0] if len(runs) == 1 else np.concatenate(runs)  # [left]
+    return Row.derived(
+        row.id,
+        input_ids=ids,
+        segments=_run_on(kept),
+        tokens=row.tokens if row.is_flat else len(ids),
+        attempt_tokens=row.attempt_tokens,
+        whole=row.whole,
+        **fields,
+    )
 
 
 def flat_rows(row: Row) -> list[Row]:
@@ -106,7 +116,6 @@ def flat_rows(row: Row) -> list[Row]:
     leaves = [at for at in range(len(row.segments)) if at not in parents]
     where = row.segment_ids[row.sources]  # [n]
     open_ = np.ones(len(where), dtype=bool)  # [n] not yet in a flat row
-    ids = np.asarray(row.input_ids)  # [T]
     found: list[Row] = []
     for leaf in leaves:
         on_path = row.ancestors[leaf][row.segment_ids]  # [T]
@@ -117,7 +126,7 @@ def flat_rows(row: Row) -> list[Row]:
 
         fields = {n: getattr(row, n)[mine] for n in ("targets", *CREDIT)}
         place = np.cumsum(on_path) - 1  # [T]
-        path = ids[on_path].tolist()
+        path = row.input_ids[on_path]
         found.append(
             Row(f"{row.id}/{len(found)}", path, place[row.sources[mine]], **fields, tokens=1)
         )
@@ -136,21 +145,24 @@ def flat_rows(row: Row) -> list[Row]:
 
 def _tree(
     sequences: Sequence[np.ndarray],
-) -> tuple[list[int], tuple[Segment, ...], list[np.ndarray]]:
+) -> tuple[np.ndarray, tuple[Segment, ...], list[np.ndarray]]:
     """Ids and segments of the sequences' prefix tree, and the places of each sequence in it."""
-    ids: list[int] = []
+    ids: list[np.ndarray] = []  # of each segment
     segments: list[Segment] = []
     runs: list[list[np.ndarray]] = [[] for _ in sequences]
+    start = 0
     todo = [(list(range(len(sequences))), 0, -1)]  # (sequences that continue, depth, parent)
     while todo:
         members, depth, parent = todo.pop()
 
         # The next segment ends where the first of its sequences differs from the others.
         longest = max(members, key=lambda i: len(sequences[i]))
-        stop = min(_agree(sequences[longest], sequences[i], depth) for i in members)
-        start = len(ids)
-        ids += sequences[longest][depth:stop].tolist()
-        segments.append(Segment(start, len(ids), parent))
+        stop = len(sequences[longest])
+        for i in members:
+            if i != longest:
+                stop = min(stop, _agree(sequences[longest], sequences[i], depth))
+        ids.append(sequences[longest][depth:stop])
+        segments.append(Segment(start, start + stop - depth, parent))
 
         branches: dict[int, list[int]] = {}
         for i in members:
@@ -159,7 +171,8 @@ def _tree(
                 branches.setdefault(int(sequences[i][stop]), []).append(i)
         # The stack returns the last entry first, so the first branch goes on it last.
         todo += [(b, stop, len(segments) - 1) for b in reversed(branches.values())]
-    return ids, tuple(segments), [np.concatenate(run) for run in runs]
+        start += stop - depth
+    return np.concatenate(ids), tuple(segments), [np.concatenate(run) for run in runs]
 
 
 def _agree(longer: np.ndarray, other: np.ndarray, depth: int) -> int:
@@ -168,12 +181,48 @@ def _agree(longer: np.ndarray, other: np.ndarray, depth: int) -> int:
     It is the end of `longer` where `other` is only shorter.
     """
     differ = longer[depth : len(other)] != other[depth:]  # [len(other) - depth]
-    at = int(differ.argmax()) if differ.any() else -1
-    return len(longer) if at < 0 else depth + at
+    at = int(differ.argmax()) if differ.size else 0
+    return depth + at if differ.size and differ[at] else len(longer)
 
 
 def _joined(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The scored tokens, those of one source and target joined where their credit allows it."""
+    """The scored tokens, those of one source and target joined where their credit allows it.
+
+    A joined token has the place of the first of its tokens.
+    """
+    # Equal places become neighbours in `order`; the sort is stable, so the first comes first.
+    most = int(fields["targets"].max(initial=0)) + 1
+    keys = fields["sources"] * most + fields["targets"]  # [n]
+    order = np.argsort(keys, kind="stable")  # [n]
+    equal = keys[order[1:]] == keys[order[:-1]]  # [n - 1]
+    if not equal.any():
+        return fields
+    if (equal[1:] & equal[:-1]).any():
+        return _joined_one_by_one(fields)
+
+    first = order[:-1][equal]  # [twice scored]
+    second = order[1:][equal]  # [twice scored]
+    rewards = fields["token_rewards"].copy()  # [n]
+    logprobs = fields["old_logprobs"].copy()  # [n]
+    weights = fields["weights"].copy()  # [n]
+    both = (rewards[first] != 0) & (rewards[second] != 0)  # [twice scored]
+    both |= (weights[first] != 0) & (weights[second] != 0)
+    first = first[~both]
+    second = second[~both]
+
+    has_reward = rewards[second] != 0  # [joined]
+    logprobs[first] = np.where(has_reward, logprobs[second], logprobs[first])
+    rewards[first] = np.where(has_reward, rewards[second], rewards[first])
+    weights[first] = np.where(weights[first] != 0, weights[first], weights[second])
+    kept = np.ones(len(keys), dtype=bool)  # [n]
+    kept[second] = False
+    columns = dict(zip(CREDIT, (rewards, logprobs, weights), strict=True))
+    columns |= {"sources": fields["sources"], "targets": fields["targets"]}
+    return {name: values[kept] for name, values in columns.items()}
+
+
+def _joined_one_by_one(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`_joined` where three or more tokens have one source and target."""
     old = {name: values.tolist() for name, values in fields.items()}
     made: list[list[float]] = []  # [reward, old log-prob, weight]
     keys: list[tuple[int, int]] = []
@@ -202,14 +251,24 @@ def _joined(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _needed_stops(row: Row, sources: np.ndarray) -> list[int]:
     """The end of the needed ids of each segment; a segment with a needed child is needed whole."""
-    stops = [segment.start for segment in row.segments]
-    for source, at in zip(sources.tolist(), row.segment_ids[sources].tolist(), strict=True):
-        stops[at] = max(stops[at], source + 1)
+    rising = np.sort(sources)  # [n]
+    before = np.searchsorted(rising, [segment.stop for segment in row.segments])  # [S]
+    stops: list[int] = []
+    for segment, count in zip(row.segments, before.tolist(), strict=True):
+        last = int(rising[count - 1]) if count else -1
+        stops.append(max(segment.start, last + 1))
+
     for at in reversed(range(len(stops))):
         parent = row.segments[at].parent
         if stops[at] > row.segments[at].start and parent >= 0:
             stops[parent] = row.segments[parent].stop
     return stops
+
+
+def _segment_of(row: Row, places: np.ndarray) -> np.ndarray:
+    """The segment in which each place of the row is."""
+    starts = [segment.start for segment in row.segments]
+    return np.searchsorted(starts, places, side="right") - 1
 
 
 def _run_on(segments: list[Segment]) -> tuple[Segment, ...]:

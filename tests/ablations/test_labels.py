@@ -50,7 +50,7 @@ def test_every_token_is_judged_where_it_has_been_read(ids, ended, chat, solved):
     attempt = [*ids, made.codec.end_id] if ended else ids
     row = reading_row(made, problem, attempt, "a")
     n = len(attempt)
-    assert row.input_ids == made.rewrite(problem, attempt)
+    assert row.input_ids.tolist() == made.rewrite(problem, attempt)
     places = row.sources[:n]
     assert row.sources.tolist() == [*places, *places]
     assert [row.input_ids[i] for i in places[: len(ids)]] == ids
@@ -87,7 +87,7 @@ def test_labels_by_hand():
     assert rewrite.targets[:n].tolist() == expected
     assert rewrite.weights.tolist() == [0.5] * n + [1.0] * len(encode(fixed))
     plain = rows[0].row
-    assert rewrite.input_ids == plain.input_ids
+    assert rewrite.input_ids.tolist() == plain.input_ids.tolist()
     assert rewrite.sources[n:].tolist() == plain.sources.tolist()
     assert rewrite.targets[n:].tolist() == plain.targets.tolist()
     assert (
@@ -114,7 +114,7 @@ def test_the_head_s_two_rows_are_a_linear_classifier_on_the_state_that_read_the_
     row = reading_row(made, PROBLEM, attempt, "a")
     found = kept_logprobs(score_rows(TokenScorer(net), [row], 0)[0])
     with torch.no_grad():
-        hidden = net.get_decoder()(input_ids=torch.tensor([row.input_ids])).last_hidden_state[0]
+        hidden = net.get_decoder()(input_ids=torch.tensor(row.input_ids)[None]).last_hidden_state[0]
     kept, removed = label_ids(made.codec)
     head = net.get_output_embeddings().weight.detach()
     logits = hidden[row.sources[: len(attempt)]] @ (head[kept] - head[removed])

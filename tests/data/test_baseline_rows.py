@@ -59,7 +59,7 @@ def signs(row):
 
 def test_rejection_fine_tuning_sees_right_attempts_alone():
     (row,) = right_rows(data(WRONG, RIGHT, ALONE))
-    assert (row.id, row.input_ids) == ("r", [*PROMPT, 10, 11, 12])
+    assert (row.id, row.input_ids.tolist()) == ("r", [*PROMPT, 10, 11, 12])
     assert values(row) == [[0] * 3, [0] * 3, [1] * 3]
     with pytest.raises(ValueError, match="no attempt is right"):
         right_rows(data(WRONG))
@@ -172,7 +172,7 @@ def test_a_correction_is_preferred_to_its_attempt():
     log-probs of the correction; 20 and 13 are both predicted from 10."""
     made = data(RIGHT, WRONG, ALONE, start_logprobs={"w": [-4.0, -5.0, -6.0]})
     (row,) = correction_preferences(made)
-    assert (row.id, row.whole, row.input_ids) == ("w", True, [5, 6, 10, 20])
+    assert (row.id, row.whole, row.input_ids.tolist()) == ("w", True, [5, 6, 10, 20])
     assert signs(row) == [(20, 1, -5.0), (12, 1, -6.0), (13, -1, -2.0)]
     assert row.sources.tolist() == [2, 3, 2]
     assert row.tokens == 4

@@ -386,7 +386,7 @@ def test_validation_rows_are_dealt_to_the_ranks_whole():
         data.plan_for(3, rank)
         for batch in data.val_dataloader():
             seen += [row[mask == 1] for row, mask in zip(*_ids(batch), strict=True)]
-    wanted = [row.input_ids for row in reference_rows(data)]
+    wanted = [row.input_ids.tolist() for row in reference_rows(data)]
     assert sorted(x.tolist() for x in seen) == sorted(wanted)
 
 

@@ -94,7 +94,7 @@ def test_what_each_row_asks_and_answers():
     }
     assert set(rows) == set(wanted)
     for id_, (prompt, target) in wanted.items():
-        assert rows[id_].input_ids == [*prompt, *target]
+        assert rows[id_].input_ids.tolist() == [*prompt, *target]
         assert rows[id_].prompt_length == len(prompt)
         assert rows[id_].weights.tolist() == [1.0] * len(target)
         assert not rows[id_].token_rewards.any()
@@ -104,7 +104,7 @@ def pieces(rows):
     """What every scored token is predicted from and what it is, row by row, in a fixed order."""
     flat = [one for row in rows for one in flat_rows(row)]
     return sorted(
-        (one.input_ids[: source + 1], target)
+        (one.input_ids[: source + 1].tolist(), target)
         for one in flat
         for source, target in zip(one.sources.tolist(), one.targets.tolist(), strict=True)
     )

@@ -39,7 +39,7 @@ def scored(row):
 def test_a_right_attempt_is_one_row_with_rewards_and_imitation():
     """Its last token is a target alone."""
     (row,) = made(pair(attempt=(10, 11, 12), target=(10, 11, 12), rewards=(0.4, 0, 0.2)))
-    assert (row.id, row.input_ids, row.tokens) == ("a", [5, 6, 10, 11], 5)
+    assert (row.id, row.input_ids.tolist(), row.tokens) == ("a", [5, 6, 10, 11], 5)
     assert row.targets.tolist() == [10, 11, 12]
     assert values(row) == [[0.4, 0, 0.2], [-1, -2, -3], [0.5, 0.5, 0.5]]
 
@@ -52,7 +52,7 @@ def test_a_wrong_attempt_and_its_correction_share_what_they_have_in_common():
     """
     wrong = pair("a", (10, 11, 12, 13), (10, 20, 12), (0, -0.1, -0.05, 0), (0.5, 1, 0.5))
     (row,) = made(wrong)
-    assert (row.id, row.input_ids) == ("a", [5, 6, 10, 20, 11])
+    assert (row.id, row.input_ids.tolist()) == ("a", [5, 6, 10, 20, 11])
     assert row.segments == ((0, 3, -1), (3, 4, 0), (4, 5, 0))
     assert row.position_ids.tolist() == [0, 1, 2, 3, 3]
     assert row.tokens == 5  # the ids that are computed, not the 6 + 5 of both sequences
@@ -65,7 +65,7 @@ def test_a_wrong_attempt_and_its_correction_share_what_they_have_in_common():
 
 def test_a_rewarded_token_of_the_trunk_is_scored_once_for_both_losses():
     (row,) = made(pair("a", (10, 11), (10, 20), (-0.1, 0), (0.5, 1)))
-    assert row.input_ids == [5, 6, 10]
+    assert row.input_ids.tolist() == [5, 6, 10]
     assert row.targets.tolist() == [10, 20]
     assert values(row) == [[-0.1, 0], [-1, 0], [0.5, 1]]
 
@@ -88,12 +88,12 @@ def test_separate_rows_score_the_same():
 
 def test_a_wrong_attempt_without_a_reward_needs_no_branch_of_its_own():
     (row,) = made(pair(rewards=(0, 0, 0)))
-    assert (row.id, row.input_ids) == ("a/corrected", [5, 6, 10, 20])
+    assert (row.id, row.input_ids.tolist()) == ("a/corrected", [5, 6, 10, 20])
 
 
 def test_an_uncorrected_attempt_is_in_the_reinforcement_term_alone():
     (row,) = made(pair(target=(), weights=()))
-    assert (row.id, row.input_ids, row.targets.tolist()) == ("a", [5, 6, 10], [11])
+    assert (row.id, row.input_ids.tolist(), row.targets.tolist()) == ("a", [5, 6, 10], [11])
     assert values(row) == [[-0.1], [-2], [0]]
     assert made(pair(target=(), weights=(), rewards=(0, 0, 0))) == []
 
@@ -135,7 +135,7 @@ def test_reference_rows_train_all_of_a_solution_and_its_end():
     assert [r.id for r in rows] == [p.id for p in PROBLEMS]
     for row, problem in zip(rows, PROBLEMS, strict=True):
         target = [*prompts().codec.encode(problem.solution), prompts().codec.end_id]
-        assert row.input_ids[row.prompt_length :] == target
+        assert row.input_ids[row.prompt_length :].tolist() == target
         assert values(row) == [[0] * len(target), [0] * len(target), [1] * len(target)]
 
 

@@ -18,11 +18,11 @@ def pairs_of(seed, most=4):
     rows, head = [], None
     for i in range(int(draw.integers(1, most + 1))):
         pair = random_pair(draw, f"p{i}", edits=int(draw.integers(0, 9)), vocabulary=5)
-        head = head or pair[0].input_ids[: pair[0].prompt_length]
+        head = head or pair[0].input_ids[: pair[0].prompt_length].tolist()
         rows += [
             Row.flat(
                 row.id,
-                head + row.input_ids[row.prompt_length :],
+                [*head, *row.input_ids[row.prompt_length :]],
                 len(head),
                 row.token_rewards,
                 row.old_logprobs,
@@ -106,7 +106,7 @@ def test_three_tokens_by_hand():
         "w", [7, 1, 2, 3], 1, np.array([0, -0.1, -0.05]), np.array([-1, -2, -3]), zeros
     )
     made = merge("m", [right, wrong])
-    assert made.input_ids == [7, 1, 4, 3, 2, 3]
+    assert made.input_ids.tolist() == [7, 1, 4, 3, 2, 3]
     assert made.segments == (Segment(0, 2, -1), Segment(2, 4, 0), Segment(4, 6, 0))
     assert made.position_ids.tolist() == [0, 1, 2, 3, 2, 3]
     assert made.sources.tolist() == [0, 1, 2, 1, 4]
@@ -115,7 +115,7 @@ def test_three_tokens_by_hand():
     assert made.token_rewards.tolist() == pytest.approx([0, 0, 0, -0.1, -0.05])
     assert step_normalizers([made]) == (2.0, 3.0)
     short = trim(made)
-    assert short.input_ids == [7, 1, 4, 2]
+    assert short.input_ids.tolist() == [7, 1, 4, 2]
     assert short.segments == (Segment(0, 2, -1), Segment(2, 3, 0), Segment(3, 4, 0))
     assert short.sources.tolist() == [0, 1, 2, 1, 3]
 
@@ -125,7 +125,7 @@ def test_a_useless_branch_goes_and_its_sibling_becomes_one_with_the_trunk():
     right = Row.flat("c", [7, 1, 4, 3], 1, zeros, zeros, np.array([0.5, 1, 0.5]))
     wrong = Row.flat("w", [7, 1, 2, 3], 1, zeros, zeros, zeros)
     made = trim(merge("m", [wrong, right]))
-    assert made.input_ids == [7, 1, 4]
+    assert made.input_ids.tolist() == [7, 1, 4]
     assert made.is_flat
     nothing = trim(wrong)
     assert (nothing.input_ids, len(nothing.targets)) == ([7], 0)
@@ -134,7 +134,7 @@ def test_a_useless_branch_goes_and_its_sibling_becomes_one_with_the_trunk():
 def test_two_rewards_or_two_weights_of_one_token_stay_two():
     one = Row.likelihood("a", [7, 1, 2], 1)
     assert merge("m", [one, one]).weights.tolist() == [1.0] * 4
-    assert merge("m", [one, one]).input_ids == [7, 1, 2]
+    assert merge("m", [one, one]).input_ids.tolist() == [7, 1, 2]
 
 
 def test_what_cannot_be_merged_is_refused():

@@ -177,7 +177,7 @@ def test_shared_prefixes_chosen_logprobs_and_decoding_hold(kind, tmp_path):
     with torch.no_grad():
         packed = scorer(collate([merge("both", rows, join=False)], 0, 1.0, 1.0))
         for row, values in zip(rows, score_rows(scorer, rows, 0), strict=True):
-            ids = torch.tensor([row.input_ids])
+            ids = torch.tensor(row.input_ids)[None]
             dense = net(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
             np.testing.assert_allclose(values, dense[3:].numpy(), rtol=0, atol=1e-5)
     joined = [v for values in score_rows(scorer, rows, 0) for v in values]
@@ -200,7 +200,7 @@ def test_an_adapter_on_the_head_takes_the_general_way():
     rows = rows_with_a_common_start()
     with torch.no_grad():
         for row, values in zip(rows, score_rows(net, rows, 0), strict=True):
-            ids = torch.tensor([row.input_ids])
+            ids = torch.tensor(row.input_ids)[None]
             dense = made(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
             np.testing.assert_allclose(values, dense[3:].numpy(), rtol=0, atol=1e-5)
         head, count = made.get_output_embeddings(), DENSE_LOGITS // len(tokenizer()) + 100

@@ -117,7 +117,9 @@ def test_rows_of_a_whole_problem_and_rows_taken_apart_again():
     made = random_pair(draw, "a", edits=3, length=(9, 24))
     ids, n = made[0].input_ids, made[0].prompt_length
     more = random_pair(draw, "b", edits=2, length=(9, 24))
-    more = [Row.flat(r.id, ids[:n] + r.input_ids[r.prompt_length :], n, *credit(r)) for r in more]
+    more = [
+        Row.flat(r.id, [*ids[:n], *r.input_ids[r.prompt_length :]], n, *credit(r)) for r in more
+    ]
     net = TokenScorer(network("mistral", seed=3)).train()
     rows = near(net, [*made, *more])
     counts = step_normalizers(rows)
