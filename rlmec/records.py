@@ -31,10 +31,14 @@ Ids = list[int]
 Floats = list[float]
 
 
+def is_right(verdict: str, clipped: bool) -> bool:
+    """`Attempt.is_right`, computed from the two fields that decide it."""
+    return verdict == "right" and not clipped
+
+
 def is_wrong(verdict: str, clipped: bool) -> bool:
     """`Attempt.is_wrong`, computed from the two fields that decide it."""
-    right = verdict == "right" and not clipped
-    return not right and verdict not in ("unparsable", *UNDECIDED)
+    return not is_right(verdict, clipped) and verdict not in ("unparsable", *UNDECIDED)
 
 
 def _same_length(record: str, id_: str, **lengths: int) -> None:
@@ -106,7 +110,7 @@ class Attempt:
     @property
     def is_right(self) -> bool:
         """Whether its answer is right and it was not cut at the length limit."""
-        return self.verdict == "right" and not self.clipped
+        return is_right(self.verdict, self.clipped)
 
     @property
     def is_wrong(self) -> bool:

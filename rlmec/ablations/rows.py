@@ -5,8 +5,9 @@ In: the joined data that a row function reads. Out: rows. See `data.policy_rows`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from rlmec.method.alignment import edit_script
 from rlmec.records import Pair
 
 
-def first_fix_rows(data: Joined) -> list[Row]:
+def first_fix_rows(data: Joined) -> Iterator[Row]:
     """The rows of `pair_rows`, with a correction imitated only up to its first fix.
 
     The first fix ends with the line of the correction that holds its first edit; where that edit is
@@ -24,7 +25,7 @@ def first_fix_rows(data: Joined) -> list[Row]:
     arXiv 2601.14209.
     """
     is_break = _line_breaks(data)
-    return pair_rows(_OtherPairs(data, [_until_first_fix(pair, is_break) for pair in data.pairs]))
+    return pair_rows(_OtherPairs(data, lambda pair: _until_first_fix(pair, is_break)))
 
 
 def _until_first_fix(pair: Pair, is_break: Callable[[int], bool]) -> Pair:
@@ -56,9 +57,25 @@ def _line_breaks(data: Joined) -> Callable[[int], bool]:
 class _OtherPairs:
     """The joined data with other pairs."""
 
-    def __init__(self, data: Joined, pairs: list[Pair]) -> None:
+    def __init__(self, data: Joined, change: Callable[[Pair], Pair]) -> None:
         self.prompts = data.prompts
         self.problems = data.problems
-        self.pairs = pairs
+        self.pairs = _Changed(data.pairs, change)
         self.max_length = data.max_length
         self.max_tokens = data.max_tokens
+
+
+class _Changed(Sequence[Pair]):
+    """Pairs, each changed when it is asked for."""
+
+    def __init__(self, pairs: Sequence[Pair], change: Callable[[Pair], Pair]) -> None:
+        self._pairs = pairs
+        self._change = change
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        return self._change(self._pairs[at])

@@ -1,7 +1,8 @@
 """Training rows of the baselines: rejection fine-tuning, sequence rewards and preferences.
 
-In: the problems and pairs that the DataModule has joined. Out: rows. A row function is chosen in
-the configuration (`policy/rows`); docs/method.md has the objective that belongs to each. Pure.
+In: the problems and pairs that the DataModule has joined. Out: rows, one after the other. A row
+function is chosen in the configuration (`policy/rows`); docs/method.md has the objective that
+belongs to each. Pure.
 
 A preference row is the tree of a preferred and a rejected completion of one prompt. Its token
 rewards are 1 and -1, and 0 on the tokens that both begin with, because their terms cancel.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -47,26 +48,26 @@ class JoinedWithStart(Joined, Protocol):
     start_logprobs: dict[str, list[float]]
 
 
-def right_rows(data: Joined) -> list[Row]:
+def right_rows(data: Joined) -> Iterator[Row]:
     """Rows for plain likelihood of the right attempts alone (rejection fine-tuning, RFT).
 
     `policy.max_right_per_problem` limits their number. Raises ValueError if no attempt is right.
     Source: Yuan et al., arXiv 2308.01825.
     """
-    rows = []
+    found = False
     for pair in data.pairs:
         if pair.attempt.is_right:
+            found = True
             prompt = pair.attempt.prompt_ids
             ids = [*prompt, *pair.attempt.completion_ids]
-            rows.append(Row.likelihood(pair.attempt.id, ids, len(prompt)))
-    if not rows:
+            yield Row.likelihood(pair.attempt.id, ids, len(prompt))
+    if not found:
         raise ValueError("no attempt is right: nothing to fine-tune on")
-    return rows
 
 
 def advantage_rows(
     data: Joined, *, right: AnyFloat = 1.0, wrong: AnyFloat = -1.0, center: bool = True
-) -> list[Row]:
+) -> Iterator[Row]:
     """One row per attempt, with the same reward (its advantage) on all its tokens.
 
     The advantage is `right` or `wrong`, by the attempt's verdict; with `center`, the mean over the
@@ -78,21 +79,19 @@ def advantage_rows(
     standard deviation.
     """
     values: dict[str, list[float]] = {}
-    for pair in data.pairs:
+    for pair in data.pairs if center else ():
         value = right if pair.attempt.is_right else wrong
         values.setdefault(pair.attempt.problem_id, []).append(value)
 
-    rows = []
     for pair in data.pairs:
         advantage = right if pair.attempt.is_right else wrong
         if center:
             advantage -= float(np.mean(values[pair.attempt.problem_id]))
         if advantage:
-            rows.append(_with_advantage(pair, advantage))
-    return rows
+            yield _with_advantage(pair, advantage)
 
 
-def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) -> list[Row]:
+def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) -> Iterator[Row]:
     """One row per attempt, with its advantage over its group on all its tokens (GRPO).
 
     A group is the attempts at one problem, with r = 1 for a right and r = 0 for a wrong one. The
@@ -120,25 +119,22 @@ def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) 
         elif not right[problem_id]:
             data.leave_out("group_all_wrong", count)
 
-    rows = []
     for pair in data.pairs:
         mean = right[pair.attempt.problem_id] / size[pair.attempt.problem_id]
         advantage = pair.attempt.is_right - mean
         if divide_by_std:
             advantage /= math.sqrt(mean * (1 - mean)) + STD_EPSILON  # r is 0 or 1
         if advantage:
-            rows.append(_with_advantage(pair, advantage))
-    return rows
+            yield _with_advantage(pair, advantage)
 
 
-def correction_preferences(data: JoinedWithStart, *, likelihood: bool = False) -> list[Row]:
+def correction_preferences(data: JoinedWithStart, *, likelihood: bool = False) -> Iterator[Row]:
     """One preference row per corrected attempt: its correction is preferred to it.
 
     With `likelihood` the correction's tokens have imitation weight 1. The correction's
     log-probabilities before training come from `data.start_logprobs`. Raises ValueError if they are
     missing.
     """
-    rows = []
     for pair in data.pairs:
         id_ = pair.attempt.id
         if pair.attempt.is_right or not pair.target_ids:
@@ -149,19 +145,19 @@ def correction_preferences(data: JoinedWithStart, *, likelihood: bool = False) -
                 "set policy.score_corrections=true"
             )
         start = data.start_logprobs[id_]
-        rows.append(_preference(id_, pair, pair.target_ids, start, likelihood))
-    return rows
+        yield _preference(id_, pair, pair.target_ids, start, likelihood)
 
 
 def attempt_preferences(
     data: Joined, *, most_per_problem: AtMost | None = None, likelihood: bool = False
-) -> list[Row]:
+) -> Iterator[Row]:
     """One preference row per wrong attempt: a right attempt of its problem is preferred to it.
 
     The right attempts of a problem take turns. At most `most_per_problem` wrong attempts per
     problem have a row (None: all), and a problem without a right attempt has none. With
     `likelihood` the right attempt's tokens have imitation weight 1. Wrong attempts without a
-    correction are included if `policy.keep_uncorrected` is on.
+    correction are included if `policy.keep_uncorrected` is on. All pairs are in memory meanwhile,
+    because the attempts at a problem may be anywhere in the table.
     """
     wrong_of: dict[str, list[Pair]] = {}
     right_of: dict[str, list[Pair]] = {}
@@ -170,7 +166,6 @@ def attempt_preferences(
         side = right_of if pair.attempt.is_right else wrong_of
         side.setdefault(pair.attempt.problem_id, []).append(pair)
 
-    rows = []
     for problem_id, wrong in wrong_of.items():
         right = right_of.get(problem_id, [])
         if not right:
@@ -179,8 +174,7 @@ def attempt_preferences(
             winner = right[at % len(right)]
             id_ = f"{winner.attempt.id}>{loser.attempt.id}"
             ids = winner.attempt.completion_ids
-            rows.append(_preference(id_, loser, ids, winner.old_logprobs, likelihood))
-    return rows
+            yield _preference(id_, loser, ids, winner.old_logprobs, likelihood)
 
 
 def _with_advantage(pair: Pair, advantage: float) -> Row:

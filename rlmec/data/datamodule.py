@@ -1,28 +1,32 @@
 """SolutionPairDataModule: builds erroneous/corrected solution pairs and serves both trainings.
 
 In: problems, attempts, accepted corrections and raw scores. It joins them into pairs
-(`data.pairs`), turns the pairs into training rows, and hands out the batches of a deterministic
-plan. One Lightning epoch is the whole stage. Data epochs are in the plan, and the position travels
-in the checkpoint, so that a resumed fit continues with the next optimizer step.
+(`data.pairs`), writes the training rows of the pairs to a temporary file (`data.row_file`), and
+hands out the batches of a deterministic plan, whose rows are read when a batch is made. One
+Lightning epoch is the whole stage. Data epochs are in the plan, and the position travels in the
+checkpoint, so that a resumed fit continues with the next optimizer step.
 """
 
 from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 import lightning as L
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rlmec.data.collate import collate, step_normalizers
 from rlmec.data.pairs import PairTable, RewardRule, check_records, join_pairs
 from rlmec.data.prefix_tree import flat_rows
-from rlmec.data.row import Row, rows_digest, step_sizes
+from rlmec.data.row import Row, step_sizes
+from rlmec.data.row_file import RowFile
 from rlmec.data.step_plan import StepPlan, like_lengths
 from rlmec.prompts import Prompts
 from rlmec.records import Attempt, Correction, Pair, Problem, Score, by_id
@@ -57,20 +61,21 @@ class SolutionPairDataModule(L.LightningDataModule):
 
     `rows` and `val_rows` are functions of this object: they read `pairs`, `problems`, `prompts`,
     `start_logprobs` and the two limits, count with `leave_out` the attempts that have no row, and
-    return rows. `edited_weight`, `kept_weight`,
-    `keep_uncorrected`, `max_right_per_problem`, `reward` and `dropped` are those of
-    `data.pairs.join_pairs`. Records that were made with another tokenizer than the prompts' are
-    refused with a ValueError.
+    return or yield rows. `edited_weight`, `kept_weight`, `keep_uncorrected`,
+    `max_right_per_problem`, `reward` and `dropped` are those of `data.pairs.join_pairs`. Attempts,
+    corrections and scores may be lists, or `store.tables.TableRecords`, of which only a few are in
+    memory. `scratch` is the folder of the temporary file (default: the system's). Records that were
+    made with another tokenizer than the prompts' are refused with a ValueError.
     """
 
     def __init__(
         self,
         prompts: Prompts,
         problems: Sequence[Problem],
-        rows: Callable[[Any], list[Row]],
+        rows: Callable[[Any], Iterable[Row]],
         plan: PlanSettings,
         *,
-        val_rows: Callable[[Any], list[Row]] | None = None,
+        val_rows: Callable[[Any], Iterable[Row]] | None = None,
         attempts: Sequence[Attempt] = (),
         corrections: Sequence[Correction] = (),
         scores: Sequence[Score] = (),
@@ -80,6 +85,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         keep_uncorrected: bool = False,
         max_right_per_problem: int | None = None,
         dropped: Mapping[str, int] | None = None,
+        scratch: Path | None = None,
     ) -> None:
         super().__init__()
         check_records(prompts.codec.digest, attempts, corrections, scores)
@@ -102,7 +108,8 @@ class SolutionPairDataModule(L.LightningDataModule):
         }
         self._share_prefixes = True
         self._dropped_rows: Counter[str] = Counter()
-        self._val: list[Row] | None = None  # this rank's share of the validation rows
+        self._scratch = scratch
+        self._val: RowFile | None = None  # this rank's share of the validation rows
 
     @cached_property
     def table(self) -> PairTable:
@@ -117,8 +124,11 @@ class SolutionPairDataModule(L.LightningDataModule):
         return self._records
 
     @property
-    def pairs(self) -> list[Pair]:
-        """Every attempt that has a target, with its tokens' credit, in the attempts' order."""
+    def pairs(self) -> Sequence[Pair]:
+        """Every attempt that has a target, with its tokens' credit, in the attempts' order.
+
+        A pair is made each time when it is asked for.
+        """
         return self.table.pairs
 
     @property
@@ -161,16 +171,16 @@ class SolutionPairDataModule(L.LightningDataModule):
         self._share_prefixes = share_prefixes
         self.start_logprobs = start_logprobs or {}
         self._dropped_rows.clear()
-        rows = self._whole(self._rows(self))
-        self.rows = [row for row in rows if row.longest <= self.max_length]
-        self._dropped_rows["longer_than_max_length"] = len(rows) - len(self.rows)
+        found = self._filed(self._rows(self))
+        self.rows = self._not_too_long(found)
+        self._dropped_rows["longer_than_max_length"] = len(found) - len(self.rows)
         if not self.rows:
             message = f"no row to train on (dropped: {dict(self.dropped)})"
-            raise ValueError(message) if rows else NothingToTrain(message)
+            raise ValueError(message) if found else NothingToTrain(message)
 
         s = self.settings
         self.plan = StepPlan(
-            [len(row.input_ids) for row in self.rows],
+            self.rows.lengths,
             s.tokens_per_step,
             steps=s.steps,
             epochs=s.epochs,
@@ -178,9 +188,9 @@ class SolutionPairDataModule(L.LightningDataModule):
             world_size=world_size,
             max_tokens_per_micro_batch=s.max_tokens_per_micro_batch,
             accumulate=s.accumulate,
-            counts=[row.tokens for row in self.rows],
+            counts=self.rows.tokens,
         )
-        self._rows_digest = rows_digest(self.rows)
+        self._rows_digest = self.rows.digest
         self.rank = rank
         self._val = None
         return self.plan
@@ -190,34 +200,37 @@ class SolutionPairDataModule(L.LightningDataModule):
         self.loader = PlanLoader(batches, self.position, self.settings.num_workers)
         return self.loader
 
-    def val_dataloader(self) -> list[dict[str, torch.Tensor]]:
+    def val_dataloader(self) -> Sequence[dict[str, torch.Tensor]]:
         """Batches of this rank's share of the validation rows; none without `val_rows`."""
         if self._val is None:
-            rows = self._whole(self._val_rows(self) if self._val_rows else [])
-            rows = [row for row in rows if row.longest <= self.max_length]
-            rows.sort(key=lambda row: -len(row.input_ids))
-            self._val = rows[self.rank :: self.plan.world_size]
+            rows = self._not_too_long(self._filed(self._val_rows(self) if self._val_rows else ()))
+            longest_first = np.argsort(-rows.lengths, kind="stable")
+            self._val = rows.chosen(longest_first[self.rank :: self.plan.world_size])
         return self._batches(self._val)
 
-    def watched_batches(self, count: int) -> list[dict[str, torch.Tensor]]:
+    def watched_batches(self, count: int) -> Sequence[dict[str, torch.Tensor]]:
         """Batches of this rank's share of `count` training rows, spread evenly over the rows and
         the same at every call."""
-        some = self.rows[:: max(1, len(self.rows) // max(count, 1))][:count]
-        return self._batches(some[self.rank :: self.plan.world_size])
+        some = range(0, len(self.rows), max(1, len(self.rows) // max(count, 1)))[:count]
+        return self._batches(self.rows.chosen(some[self.rank :: self.plan.world_size]))
 
-    def _batches(self, rows: list[Row]) -> list[dict[str, torch.Tensor]]:
-        lengths = [len(row.input_ids) for row in rows]
-        pad_id = self.prompts.codec.pad_id
-        return [
-            collate([rows[i] for i in group], pad_id, 1.0, 1.0)
-            for group in like_lengths(lengths, self.max_tokens or VAL_TOKENS)
-        ]
+    def _batches(self, rows: RowFile) -> Batches:
+        groups = like_lengths(rows.lengths.tolist(), self.max_tokens or VAL_TOKENS)
+        return Batches(rows, groups, self.prompts.codec.pad_id)
 
-    def _whole(self, rows: list[Row]) -> list[Row]:
-        """The rows, or those that branch taken apart if the network cannot attend along them."""
-        if self._share_prefixes:
-            return rows
-        return [flat for row in rows for flat in flat_rows(row)]
+    def filed(self, rows: Iterable[Row]) -> RowFile:
+        """Rows, written to a temporary file."""
+        return RowFile(rows, self._scratch)
+
+    def _filed(self, rows: Iterable[Row]) -> RowFile:
+        """The rows in a file; those that branch are taken apart if the network cannot attend along
+        them."""
+        if not self._share_prefixes:
+            rows = (flat for row in rows for flat in flat_rows(row))
+        return rows if isinstance(rows, RowFile) else self.filed(rows)
+
+    def _not_too_long(self, rows: RowFile) -> RowFile:
+        return rows.chosen(np.flatnonzero(rows.longest <= self.max_length))
 
     def place(self, step: int) -> str:
         """Where an optimizer step is in the plan, in words, with the id of the row that is next."""
@@ -257,6 +270,27 @@ class SolutionPairDataModule(L.LightningDataModule):
         self.position = int(state_dict["position"])
 
 
+class Batches(Sequence[dict[str, torch.Tensor]]):
+    """Batches that stand outside the plan, each collated from a group of rows when it is read."""
+
+    def __init__(self, rows: Sequence[Row], groups: list[list[int]], pad_id: int) -> None:
+        self.rows = rows
+        self.groups = groups
+        self.pad_id = pad_id
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, at: int) -> dict[str, torch.Tensor]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[dict[str, torch.Tensor]]: ...
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        return collate([self.rows[i] for i in self.groups[at]], self.pad_id, 1.0, 1.0)
+
+
 class PlannedBatches(Dataset):
     """Micro-batches of one rank in the plan's order; item i belongs to step i // accumulate."""
 
@@ -265,20 +299,25 @@ class PlannedBatches(Dataset):
         self.plan = plan
         self.rank = rank
         self.pad_id = pad_id
-        # A step's normalizers count all its micro-batches, so they are kept for the last step
-        # asked.
-        self._counted: tuple[int, Any] = (-1, None)
+        # A step's normalizers count all its micro-batches, so they are kept, with the step's rows,
+        # for the last step asked.
+        self._step = -1
+        self._rows_of_step: dict[int, Row] = {}
+        self._counted: Any = None
 
     def __len__(self) -> int:
         return self.plan.steps * self.plan.accumulate
 
     def __getitem__(self, at: int) -> dict[str, torch.Tensor]:
         step, index = divmod(at, self.plan.accumulate)
-        if self._counted[0] != step:
-            rows = [self.rows[i] for i in self.plan.rows(step)]
-            self._counted = (step, (step_normalizers(rows), step_sizes(rows)))
-        (policy, imitation), sizes = self._counted[1]
-        mine = [self.rows[i] for i in self.plan.micro_batch(step, self.rank, index)]
+        if self._step != step:
+            numbers = self.plan.rows(step)
+            self._rows_of_step = {i: self.rows[i] for i in numbers}
+            rows = [self._rows_of_step[i] for i in numbers]
+            self._counted = (step_normalizers(rows), step_sizes(rows))
+            self._step = step
+        (policy, imitation), sizes = self._counted
+        mine = [self._rows_of_step[i] for i in self.plan.micro_batch(step, self.rank, index)]
         return collate(mine, self.pad_id, policy, imitation, step, sizes)
 
 

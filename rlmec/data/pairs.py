@@ -1,37 +1,61 @@
 """Erroneous/corrected pairs: attempts joined with their corrections, scores and credit.
 
-In: problems, attempts, accepted corrections and raw scores. Out: a `PairTable`, whose pairs carry
-the reward of each token of an attempt and the edit weight of each token of its target. Attempts
-that give no pair are counted by reason. Pure: no disk, no model, no configuration.
+In: problems, attempts, accepted corrections and raw scores, as lists or as sequences that read
+their records from tables. Out: a `PairTable`, whose pairs carry the reward of each token of an
+attempt and the edit weight of each token of its target. Attempts that give no pair are counted by
+reason. Only the numbers of the records that belong together are in memory; a pair is made when it
+is asked for. Pure: no disk, no model, no configuration.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 
 from rlmec.method.alignment import EditScript, edit_script, edit_weights
 from rlmec.method.rewards import RewardRule, accepted_arguments
-from rlmec.records import Attempt, Correction, Pair, Problem, Score, by_id, require_same_tokenizer
+from rlmec.records import (
+    Attempt,
+    Correction,
+    Pair,
+    Problem,
+    Score,
+    by_id,
+    is_right,
+    is_wrong,
+    require_same_tokenizer,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class PairTable:
     """Joined pairs in the order of their attempts, and the records they were joined from.
 
-    `corrections` (accepted ones) and `scores` are by the attempt's id. `dropped` says how many
-    attempts gave no pair, by reason.
+    `dropped` says how many attempts gave no pair, by reason.
     """
 
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     dropped: Counter[str]
     problems: dict[str, Problem]
-    attempts: list[Attempt]
-    corrections: dict[str, Correction]
-    scores: dict[str, Score]
+    attempts: Sequence[Attempt]
+    all_corrections: Sequence[Correction]
+    all_scores: Sequence[Score]
+
+    @cached_property
+    def corrections(self) -> dict[str, Correction]:
+        """The accepted corrections by the attempt's id."""
+        return by_id([c for c in self.all_corrections if c.accepted], "attempt_id")
+
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """The scores by the attempt's id."""
+        return by_id(self.all_scores, "attempt_id")
 
 
 def join_pairs(
@@ -57,46 +81,51 @@ def join_pairs(
     left out before, by reason.
 
     Raises ValueError for an attempt whose problem is not known, for one without a score where there
-    is a reward rule, for a score of another length, and for records that were not made with
-    `tokenizer` (its digest).
+    is a reward rule, and for records that were not made with `tokenizer` (its digest). A score of
+    another length than its attempt is refused when the pair is made.
     """
     check_records(tokenizer, attempts, corrections, scores)
     known = by_id(problems)
-    accepted = by_id([c for c in corrections if c.accepted], "attempt_id")
-    scored = by_id(scores, "attempt_id")
+    accepted = {
+        id_: number
+        for number, (id_, reason) in enumerate(fields_of(corrections, "attempt_id", "reason"))
+        if reason == "accepted"
+    }
+    scored: dict[str, int] = {}
+    if reward is not None:
+        scored = {id_: number for number, (id_,) in enumerate(fields_of(scores, "attempt_id"))}
 
     counts = Counter(dropped or {})
     right_seen: Counter[str] = Counter()
-    pairs = []
-    for attempt in attempts:
-        if attempt.problem_id not in known:
-            raise ValueError(f"attempt {attempt.id!r}: no problem {attempt.problem_id!r}")
-        if attempt.is_right:
-            right_seen[attempt.problem_id] += 1
+    numbers = RecordNumbers()
+    facts = fields_of(attempts, "id", "problem_id", "verdict", "clipped")
+    for number, (id_, problem_id, verdict, clipped) in enumerate(facts):
+        if problem_id not in known:
+            raise ValueError(f"attempt {id_!r}: no problem {problem_id!r}")
+        right = is_right(verdict, clipped)
+        if right:
+            right_seen[problem_id] += 1
 
-        correction = None if attempt.is_right else accepted.get(attempt.id)
-        number = right_seen[attempt.problem_id]
-        why = _left_out(attempt, correction, number, max_right_per_problem, keep_uncorrected)
+        correction = -1 if right else accepted.get(id_, -1)
+        if right:
+            is_over = max_right_per_problem is not None
+            is_over = is_over and right_seen[problem_id] > max_right_per_problem
+            why = "right_beyond_cap" if is_over else ""
+        elif not is_wrong(verdict, clipped):
+            why = "undecided"
+        else:
+            why = "" if correction >= 0 or keep_uncorrected else "uncorrected"
         if why:
             counts[why] += 1
             continue
 
-        target = attempt.completion_ids
-        if not attempt.is_right:
-            target = correction.completion_ids if correction else []
-        script = edit_script(attempt.completion_ids, target or attempt.completion_ids)
-        token_rewards, old_logprobs = _credit(attempt, script, reward, scored)
-        pairs.append(
-            Pair(
-                attempt,
-                target,
-                old_logprobs=old_logprobs,
-                token_rewards=token_rewards,
-                edit_weights=_weights(attempt, target, script, edited_weight, kept_weight),
-                corrected_by=correction.source if correction else "",
-            )
-        )
-    return PairTable(pairs, counts, known, list(attempts), accepted, scored)
+        if reward is not None and id_ not in scored:
+            raise ValueError(f"attempt {id_!r}: it has no score")
+        numbers.append(number, correction, scored.get(id_, -1))
+
+    credit = Credit(reward, edited_weight, kept_weight)
+    pairs = JoinedPairs(attempts, corrections, scores, numbers, credit)
+    return PairTable(pairs, counts, known, attempts, corrections, scores)
 
 
 def check_records(
@@ -109,60 +138,144 @@ def check_records(
 
     Of corrections only the accepted ones count; an attempt may have several rejected ones.
     """
-    by_id(attempts)
-    by_id([c for c in corrections if c.accepted], "attempt_id")
-    by_id(scores, "attempt_id")
-    for record in (*attempts, *corrections, *scores):
-        name = f"a table of {type(record).__name__}s"
-        require_same_tokenizer(tokenizer, record.tokenizer, name)
+    _check(tokenizer, Attempt, "id", fields_of(attempts, "id", "tokenizer"))
+    _check(tokenizer, Score, "attempt_id", fields_of(scores, "attempt_id", "tokenizer"))
+    facts = fields_of(corrections, "attempt_id", "tokenizer", "reason")
+    ids = ((id_ if reason == "accepted" else None, made_with) for id_, made_with, reason in facts)
+    _check(tokenizer, Correction, "attempt_id", ids)
 
 
-def _left_out(
-    attempt: Attempt,
-    correction: Correction | None,
-    number: int,
-    max_right: int | None,
-    keep_uncorrected: bool,
-) -> str:
-    """Why an attempt gives no pair; empty where it gives one. `number` counts right attempts."""
-    if attempt.is_right:
-        return "right_beyond_cap" if max_right is not None and number > max_right else ""
-    if not attempt.is_wrong:
-        return "undecided"
-    return "" if correction or keep_uncorrected else "uncorrected"
+def _check(tokenizer: str, kind: type, key: str, records: Iterable[tuple[str | None, str]]) -> None:
+    """`check_records` of one table, from the id and the tokenizer of each record; an id of None
+    may occur several times."""
+    seen: set[str] = set()
+    for id_, made_with in records:
+        if made_with != tokenizer:
+            require_same_tokenizer(tokenizer, made_with, f"a table of {kind.__name__}s")
+        if id_ in seen:
+            raise ValueError(f"two {kind.__name__} records with {key} {id_!r}")
+        if id_ is not None:
+            seen.add(id_)
 
 
-def _credit(
-    attempt: Attempt,
-    script: EditScript,
-    reward: RewardRule | None,
-    scores: Mapping[str, Score],
+def fields_of(records: Sequence[Any], *names: str) -> Iterator[tuple[Any, ...]]:
+    """Some fields of each record; a sequence that can give them reads nothing else of a table."""
+    columns = getattr(records, "columns", None)
+    if columns is not None:
+        return columns(*names)
+    return (tuple(getattr(record, name) for name in names) for record in records)
+
+
+@dataclass(frozen=True)
+class Credit:
+    """How the tokens of a pair get their credit."""
+
+    reward: RewardRule | None
+    edited_weight: float
+    kept_weight: float
+
+    @cached_property
+    def more(self) -> set[str]:
+        """The further arguments that the reward rule takes."""
+        return set(accepted_arguments(self.reward, old_logprobs=None, first_edit=None))
+
+
+@dataclass(frozen=True)
+class RecordNumbers:
+    """The attempt, the correction and the score of each pair, by their numbers; -1 for none."""
+
+    attempts: array[int] = field(default_factory=lambda: array("i"))
+    corrections: array[int] = field(default_factory=lambda: array("i"))
+    scores: array[int] = field(default_factory=lambda: array("i"))
+
+    def append(self, attempt: int, correction: int, score: int) -> None:
+        self.attempts.append(attempt)
+        self.corrections.append(correction)
+        self.scores.append(score)
+
+
+class JoinedPairs(Sequence[Pair]):
+    """Pairs that are made from their records when they are asked for.
+
+    Raises ValueError with the attempt's id if its score has another length.
+    """
+
+    def __init__(
+        self,
+        attempts: Sequence[Attempt],
+        corrections: Sequence[Correction],
+        scores: Sequence[Score],
+        numbers: RecordNumbers,
+        credit: Credit,
+    ) -> None:
+        self._attempts = attempts
+        self._corrections = corrections
+        self._scores = scores
+        self._numbers = numbers
+        self._credit = credit
+
+    def __len__(self) -> int:
+        return len(self._numbers.attempts)
+
+    @overload
+    def __getitem__(self, at: int) -> Pair: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Pair]: ...
+    def __getitem__(self, at: int | slice) -> Pair | list[Pair]:
+        """A pair by its number, or a list of those in a range."""
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        attempt = self._attempts[self._numbers.attempts[at]]
+        correction_at = self._numbers.corrections[at]
+        correction = self._corrections[correction_at] if correction_at >= 0 else None
+        score_at = self._numbers.scores[at]
+        score = self._scores[score_at] if score_at >= 0 else None
+        return _pair(attempt, correction, score, self._credit)
+
+
+def _pair(
+    attempt: Attempt, correction: Correction | None, score: Score | None, credit: Credit
+) -> Pair:
+    """The pair of an attempt, with the credit of its tokens."""
+    target = attempt.completion_ids
+    if not attempt.is_right:
+        target = correction.completion_ids if correction else []
+    script = edit_script(attempt.completion_ids, target or attempt.completion_ids)
+    token_rewards, old_logprobs = _rewards(attempt, script, score, credit)
+    return Pair(
+        attempt,
+        target,
+        old_logprobs=old_logprobs,
+        token_rewards=token_rewards,
+        edit_weights=_weights(attempt, target, script, credit),
+        corrected_by=correction.source if correction else "",
+    )
+
+
+def _rewards(
+    attempt: Attempt, script: EditScript, score: Score | None, credit: Credit
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token rewards and old log-probs (nats) of an attempt, both float32 [n]."""
     count = len(attempt.completion_ids)
-    if reward is None:
+    if credit.reward is None or score is None:
         zeros = np.zeros(count, dtype=np.float32)  # [n]
         return zeros, zeros
 
-    score = scores.get(attempt.id)
-    if score is None:
-        raise ValueError(f"attempt {attempt.id!r}: it has no score")
     if len(score.grm_logprobs) != count:
         raise ValueError(
             f"attempt {attempt.id!r} has {count} tokens, its score {len(score.grm_logprobs)}"
         )
     grm = np.asarray(score.grm_logprobs, dtype=np.float32)  # [n]
     old = np.asarray(score.old_logprobs, dtype=np.float32)  # [n]
-    more = accepted_arguments(reward, old_logprobs=old, first_edit=script.first_edit)
-    return reward(grm, attempt.is_right, script.removed, **more), old
+    offered = {"old_logprobs": old, "first_edit": script.first_edit}
+    more = {name: offered[name] for name in credit.more}
+    return credit.reward(grm, attempt.is_right, script.removed, **more), old
 
 
-def _weights(
-    attempt: Attempt, target: list[int], script: EditScript, edited: float, kept: float
-) -> np.ndarray:
+def _weights(attempt: Attempt, target: list[int], script: EditScript, credit: Credit) -> np.ndarray:
     """Imitation weights of the target's tokens, float32 [m]; empty for an empty target."""
     if not target:
         return np.zeros(0, dtype=np.float32)
     if attempt.is_right:  # the authors weigh a right attempt's own tokens as kept ones
-        return np.full(len(target), kept, dtype=np.float32)  # [m]
-    return edit_weights(script, edited_weight=edited, kept_weight=kept)
+        return np.full(len(target), credit.kept_weight, dtype=np.float32)  # [m]
+    return edit_weights(script, edited_weight=credit.edited_weight, kept_weight=credit.kept_weight)

@@ -1,13 +1,15 @@
 """Training rows of the warm-up and the policy.
 
 In: the problems and pairs that the DataModule has joined. Out: rows with the credit of each
-completion token. A row function is chosen in the configuration (`policy/rows`). Pure.
+completion token, one after the other. A row function is chosen in the configuration
+(`policy/rows`). Pure.
 
 Departs from the paper: an attempt and its correction share one row (docs/method.md, step 7).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -29,7 +31,7 @@ class Joined(Protocol):
     problems: dict[str, Problem]
 
     @property
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> Sequence[Pair]:
         """Every attempt with a target, with the credit of its tokens."""
         ...
 
@@ -44,23 +46,21 @@ class Joined(Protocol):
         ...
 
 
-def reference_rows(data: Joined) -> list[Row]:
+def reference_rows(data: Joined) -> Iterator[Row]:
     """Rows for plain likelihood of the reference solutions: warm-up and continued SFT.
 
     Raises ValueError if no problem has a reference solution.
     """
-    rows = []
-    for problem in data.problems.values():
-        if problem.solution is not None:
-            prompt = data.prompts.policy(problem)
-            target = data.prompts.codec.completion(problem.solution)
-            rows.append(Row.likelihood(problem.id, [*prompt, *target], len(prompt)))
-    if not rows:
+    solved = [problem for problem in data.problems.values() if problem.solution is not None]
+    if not solved:
         raise ValueError("no problem has a reference solution: nothing to train on")
-    return rows
+    for problem in solved:
+        prompt = data.prompts.policy(problem)
+        target = data.prompts.codec.completion(problem.solution or "")
+        yield Row.likelihood(problem.id, [*prompt, *target], len(prompt))
 
 
-def pair_rows(data: Joined) -> list[Row]:
+def pair_rows(data: Joined) -> Iterator[Row]:
     """One row per pair, with rewards and imitation weights.
 
     The row of a right attempt is flat and has both. The row of a wrong attempt is the tree of the
@@ -68,20 +68,17 @@ def pair_rows(data: Joined) -> list[Row]:
     whose tree has more tokens than a micro-batch may hold becomes two rows; a pair without any
     credit has no row.
     """
-    rows: list[Row] = []
     for pair in data.pairs:
-        rows += _packed(pair.attempt.id, _rows_of(pair), data.max_tokens)
-    return rows
+        yield from _packed(pair.attempt.id, _rows_of(pair), data.max_tokens)
 
 
-def problem_rows(data: Joined) -> list[Row]:
+def problem_rows(data: Joined) -> Iterator[Row]:
     """The rows of `pair_rows`, with consecutive pairs of one problem in one row.
 
     A row takes pairs while it has at most `max_length` tokens. The prompt of the problem is then
     computed once, which saves time where prompts are long.
     """
     limit = min(data.max_length, data.max_tokens or data.max_length)
-    rows: list[Row] = []
     group: list[Row] = []  # flat rows of the row that is being filled
     name = ""
     problem = None
@@ -96,21 +93,22 @@ def problem_rows(data: Joined) -> list[Row]:
             trim(merge(name, [*group, *own])).input_ids
         )
         if not fits:
-            rows += _packed(name, group, data.max_tokens)
+            yield from _packed(name, group, data.max_tokens)
             group = []
             name = pair.attempt.id
             problem = pair.attempt.problem_id
         group += own
 
-    return rows + _packed(name, group, data.max_tokens)
+    yield from _packed(name, group, data.max_tokens)
 
 
-def separate_rows(data: Joined) -> list[Row]:
+def separate_rows(data: Joined) -> Iterator[Row]:
     """One flat row per right attempt and two per wrong one: its correction and itself.
 
     The loss is that of `pair_rows`, for about twice the work.
     """
-    return [trim(row) for pair in data.pairs for row in _rows_of(pair)]
+    for pair in data.pairs:
+        yield from map(trim, _rows_of(pair))
 
 
 def _rows_of(pair: Pair) -> list[Row]:

@@ -247,7 +247,12 @@ def rows_digest(rows: Iterable[Row]) -> str:
     Their credit is left out. It comes from tables that an artifact's fingerprint covers, or from a
     network, whose numbers may differ in the last bit.
     """
+    return integers_digest(map(row_integers, rows))
+
+
+def integers_digest(integers: Iterable[np.ndarray]) -> str:
+    """`rows_digest` from the `row_integers` of each row."""
     found = hashlib.sha256()
-    for row in rows:
-        found.update(row_integers(row))
+    for numbers in integers:
+        found.update(numbers)
     return found.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from rlmec.records import Attempt, Correction, Problem, Score
 from rlmec.settings.binding import build
 from rlmec.settings.schema import PolicySettings
 from rlmec.store.artifacts import Artifact
-from rlmec.store.tables import read_table
+from rlmec.store.tables import TableRecords
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,23 @@ class PairRecords:
     """The records that `join_pairs` is given; `dropped` counts attempts that were left out."""
 
     problems: list[Problem]
-    attempts: list[Attempt]
-    corrections: list[Correction]
-    scores: list[Score]
+    attempts: Sequence[Attempt]
+    corrections: Sequence[Correction]
+    scores: Sequence[Score]
     dropped: dict[str, int] = field(default_factory=dict)
 
 
 def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]) -> PairRecords:
     """The scored attempts of a round, their accepted corrections, and the problems they are about.
 
-    `parents` has the artifacts of `sample`, `teach` and `score`. Raises ValueError if more or fewer
-    attempts lack a score than were too long to be scored.
+    `parents` has the artifacts of `sample`, `teach` and `score`. The records are read from the
+    tables when they are asked for. Raises ValueError if more or fewer attempts lack a score than
+    were too long to be scored.
     """
-    sampled = read_table(parents["sample"].file("attempts.parquet"), Attempt)
-    scores = read_table(parents["score"].file("scores.parquet"), Score)
-    known = {score.attempt_id for score in scores}
-    attempts = [attempt for attempt in sampled if attempt.id in known]
+    sampled = TableRecords([parents["sample"].file("attempts.parquet")], Attempt)
+    scores = TableRecords([parents["score"].file("scores.parquet")], Score)
+    known = {id_ for (id_,) in scores.columns("attempt_id")}
+    attempts = sampled.chosen([n for n, (id_,) in enumerate(sampled.columns("id")) if id_ in known])
 
     missing = len(sampled) - len(attempts)
     too_long = parents["score"].metrics["score/too_long"]
@@ -45,15 +46,16 @@ def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]
             f"be scored: make stage=score again"
         )
 
-    corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-    if not node.teacher_corrections_only:
-        corrections += read_table(parents["score"].file("corrections.parquet"), Correction)
+    makers = ["teach"] if node.teacher_corrections_only else ["teach", "score"]
+    proposed = TableRecords([parents[m].file("corrections.parquet") for m in makers], Correction)
+    reasons = enumerate(proposed.columns("reason"))
+    corrections = proposed.chosen([n for n, (reason,) in reasons if reason == "accepted"])
 
-    tried = {attempt.problem_id for attempt in attempts}
+    tried = {problem_id for (problem_id,) in attempts.columns("problem_id")}
     return PairRecords(
         [problem for problem in run.task.problems("train") if problem.id in tried],
         attempts,
-        [correction for correction in corrections if correction.accepted],
+        corrections,
         scores,
         {"too_long_to_score": missing},
     )

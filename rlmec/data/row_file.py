@@ -1,0 +1,159 @@
+"""Training rows in a temporary file, for data whose rows do not fit into memory.
+
+In: rows, one after the other. Out: a sequence that reads a row when it is asked for. In memory are
+20 bytes per row: where it is in the file, and the numbers that a step plan needs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.reduction import DupFd
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from rlmec.data.row import CREDIT, Row, Segment, integers_digest, row_integers
+
+BUFFER = 1 << 20
+"""Bytes that are collected before they are written."""
+
+
+class RowFile(Sequence[Row]):
+    """Rows in a file without a name, which vanishes with the last `RowFile` that reads it.
+
+    It lies in `folder`, by default in the system's place for temporary files. Processes that are
+    forked or spawned may read rows.
+    """
+
+    def __init__(self, rows: Iterable[Row] = (), folder: Path | None = None) -> None:
+        self._bytes = _ByteStrings(folder)
+        self._lengths = array("i")  # ids of each row
+        self._longest = array("i")  # tokens of the longest sequence of each row
+        self._tokens = array("i")  # what each row counts for in a step
+        self._only: np.ndarray | None = None  # the chosen rows, by their numbers in the file
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: Row) -> None:
+        """Writes a row behind the others."""
+        self._lengths.append(len(row.input_ids))
+        self._longest.append(row.longest)
+        self._tokens.append(row.tokens)
+        more = [row.tokens, row.attempt_tokens, row.whole]
+        numbers = np.concatenate([row_integers(row), more]).astype(np.int32)
+        credit = np.concatenate([vars(row)[name] for name in CREDIT])  # [3n]
+        self._bytes.append(numbers.tobytes() + credit.tobytes() + row.id.encode())
+
+    def chosen(self, numbers: Sequence[int] | np.ndarray) -> RowFile:
+        """Some of these rows in the given order, read from the same file."""
+        some = object.__new__(RowFile)
+        vars(some).update(vars(self))
+        some._only = self._of_all(np.arange(len(self._bytes)))[np.asarray(numbers, dtype=np.int32)]
+        return some
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of ids of each row, [rows]."""
+        return self._of_all(np.asarray(self._lengths))
+
+    @property
+    def longest(self) -> np.ndarray:
+        """Number of tokens of the longest sequence of each row, [rows]."""
+        return self._of_all(np.asarray(self._longest))
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """What each row counts for when rows are cut into steps, [rows]."""
+        return self._of_all(np.asarray(self._tokens))
+
+    @property
+    def digest(self) -> str:
+        """`row.rows_digest` of these rows."""
+        return integers_digest(self._integers())
+
+    def __len__(self) -> int:
+        return len(self._bytes) if self._only is None else len(self._only)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | list[Row]:
+        """A row by its number, or a list of those in a range."""
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        number = range(len(self))[at]  # raises IndexError
+        return _row(self._bytes[number if self._only is None else int(self._only[number])])
+
+    def _integers(self) -> Iterator[np.ndarray]:
+        """`row.row_integers` of each row."""
+        for number in range(len(self._bytes)) if self._only is None else self._only.tolist():
+            written = self._bytes[number]
+            yield np.frombuffer(written, np.int32, _integers_of(written)).astype(np.int64)
+
+    def _of_all(self, values: np.ndarray) -> np.ndarray:
+        return values if self._only is None else values[self._only]
+
+
+def _integers_of(written: bytes) -> int:
+    """How many numbers `row.row_integers` has for a written row."""
+    ids, scored, segments = np.frombuffer(written, np.int32, 3).tolist()
+    return 3 + ids + 2 * scored + 3 * segments
+
+
+def _row(written: bytes) -> Row:
+    ids, scored, segments = np.frombuffer(written, np.int32, 3).tolist()
+    count = _integers_of(written)
+    numbers = np.frombuffer(written, np.int32, count + 3).astype(np.int64)
+    cuts = np.cumsum([3, ids, scored, scored, 3 * segments]).tolist()
+    _, input_ids, sources, targets, tree, (tokens, attempt_tokens, whole) = np.split(numbers, cuts)
+    credit = np.frombuffer(written, np.float32, 3 * scored, 4 * len(numbers)).reshape(3, -1).copy()
+    return Row.derived(
+        written[4 * (len(numbers) + 3 * scored) :].decode(),
+        input_ids=input_ids,
+        sources=sources,
+        targets=targets,
+        segments=tuple(Segment(*segment) for segment in tree.reshape(-1, 3).tolist()),
+        tokens=int(tokens),
+        attempt_tokens=int(attempt_tokens),
+        whole=bool(whole),
+        **dict(zip(CREDIT, credit, strict=True)),
+    )
+
+
+class _ByteStrings:
+    """Strings of bytes in a file without a name, with 8 bytes of memory for each."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._ends = array("q", [0])
+        self._hold(tempfile.TemporaryFile(buffering=BUFFER, dir=folder))  # noqa: SIM115
+
+    def _hold(self, file: Any) -> None:
+        self._file = file
+        weakref.finalize(self, file.close)
+
+    def append(self, value: bytes) -> None:
+        self._file.write(value)
+        self._ends.append(self._ends[-1] + len(value))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, at: int) -> bytes:
+        self._file.flush()
+        start = self._ends[at]
+        # Processes that were forked share the position of the file, so none may depend on it.
+        return os.pread(self._file.fileno(), self._ends[at + 1] - start, start)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._file.flush()
+        return {"ends": self._ends, "file": DupFd(self._file.fileno())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._ends = state["ends"]
+        self._hold(os.fdopen(state["file"].detach(), "rb"))
