@@ -240,22 +240,25 @@ def _pair(
     target = attempt.completion_ids
     if not attempt.is_right:
         target = correction.completion_ids if correction else []
-    script = edit_script(attempt.completion_ids, target or attempt.completion_ids)
+    script = None
+    if target is not attempt.completion_ids and target:
+        script = edit_script(attempt.completion_ids, target)
     token_rewards, old_logprobs = _rewards(attempt, script, score, credit)
     return Pair(
         attempt,
         target,
         old_logprobs=old_logprobs,
         token_rewards=token_rewards,
-        edit_weights=_weights(attempt, target, script, credit),
+        edit_weights=_weights(target, script, credit),
         corrected_by=correction.source if correction else "",
     )
 
 
 def _rewards(
-    attempt: Attempt, script: EditScript, score: Score | None, credit: Credit
+    attempt: Attempt, script: EditScript | None, score: Score | None, credit: Credit
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token rewards and old log-probs (nats) of an attempt, both float32 [n]."""
+    """Token rewards and old log-probs (nats) of an attempt, both float32 [n]; `script` is None for
+    an attempt that nothing corrects."""
     count = len(attempt.completion_ids)
     if credit.reward is None or score is None:
         zeros = np.zeros(count, dtype=np.float32)  # [n]
@@ -267,15 +270,17 @@ def _rewards(
         )
     grm = np.asarray(score.grm_logprobs, dtype=np.float32)  # [n]
     old = np.asarray(score.old_logprobs, dtype=np.float32)  # [n]
-    offered = {"old_logprobs": old, "first_edit": script.first_edit}
+    removed = np.zeros(count, dtype=bool) if script is None else script.removed  # [n]
+    offered = {"old_logprobs": old, "first_edit": script.first_edit if script else None}
     more = {name: offered[name] for name in credit.more}
-    return credit.reward(grm, attempt.is_right, script.removed, **more), old
+    return credit.reward(grm, attempt.is_right, removed, **more), old
 
 
-def _weights(attempt: Attempt, target: list[int], script: EditScript, credit: Credit) -> np.ndarray:
-    """Imitation weights of the target's tokens, float32 [m]; empty for an empty target."""
-    if not target:
-        return np.zeros(0, dtype=np.float32)
-    if attempt.is_right:  # the authors weigh a right attempt's own tokens as kept ones
+def _weights(target: list[int], script: EditScript | None, credit: Credit) -> np.ndarray:
+    """Imitation weights of the target's tokens, float32 [m]; empty for an empty target.
+
+    The authors weigh a right attempt's own tokens as kept ones.
+    """
+    if script is None:
         return np.full(len(target), credit.kept_weight, dtype=np.float32)  # [m]
     return edit_weights(script, edited_weight=credit.edited_weight, kept_weight=credit.kept_weight)

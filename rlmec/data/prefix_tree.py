@@ -43,7 +43,7 @@ def merge(id: str, rows: Sequence[Row], *, join: bool = True) -> Row:
         fields = _joined(fields)
 
     return Row.derived(
-        id,
+        id=id,
         input_ids=input_ids,
         segments=segments,
         tokens=sum(r.tokens for r in rows),
@@ -63,7 +63,12 @@ def trim(row: Row) -> Row:
     number of computed tokens whether rows share them or not. Those of a flat row do not change.
     """
     wanted = (row.token_rewards != 0) | (row.weights != 0)  # [n]
-    fields = {n: getattr(row, n)[wanted] for n in ("sources", "targets", *CREDIT)}
+    fields = {n: vars(row)[n][wanted] for n in ("sources", "targets", *CREDIT)}
+    if row.is_flat:
+        stop = int(fields["sources"].max(initial=0)) + 1
+        more = {"input_ids": row.input_ids[:stop], "segments": (Segment(0, stop, -1),)}
+        return Row.derived(**(vars(row) | fields | more))
+
     stops = _needed_stops(row, fields["sources"])
 
     kept: list[Segment] = []
@@ -87,10 +92,10 @@ def trim(row: Row) -> Row:
         fields["sources"] = fields["sources"] - np.asarray(shifts)[where]
     ids = runs[0] if len(runs) == 1 else np.concatenate(runs)  # [left]
     return Row.derived(
-        row.id,
+        id=row.id,
         input_ids=ids,
         segments=_run_on(kept),
-        tokens=row.tokens if row.is_flat else len(ids),
+        tokens=len(ids),
         attempt_tokens=row.attempt_tokens,
         whole=row.whole,
         **fields,

@@ -77,10 +77,10 @@ class Row:
         self._check_scored_tokens()
 
     @classmethod
-    def derived(cls, id: str, **fields: Any) -> Row:
+    def derived(cls, **fields: Any) -> Row:
         """A row made of the arrays of checked rows; all fields are given, and none is checked."""
         row = object.__new__(cls)
-        vars(row).update(fields, id=id)
+        vars(row).update(fields)
         return row
 
     def _check_scored_tokens(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from rlmec.data.row import CREDIT, Row, Segment, integers_digest, row_integers
+from rlmec.data.row import CREDIT, Row, Segment, integers_digest
 
 BUFFER = 1 << 20
 """Bytes that are collected before they are written."""
@@ -44,10 +44,7 @@ class RowFile(Sequence[Row]):
         self._lengths.append(len(row.input_ids))
         self._longest.append(row.longest)
         self._tokens.append(row.tokens)
-        more = [row.tokens, row.attempt_tokens, row.whole]
-        numbers = np.concatenate([row_integers(row), more]).astype(np.int32)
-        credit = np.concatenate([vars(row)[name] for name in CREDIT])  # [3n]
-        self._bytes.append(numbers.tobytes() + credit.tobytes() + row.id.encode())
+        self._bytes.append(_written(row))
 
     def chosen(self, numbers: Sequence[int] | np.ndarray) -> RowFile:
         """Some of these rows in the given order, read from the same file."""
@@ -100,21 +97,28 @@ class RowFile(Sequence[Row]):
         return values if self._only is None else values[self._only]
 
 
-def _integers_of(written: bytes) -> int:
-    """How many numbers `row.row_integers` has for a written row."""
-    ids, scored, segments = np.frombuffer(written, np.int32, 3).tolist()
-    return 3 + ids + 2 * scored + 3 * segments
+def _written(row: Row) -> bytes:
+    """A row as bytes: int32 numbers (sizes, ids, scored tokens, segments, counts), float32 credit,
+    and its name."""
+    sizes = len(row.input_ids), len(row.sources), len(row.segments)
+    counts = row.tokens, row.attempt_tokens, row.whole
+    arrays = [vars(row)[name].astype(np.int32) for name in ("input_ids", "sources", "targets")]
+    tree = array("i", [number for segment in row.segments for number in segment])
+    credit = [vars(row)[name] for name in CREDIT]
+    return b"".join(
+        [array("i", sizes), *arrays, tree, array("i", counts), *credit, row.id.encode()]
+    )
 
 
 def _row(written: bytes) -> Row:
+    """The row that was written."""
     ids, scored, segments = np.frombuffer(written, np.int32, 3).tolist()
-    count = _integers_of(written)
-    numbers = np.frombuffer(written, np.int32, count + 3).astype(np.int64)
+    numbers = np.frombuffer(written, np.int32, _integers_of(written) + 3).astype(np.int64)
     cuts = np.cumsum([3, ids, scored, scored, 3 * segments]).tolist()
     _, input_ids, sources, targets, tree, (tokens, attempt_tokens, whole) = np.split(numbers, cuts)
     credit = np.frombuffer(written, np.float32, 3 * scored, 4 * len(numbers)).reshape(3, -1).copy()
     return Row.derived(
-        written[4 * (len(numbers) + 3 * scored) :].decode(),
+        id=written[4 * (len(numbers) + 3 * scored) :].decode(),
         input_ids=input_ids,
         sources=sources,
         targets=targets,
@@ -124,6 +128,12 @@ def _row(written: bytes) -> Row:
         whole=bool(whole),
         **dict(zip(CREDIT, credit, strict=True)),
     )
+
+
+def _integers_of(written: bytes) -> int:
+    """How many numbers `row.row_integers` has for a written row."""
+    ids, scored, segments = np.frombuffer(written, np.int32, 3).tolist()
+    return 3 + ids + 2 * scored + 3 * segments
 
 
 class _ByteStrings:
