@@ -33,7 +33,7 @@ def planned(
     steps: int | None = None,
     tokens_per_step: int = 0,
     accumulate: int | None = None,
-    rows_of: Callable[[Any], list[Row]] = pair_rows,
+    rows_of: Callable[[Any], Iterable[Row]] = pair_rows,
     start_logprobs: Mapping[str, Sequence[float]] | None = None,
 ) -> SolutionPairDataModule:
     """Return a DataModule that serves `pairs`, planned for one rank.
@@ -42,7 +42,7 @@ def planned(
     has all pairs. `rows_of` makes the rows of the pairs; for preferences it reads `start_logprobs`.
     """
 
-    def rows(data: Any) -> list[Row]:
+    def rows(data: Any) -> Iterable[Row]:
         seen = SimpleNamespace(
             pairs=pairs,
             max_length=data.max_length,

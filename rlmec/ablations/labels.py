@@ -15,7 +15,7 @@ reads the reference solution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,7 +49,7 @@ def reading_row(prompts: Prompts, problem: Problem, attempt_ids: Sequence[int], 
     kept, removed = label_ids(prompts.codec)
     targets = np.repeat([kept, removed], len(places))  # [2n]
     zeros = np.zeros(len(targets), dtype=np.float32)  # [2n]
-    return Row(id_, ids, np.tile(places, 2), targets, zeros, zeros, zeros)
+    return Row(id_, np.asarray(ids), np.tile(places, 2), targets, zeros, zeros, zeros)
 
 
 def kept_logprobs(values: Sequence[float]) -> list[float]:
@@ -62,17 +62,16 @@ def kept_logprobs(values: Sequence[float]) -> list[float]:
 
 
 def labelled_rows(
-    rows: Sequence[GrmRow], prompts: Prompts, problems: Mapping[str, Problem], weight: float
-) -> list[GrmRow]:
+    rows: Iterable[GrmRow], prompts: Prompts, problems: Mapping[str, Problem], weight: float
+) -> Iterator[GrmRow]:
     """The rows of `grm_rows`, with the labels of the attempt's tokens as further targets.
 
     Each label has the given `weight`, while a target token has 1. Locating rows stay as they are,
     because their prompt shows the attempt as numbered lines of text.
     """
-    out = []
     for item in rows:
         if item.task == "locate":
-            out.append(item)
+            yield item
             continue
         # What the row is trained to write is the correction, or the right attempt itself.
         target = item.row.targets.tolist()
@@ -80,8 +79,7 @@ def labelled_rows(
         kept = ~edit_script(attempt_ids, target).removed  # [n]
         problem = problems[item.attempt.problem_id]
         row = _with_labels(item.row, prompts, problem, attempt_ids, kept, weight)
-        out.append(item._replace(row=row))
-    return out
+        yield item._replace(row=row)
 
 
 def _with_labels(

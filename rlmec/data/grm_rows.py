@@ -1,7 +1,8 @@
 """Training rows of the generative reward model (GRM).
 
 In: problems, attempts and accepted corrections. Out: the rows of the three tasks that the GRM
-learns (docs/method.md, step 4), each with its task and its attempt. Pure.
+learns (docs/method.md, step 4), each with its task, its attempt and its place in the mixture. Rows
+come in the order in which the tables are read, not in that of the mixture. Pure.
 
 Departs from the paper: the numbers of copying and locating rows are settings, and rows of one
 problem may share its prompt.
@@ -9,10 +10,12 @@ problem may share its prompt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+from rlmec.data.pairs import fields_of
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
 from rlmec.prompts import Prompts
@@ -21,15 +24,20 @@ from rlmec.records import (
     Correction,
     Problem,
     hash_share,
+    is_right,
 )
 
 
 class GrmRow(NamedTuple):
-    """A row of the GRM's training, the task that it belongs to and the attempt that it shows."""
+    """A row of the GRM's training, the task that it belongs to and the attempt that it shows.
+
+    `place` is its number in the mixture.
+    """
 
     task: Literal["rewrite", "copy", "locate"]
     attempt: Attempt
     row: Row
+    place: int
 
 
 def grm_rows(
@@ -41,48 +49,92 @@ def grm_rows(
     copy: float,
     locate: float,
     seed: int,
-) -> list[GrmRow]:
+) -> Iterator[GrmRow]:
     """Rows of the GRM's training mixture: all rewriting rows, then the copying and locating ones.
 
     Every accepted correction of one of the attempts gives a rewriting row. `copy` and `locate` are
     numbers of rows per rewriting row: `copy` of copying rows, whose target is a right attempt
     itself, and `locate` of locating rows, whose target is the number of the attempt's first wrong
-    line. A hash of the seed and the attempt's id decides which attempts are taken.
+    line. A hash of the seed and the attempt's id decides which attempts are taken, and orders them.
     """
-    wrong = {attempt.id: attempt for attempt in attempts if not attempt.is_right}
-    taught = [c for c in corrections if c.accepted and c.attempt_id in wrong]
-    rows = []
-    for correction in taught:
-        attempt = wrong[correction.attempt_id]
-        row = rewriting_row(
-            prompts,
-            problems[attempt.problem_id],
-            attempt.completion_ids,
-            correction.completion_ids,
-            f"{attempt.id}/rewrite",
-        )
-        rows.append(GrmRow("rewrite", attempt, row))
+    chosen = _chosen(attempts, corrections, copy, locate, seed)
+    copies_from = len(chosen.taught)
+    locating_from = copies_from + len(chosen.copied)
 
-    right = [attempt for attempt in attempts if attempt.is_right]
-    right.sort(key=lambda attempt: hash_share(seed, "copy", attempt.id))
-    for attempt in right[: round(copy * len(taught))]:
-        row = rewriting_row(
-            prompts,
-            problems[attempt.problem_id],
-            attempt.completion_ids,
-            attempt.completion_ids,
-            f"{attempt.id}/copy",
-        )
-        rows.append(GrmRow("copy", attempt, row))
+    for place, (number, wrong) in enumerate(zip(chosen.taught, chosen.wrong, strict=True)):
+        correction = corrections[number]
+        attempt = attempts[wrong]
+        problem = problems[attempt.problem_id]
+        ids = attempt.completion_ids
+        id_ = f"{attempt.id}/rewrite"
+        row = rewriting_row(prompts, problem, ids, correction.completion_ids, id_)
+        yield GrmRow("rewrite", attempt, row, place)
 
-    located = sorted(taught, key=lambda c: hash_share(seed, "locate", c.attempt_id))
-    for correction in located[: round(locate * len(taught))]:
-        attempt = wrong[correction.attempt_id]
-        prompt = prompts.locate(problems[attempt.problem_id], attempt.text)
-        target = prompts.located(first_changed_line(attempt.text, correction.text))
-        row = Row.likelihood(f"{attempt.id}/locate", [*prompt, *target], len(prompt))
-        rows.append(GrmRow("locate", attempt, row))
-    return rows
+        if place in chosen.located:
+            prompt = prompts.locate(problem, attempt.text)
+            target = prompts.located(first_changed_line(attempt.text, correction.text))
+            row = Row.likelihood(f"{attempt.id}/locate", [*prompt, *target], len(prompt))
+            yield GrmRow("locate", attempt, row, locating_from + chosen.located[place])
+
+    for number, rank in sorted(chosen.copied.items()):
+        attempt = attempts[number]
+        ids = attempt.completion_ids
+        id_ = f"{attempt.id}/copy"
+        row = rewriting_row(prompts, problems[attempt.problem_id], ids, ids, id_)
+        yield GrmRow("copy", attempt, row, copies_from + rank)
+
+
+class _Chosen(NamedTuple):
+    """What the mixture is made of, as numbers of records.
+
+    `taught` are the corrections with a rewriting row, `wrong` their attempts. `copied` are the
+    attempts with a copying row and `located` the rewriting rows whose attempt has a locating row;
+    both map to their places among their kind.
+    """
+
+    taught: array[int]
+    wrong: array[int]
+    copied: dict[int, int]
+    located: dict[int, int]
+
+
+def _chosen(
+    attempts: Sequence[Attempt],
+    corrections: Sequence[Correction],
+    copy: float,
+    locate: float,
+    seed: int,
+) -> _Chosen:
+    wrong_at: dict[str, int] = {}
+    right: list[tuple[float, int]] = []  # hash and number of the right attempts
+    facts = fields_of(attempts, "id", "verdict", "clipped")
+    for number, (id_, verdict, clipped) in enumerate(facts):
+        if is_right(verdict, clipped):
+            right.append((hash_share(seed, "copy", id_), number))
+        else:
+            wrong_at[id_] = number
+
+    taught = array("i")
+    wrong = array("i")
+    shares: list[tuple[float, int]] = []  # hash and place of the rewriting rows
+    for number, (id_, reason) in enumerate(fields_of(corrections, "attempt_id", "reason")):
+        if reason == "accepted" and id_ in wrong_at:
+            shares.append((hash_share(seed, "locate", id_), len(taught)))
+            taught.append(number)
+            wrong.append(wrong_at[id_])
+
+    return _Chosen(
+        taught,
+        wrong,
+        _first(right, round(copy * len(taught))),
+        _first(shares, round(locate * len(taught))),
+    )
+
+
+def _first(shares: list[tuple[float, int]], count: int) -> dict[int, int]:
+    """The numbers with the smallest hashes, and the rank of each."""
+    shares.sort()
+    return {number: rank for rank, (_, number) in enumerate(shares[:count])}
 
 
 def rewriting_row(
@@ -111,25 +163,32 @@ def first_changed_line(attempt: str, correction: str) -> int:
     return len(ours) - 1
 
 
-def merge_by_problem(rows: Sequence[GrmRow], max_rows: int, max_tokens: int) -> list[Row]:
+def merge_by_problem(
+    rows: Sequence[Row], problem_of: Sequence[object], max_rows: int, max_tokens: int
+) -> Iterator[Row]:
     """Training rows in which the rows of one problem share their common beginnings.
 
-    Up to `max_rows` rows with up to `max_tokens` tokens in total become one tree if they belong to
-    one problem and begin with the same token. Every scored token is kept. The trees of a problem
-    follow one another, and problems keep the order of their first rows.
+    `problem_of` names the problem of each row. Up to `max_rows` rows with up to `max_tokens` tokens
+    in total become one tree if they belong to one problem and begin with the same token. Every
+    scored token is kept. The trees of a problem follow one another, and problems keep the order of
+    their first rows.
     """
-    if max_rows < 2:
-        return [item.row for item in rows]
-
-    runs_of: dict[tuple[str, int], list[list[Row]]] = {}
-    for item in rows:
-        row = item.row
-        runs = runs_of.setdefault((item.attempt.problem_id, row.input_ids[0]), [[]])
-        tokens = sum(len(other.input_ids) for other in runs[-1]) + len(row.input_ids)
+    runs_of: dict[tuple[object, int], list[list[int]]] = {}
+    tokens_of: dict[tuple[object, int], int] = {}  # of the last run
+    for number, (row, problem) in enumerate(zip(rows, problem_of, strict=True)):
+        key = (problem, int(row.input_ids[0]))
+        length = len(row.input_ids)
+        runs = runs_of.setdefault(key, [[]])
+        tokens = tokens_of.get(key, 0) + length
         if runs[-1] and (len(runs[-1]) == max_rows or tokens > max_tokens):
             runs.append([])
-        runs[-1].append(row)
-    return [_merged(run) for runs in runs_of.values() for run in runs]
+            tokens = length
+        runs[-1].append(number)
+        tokens_of[key] = tokens
+
+    for runs in runs_of.values():
+        for run in runs:
+            yield _merged([rows[number] for number in run])
 
 
 def _merged(run: list[Row]) -> Row:

@@ -9,6 +9,7 @@ is asked for. Pure: no disk, no model, no configuration.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,6 +96,7 @@ def join_pairs(
     if reward is not None:
         scored = {id_: number for number, (id_,) in enumerate(fields_of(scores, "attempt_id"))}
 
+    most_right = math.inf if max_right_per_problem is None else max_right_per_problem
     counts = Counter(dropped or {})
     right_seen: Counter[str] = Counter()
     numbers = RecordNumbers()
@@ -107,14 +109,9 @@ def join_pairs(
             right_seen[problem_id] += 1
 
         correction = -1 if right else accepted.get(id_, -1)
-        if right:
-            is_over = max_right_per_problem is not None
-            is_over = is_over and right_seen[problem_id] > max_right_per_problem
-            why = "right_beyond_cap" if is_over else ""
-        elif not is_wrong(verdict, clipped):
-            why = "undecided"
-        else:
-            why = "" if correction >= 0 or keep_uncorrected else "uncorrected"
+        has_target = correction >= 0 or keep_uncorrected
+        is_over = right_seen[problem_id] > most_right
+        why = _why_left_out(right, is_wrong(verdict, clipped), has_target, is_over)
         if why:
             counts[why] += 1
             continue
@@ -126,6 +123,15 @@ def join_pairs(
     credit = Credit(reward, edited_weight, kept_weight)
     pairs = JoinedPairs(attempts, corrections, scores, numbers, credit)
     return PairTable(pairs, counts, known, attempts, corrections, scores)
+
+
+def _why_left_out(right: bool, wrong: bool, has_target: bool, is_over: bool) -> str:
+    """Why an attempt gives no pair; empty where it gives one."""
+    if right:
+        return "right_beyond_cap" if is_over else ""
+    if not wrong:
+        return "undecided"
+    return "" if has_target else "uncorrected"
 
 
 def check_records(
@@ -177,6 +183,8 @@ class Credit:
     @cached_property
     def more(self) -> set[str]:
         """The further arguments that the reward rule takes."""
+        if self.reward is None:
+            return set()
         return set(accepted_arguments(self.reward, old_logprobs=None, first_edit=None))
 
 

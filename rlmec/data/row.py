@@ -254,5 +254,5 @@ def integers_digest(integers: Iterable[np.ndarray]) -> str:
     """`rows_digest` from the `row_integers` of each row."""
     found = hashlib.sha256()
     for numbers in integers:
-        found.update(numbers)
+        found.update(numbers.data)
     return found.hexdigest()

@@ -14,6 +14,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from lightning.pytorch.loggers import (
 from lightning.pytorch.loggers.logger import DummyLogger, Logger
 
 from rlmec.data.datamodule import SolutionPairDataModule
+from rlmec.data.pairs import fields_of
 from rlmec.lm.token_texts import token_spans
-from rlmec.records import by_id
 from rlmec.settings.binding import ConfigurationError, build
 from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.store.atomic import atomic_write_json
@@ -284,11 +285,13 @@ def attempts_table(data: SolutionPairDataModule) -> Table:
         columns.append("token rewards")
         rewards = dict(_token_rewards(data))
 
-    by_attempt = by_id(attempts)
+    numbers = {id_: number for number, (id_,) in enumerate(fields_of(attempts, "id"))}
     table = Table(columns)
     for correction in corrections:
-        attempt = by_attempt.get(correction.attempt_id)
-        if attempt is None or (scores and attempt.id not in rewards):
+        if correction.attempt_id not in numbers:
+            continue
+        attempt = attempts[numbers[correction.attempt_id]]
+        if scores and attempt.id not in rewards:
             continue
         question = data.problems[attempt.problem_id].question
         row = [attempt.problem_id, question, attempt.text, attempt.verdict, correction.text]
@@ -301,8 +304,8 @@ def attempts_table(data: SolutionPairDataModule) -> Table:
 def _token_rewards(data: SolutionPairDataModule) -> Iterator[tuple[str, str]]:
     """The first corrected attempts by id, as text with rewards."""
     decode = data.prompts.codec.decode
-    corrected = [pair for pair in data.pairs if pair.corrected_by]
-    for pair in corrected[:SHOWN_ATTEMPTS]:
+    corrected = (pair for pair in data.pairs if pair.corrected_by)
+    for pair in islice(corrected, SHOWN_ATTEMPTS):
         text, spans = token_spans(pair.attempt.completion_ids, decode)
         shown = [
             text[start:end] + (f"[{reward:+.2f}]" if reward else "")

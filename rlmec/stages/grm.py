@@ -9,12 +9,20 @@ correction the model stays as it is, and `grm/untrained` says so.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from rlmec.ablations.labels import labelled_rows
 from rlmec.data.datamodule import SolutionPairDataModule
-from rlmec.data.grm_rows import grm_rows, merge_by_problem
+from rlmec.data.grm_rows import GrmRow, grm_rows, merge_by_problem
+from rlmec.data.pairs import fields_of
 from rlmec.data.row import Row
 from rlmec.evaluation.run_warnings import ALL_RIGHT
 from rlmec.method.objectives import weighted_likelihood
@@ -23,22 +31,32 @@ from rlmec.pipeline.chain import Outcome, Settings, Stage
 from rlmec.pipeline.fit import best_weights, can_share_prefixes, fit, plan_settings, save_model
 from rlmec.pipeline.judges import rewriting_judge
 from rlmec.pipeline.sources import ModelSource, RoundStage, is_taught
-from rlmec.records import Attempt, Correction, Problem, by_id, hash_share, require_same_tokenizer
+from rlmec.records import (
+    Attempt,
+    Correction,
+    Problem,
+    by_id,
+    hash_share,
+    is_right,
+    require_same_tokenizer,
+)
 from rlmec.settings.binding import build
 from rlmec.store.artifacts import Artifact
-from rlmec.store.tables import read_table
+from rlmec.store.tables import TableRecords
 from rlmec.training.reward_model_module import RewardModelModule
 from rlmec.training.validation import Validation
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Taught:
     """The taught attempts with their corrections, split by problem into training and validation."""
 
-    attempts: list[Attempt]
-    corrections: list[Correction]
-    val_attempts: list[Attempt]
-    val_corrections: list[Correction]
+    attempts: Sequence[Attempt]
+    corrections: Sequence[Correction]
+    val_attempts: Sequence[Attempt]
+    val_corrections: Sequence[Correction]
 
 
 class GrmStage(RoundStage):
@@ -88,7 +106,7 @@ class GrmStage(RoundStage):
         if not taught.corrections:
             return self._untrained(work, model, parents)
         problems = by_id(run.task.problems("train"))
-        data = self._data(model, problems, taught)
+        data = self._data(model, problems, taught, work)
         network = model.trainable(settings.lora, settings.seed)
         shared = can_share_prefixes(run, self.title, network)
         data.plan_for(run.ranks.world, run.ranks.rank, share_prefixes=shared)
@@ -103,10 +121,7 @@ class GrmStage(RoundStage):
             warmup_share=settings.warmup_share,
         )
 
-        wrong = by_id([a for a in taught.val_attempts if not a.is_right])
-        held_out = [wrong[c.attempt_id] for c in taught.val_corrections]
-        held_out = [a for a in held_out if self._can_be_rewritten(model, problems, a)]
-        held_out = held_out[: settings.val_problems]
+        held_out = self._held_out(model, problems, taught)
         validation = Validation(
             [model.prompts.rewrite(problems[a.problem_id], a.completion_ids) for a in held_out],
             rewriting_judge(
@@ -125,7 +140,7 @@ class GrmStage(RoundStage):
         last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),
-            "grm/tokens": sum(len(row.input_ids) for row in data.rows),
+            "grm/tokens": int(data.rows.lengths.sum()),
             "grm/dropped_too_long": data.dropped["longer_than_max_length"],
             "grm/held_out": len(held_out),
         }
@@ -155,43 +170,77 @@ class GrmStage(RoundStage):
         prompt = model.prompts.rewrite(problems[attempt.problem_id], attempt.completion_ids)
         return limit is None or len(prompt) + max(length, len(attempt.completion_ids)) <= limit
 
+    def _held_out(
+        self, model: models.LanguageModel, problems: dict[str, Problem], taught: Taught
+    ) -> list[Attempt]:
+        """The wrong attempts whose rewriting validates the GRM."""
+        facts = enumerate(fields_of(taught.val_attempts, "id", "verdict", "clipped"))
+        numbers = {id_: n for n, (id_, *verdict) in facts if not is_right(*verdict)}
+        found: list[Attempt] = []
+        for correction in taught.val_corrections:
+            if len(found) == self.own.val_problems:
+                break
+            attempt = taught.val_attempts[numbers[correction.attempt_id]]
+            if self._can_be_rewritten(model, problems, attempt):
+                found.append(attempt)
+        return found
+
     def _taught(self, parents: dict[str, Artifact]) -> Taught:
         settings = self.own
-        attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
-        corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-        attempts = [a for a in attempts if is_taught(self.run.settings.teach, a.problem_id)]
-        accepted = [c for c in corrections if c.accepted]
-        if corrections and not accepted and self.round == 1 and not _nearly_all_right(parents):
+        attempts = TableRecords([parents["sample"].file("attempts.parquet")], Attempt)
+        proposed = TableRecords([parents["teach"].file("corrections.parquet")], Correction)
+        reasons = enumerate(proposed.columns("reason"))
+        accepted = proposed.chosen([n for n, (reason,) in reasons if reason == "accepted"])
+        if proposed and not accepted and self.round == 1 and not _nearly_all_right(parents):
             raise ValueError(
-                f"none of {len(corrections)} corrections was accepted: nothing to train a GRM on; "
+                f"none of {len(proposed)} corrections was accepted: nothing to train a GRM on; "
                 f"look at teach/... in summary.json and at teach.max_edit_ratio"
             )
 
-        def in_val_share(record: Attempt | Correction) -> bool:
-            return hash_share(settings.seed, "grm", record.problem_id) < settings.val_share
+        @functools.cache
+        def in_val_share(problem_id: str) -> bool:
+            return hash_share(settings.seed, "grm", problem_id) < settings.val_share
 
-        # Of very few corrections all might be held out. None is then.
-        holds_out = not all(in_val_share(c) for c in accepted)
+        @functools.cache
+        def in_training(problem_id: str) -> bool:
+            return is_taught(self.run.settings.teach, problem_id)
 
-        def is_val(record: Attempt | Correction) -> bool:
-            return holds_out and in_val_share(record)
-
-        return Taught(
-            [a for a in attempts if not is_val(a)],
-            [c for c in accepted if not is_val(c)],
-            [a for a in attempts if is_val(a)],
-            [c for c in accepted if is_val(c)],
+        tried = attempts.chosen(
+            [
+                n
+                for n, (problem,) in enumerate(attempts.columns("problem_id"))
+                if in_training(problem)
+            ]
         )
+        # Of very few corrections all might be held out. None is then.
+        holds_out = not all(in_val_share(problem) for (problem,) in accepted.columns("problem_id"))
+
+        def parted(records: TableRecords[R]) -> tuple[TableRecords[R], TableRecords[R]]:
+            """The records of training, and those of validation."""
+            found = [holds_out and in_val_share(p) for (p,) in records.columns("problem_id")]
+            is_val = np.asarray(found, dtype=bool)  # [records]
+            numbers = np.flatnonzero(~is_val), np.flatnonzero(is_val)
+            return records.chosen(numbers[0]), records.chosen(numbers[1])
+
+        train_attempts, val_attempts = parted(tried)
+        train_corrections, val_corrections = parted(accepted)
+        return Taught(train_attempts, train_corrections, val_attempts, val_corrections)
 
     def _data(
-        self, model: models.LanguageModel, problems: dict[str, Problem], taught: Taught
+        self,
+        model: models.LanguageModel,
+        problems: dict[str, Problem],
+        taught: Taught,
+        work: Path | None = None,
     ) -> SolutionPairDataModule:
         settings = self.own
 
         def rows_of(
-            attempts: list[Attempt], corrections: list[Correction], label_weight: float = 0.0
+            attempts: Sequence[Attempt],
+            corrections: Sequence[Correction],
+            label_weight: float = 0.0,
         ):
-            def made(data: SolutionPairDataModule) -> list[Row]:
+            def made(data: SolutionPairDataModule) -> Iterable[Row]:
                 prompts, known, mix = data.prompts, data.problems, settings.mixture
                 found = grm_rows(
                     prompts,
@@ -205,7 +254,7 @@ class GrmStage(RoundStage):
                 if label_weight:
                     found = labelled_rows(found, prompts, known, label_weight)
                 limit = min(data.max_length, data.max_tokens or data.max_length)
-                return merge_by_problem(found, settings.rows_together, limit)
+                return _mixture(data, found, settings.rows_together, limit)
 
             return made
 
@@ -217,7 +266,29 @@ class GrmStage(RoundStage):
             val_rows=rows_of(taught.val_attempts, taught.val_corrections),
             attempts=taught.attempts,
             corrections=taught.corrections,
+            scratch=work,
         )
+
+
+def _mixture(
+    data: SolutionPairDataModule, found: Iterable[GrmRow], rows_together: int, limit: int
+) -> Iterable[Row]:
+    """The rows in the order of the mixture; up to `rows_together` of a problem in one."""
+    places = array("i")
+    names: list[str] = []  # the problem of each row
+
+    def noted() -> Iterator[Row]:
+        for item in found:
+            places.append(item.place)
+            names.append(sys.intern(item.attempt.problem_id))
+            yield item.row
+
+    filed = data.filed(noted())
+    order = np.argsort(np.asarray(places))  # [rows]
+    rows = filed.chosen(order)
+    if rows_together < 2:
+        return rows
+    return merge_by_problem(rows, [names[i] for i in order.tolist()], rows_together, limit)
 
 
 def _nearly_all_right(parents: dict[str, Artifact]) -> bool:

@@ -78,7 +78,7 @@ class PolicyStage(RoundStage):
         model = self.source.model(parents)
         if reason := nothing_to_learn(parents):
             return self._untrained(work, model, reason)
-        data = self._data(model, parents)
+        data = self._data(model, parents, work)
         start_logprobs = None
         if node.score_corrections:
             start_logprobs = correction_logprobs(run, self.title, model, data.pairs, work)
@@ -144,7 +144,7 @@ class PolicyStage(RoundStage):
         return Outcome(0, metrics)
 
     def _data(
-        self, model: models.LanguageModel, parents: dict[str, Artifact]
+        self, model: models.LanguageModel, parents: dict[str, Artifact], work: Path | None = None
     ) -> SolutionPairDataModule:
         """The DataModule of the training, from the artifacts that the stage reads."""
         records = pair_records(self.run, self.node, parents)
@@ -157,6 +157,7 @@ class PolicyStage(RoundStage):
             corrections=records.corrections,
             scores=records.scores,
             dropped=records.dropped,
+            scratch=work,
             **join_arguments(self.node),
         )
 

@@ -47,8 +47,8 @@ def test_only_the_prefix_and_the_first_fix_are_imitated(attempt, target, imitate
 
 def test_the_rows_of_the_first_fix_are_those_of_the_pairs():
     made = data(coded("1\n2\n3", "1\n7\n8"), RIGHT)
-    whole = pair_rows(made)
-    cut = first_fix_rows(made)
+    whole = list(pair_rows(made))
+    cut = list(first_fix_rows(made))
     assert [row.id for row in cut] == [row.id for row in whole]
     assert sum(int((row.weights != 0).sum()) for row in whole) == 6 + 3
     assert sum(int((row.weights != 0).sum()) for row in cut) == 4 + 3

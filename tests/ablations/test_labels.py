@@ -72,8 +72,9 @@ def test_labels_by_hand():
         "w", "p3", encode(fixed), fixed, "right", 0.1, "accepted", "oracle", digest
     )
     problems = by_id(PROBLEMS)
-    rows = grm_rows(made, problems, attempts, [correction], copy=1.0, locate=1.0, seed=1)
-    labelled = labelled_rows(rows, made, problems, 0.5)
+    found = grm_rows(made, problems, attempts, [correction], copy=1.0, locate=1.0, seed=1)
+    rows = sorted(found, key=lambda item: item.place)
+    labelled = list(labelled_rows(rows, made, problems, 0.5))
     assert [item.task for item in labelled] == ["rewrite", "copy", "locate"]
     assert [item.attempt.id for item in labelled] == ["w", "r", "w"]
     rewrite, copy, locate = (item.row for item in labelled)

@@ -62,7 +62,7 @@ def test_rejection_fine_tuning_sees_right_attempts_alone():
     assert (row.id, row.input_ids.tolist()) == ("r", [*PROMPT, 10, 11, 12])
     assert values(row) == [[0] * 3, [0] * 3, [1] * 3]
     with pytest.raises(ValueError, match="no attempt is right"):
-        right_rows(data(WRONG))
+        list(right_rows(data(WRONG)))
 
 
 def test_an_advantage_is_the_verdict_less_the_mean_of_the_problem():
@@ -78,7 +78,7 @@ def test_an_advantage_is_the_verdict_less_the_mean_of_the_problem():
     }
     assert signs(rows["w"])[1] == (13, -0.666667, -2.0)
     assert not any(row.weights.any() for row in rows.values())
-    plain = advantage_rows(made, right=1.0, wrong=-1.0, center=False)
+    plain = list(advantage_rows(made, right=1.0, wrong=-1.0, center=False))
     assert [set(values(row)[0]) for row in plain] == [{1.0}, {-1.0}, {-1.0}, {-1.0}]
 
 
@@ -178,14 +178,14 @@ def test_a_correction_is_preferred_to_its_attempt():
     assert row.tokens == 4
     made.start_logprobs = {}
     with pytest.raises(ValueError, match=r"attempt 'w'.*policy\.score_corrections"):
-        correction_preferences(made)
+        list(correction_preferences(made))
 
 
 def test_every_wrong_attempt_meets_right_ones_of_its_problem_in_turn():
     second = pair("s", (10, 40), (10, 40), (0.4, 0))
     third = replace(ALONE, attempt=replace(ALONE.attempt, id="x", problem_id="p9"))
     made = data(WRONG, RIGHT, ALONE, second, third)
-    rows = attempt_preferences(made)
+    rows = list(attempt_preferences(made))
     assert [row.id for row in rows] == ["r>w", "s>u"]
     assert signs(rows[0]) == [(11, 1, -2.0), (12, 1, -3.0), (13, -1, -2.0)]
     assert signs(rows[1])[0] == (10, 1, -1.0)
@@ -194,7 +194,7 @@ def test_every_wrong_attempt_meets_right_ones_of_its_problem_in_turn():
 
 
 def test_a_row_that_compares_is_not_taken_apart():
-    rows = attempt_preferences(data(WRONG, RIGHT))
+    rows = list(attempt_preferences(data(WRONG, RIGHT)))
     branching = replace(WRONG.attempt, completion_ids=[10, 13, 14])
     wrong = replace(WRONG, attempt=branching, old_logprobs=-np.ones(3), token_rewards=np.ones(3))
     (row,) = attempt_preferences(data(wrong, RIGHT))
@@ -211,11 +211,11 @@ def test_attempt_tokens_are_counted_once_with_credit_or_without():
     """The right one 3, the wrong one 2 (not its correction's 3), without any reward as well."""
     plain = replace(WRONG, token_rewards=np.zeros(2, dtype=np.float32))
     for wrong in (WRONG, plain):
-        sizes = step_sizes(pair_rows(data(RIGHT, wrong)))
+        sizes = step_sizes(list(pair_rows(data(RIGHT, wrong))))
         assert sizes.attempt == 5
-    assert step_sizes(pair_rows(data(RIGHT, WRONG))).row == 2
-    assert step_sizes(pair_rows(data(RIGHT, plain))).row == 1
+    assert step_sizes(list(pair_rows(data(RIGHT, WRONG)))).row == 2
+    assert step_sizes(list(pair_rows(data(RIGHT, plain)))).row == 1
     assert step_sizes([]) == (1.0, 1.0)
-    tree = pair_rows(data(pair("w", (10, 13, 14), (10, 20, 12), (0, -0.1, -0.1))))[0]
+    (tree,) = pair_rows(data(pair("w", (10, 13, 14), (10, 20, 12), (0, -0.1, -0.1))))
     assert not tree.is_flat
     assert sum(row.attempt_tokens for row in flat_rows(tree)) == tree.attempt_tokens == 3

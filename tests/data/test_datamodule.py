@@ -174,7 +174,7 @@ def test_an_uncorrected_attempt_is_dropped_and_counted():
     data = joined([WRONG, RIGHT], [rejected], [WRONG_SCORE, RIGHT_SCORE])
     assert [pair.attempt.id for pair in data.pairs] == ["r"]
     assert data.dropped == {"uncorrected": 1}
-    assert data.pairs is data.pairs  # joined, and counted, once
+    assert data.table is data.table  # joined, and counted, once
 
 
 def test_keep_uncorrected_keeps_it_for_the_reinforcement_term_alone():
@@ -241,7 +241,7 @@ def test_a_missing_score_names_the_attempt():
 def test_a_score_of_another_length_names_the_attempt_and_both_numbers():
     short = score("w", [0.9, 0.2, 0.45], [-1, -2, -3])
     with pytest.raises(ValueError, match="attempt 'w' has 4 tokens, its score 3"):
-        _ = joined([WRONG], [MENDED], [short]).pairs
+        list(joined([WRONG], [MENDED], [short]).pairs)
 
 
 def test_an_attempt_at_an_unknown_problem_is_named():
@@ -397,4 +397,4 @@ def _ids(batch):
 def test_without_validation_rows_there_are_no_batches():
     data = joined([RIGHT], reward=None)
     data.plan_for(1, 0)
-    assert data.val_dataloader() == []
+    assert list(data.val_dataloader()) == []

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import PROBLEMS, prompts
 
-from rlmec.data.grm_rows import GrmRow, first_changed_line, grm_rows, merge_by_problem
+from rlmec.data.grm_rows import first_changed_line, grm_rows, merge_by_problem
 from rlmec.data.prefix_tree import flat_rows
 from rlmec.data.row import Row
 from rlmec.records import Attempt, Correction
@@ -41,7 +41,7 @@ def texts(right, wrong):
 def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c):
     attempts, corrections = texts(right, wrong)
     problems = {p.id: p for p in PROBLEMS}
-    return grm_rows(
+    found = grm_rows(
         prompts(),
         problems,
         attempts,
@@ -50,6 +50,14 @@ def mixture(right=9, wrong=8, copy=1.0, locate=0.25, seed=1, change=lambda c: c)
         locate=locate,
         seed=seed,
     )
+    rows = sorted(found, key=lambda item: item.place)
+    assert [item.place for item in rows] == list(range(len(rows)))
+    return rows
+
+
+def merged(items, most, limit):
+    problem_of = [item.attempt.problem_id for item in items]
+    return list(merge_by_problem([item.row for item in items], problem_of, most, limit))
 
 
 def by_task(rows):
@@ -115,7 +123,7 @@ def pieces(rows):
 def test_rows_put_together_score_the_same_tokens_after_the_same_ones(most, limit):
     made = mixture(locate=0.5)
     single = [item.row for item in made]
-    rows = merge_by_problem(made, most, limit)
+    rows = merged(made, most, limit)
     assert pieces(rows) == pieces(single)
     assert sum(row.tokens for row in rows) == sum(row.tokens for row in single)
     assert len({row.id for row in rows}) == len(rows) >= len(single) / most
@@ -125,7 +133,7 @@ def test_rows_put_together_score_the_same_tokens_after_the_same_ones(most, limit
 
 def test_a_prompt_of_rows_put_together_is_there_once():
     attempts, corrections = texts(2, 1)
-    rows = merge_by_problem(mixture(right=2, wrong=1, locate=0.0, copy=2.0), 3, 2048)
+    rows = merged(mixture(right=2, wrong=1, locate=0.0, copy=2.0), 3, 2048)
     common = len(prompts().rewrite(PROBLEMS[0], [])) - len(prompts().codec.encode("\nCorrected:\n"))
     (row,) = rows
     own = sum(len(a.completion_ids) for a in attempts)
@@ -134,16 +142,10 @@ def test_a_prompt_of_rows_put_together_is_there_once():
 
 
 def test_only_rows_of_one_problem_and_one_beginning_are_put_together():
-    (attempt,) = texts(1, 0)[0]
     rows = [Row.likelihood(f"{i}/x", [i % 2 + 3, 7, i + 10], 2) for i in range(6)]
-    items = [
-        GrmRow("copy", replace(attempt, problem_id="p" if at < 4 else "q"), row)
-        for at, row in enumerate(rows)
-    ]
-    made = merge_by_problem(items, 3, 100)
+    made = list(merge_by_problem(rows, "ppppqq", 3, 100))
     assert [row.id for row in made] == ["0/x", "1/x", "4/x", "5/x"]
     assert [sorted(row.targets.tolist()) for row in made] == [[10, 12], [11, 13], [14], [15]]
-    assert merge_by_problem(items, 1, 100) == rows
 
 
 def test_rejected_corrections_teach_nothing():

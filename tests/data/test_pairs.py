@@ -102,4 +102,4 @@ def test_the_data_module_serves_the_same_pairs():
 )
 def test_records_that_do_not_belong_together_are_refused(changes, named):
     with pytest.raises(ValueError, match=named):
-        joined(**changes)
+        list(joined(**changes).pairs)

@@ -18,7 +18,7 @@ from rlmec.data.policy_rows import (
 
 def made(*pairs, rows=pair_rows, max_length=100, max_tokens=None):
     data = SimpleNamespace(pairs=list(pairs), max_length=max_length, max_tokens=max_tokens)
-    return rows(data)
+    return list(rows(data))
 
 
 def scored(row):
@@ -131,7 +131,7 @@ def test_pairs_of_one_problem_share_a_row_within_the_limit():
 
 def test_reference_rows_train_all_of_a_solution_and_its_end():
     data = SimpleNamespace(prompts=prompts(), problems={p.id: p for p in PROBLEMS})
-    rows = reference_rows(data)
+    rows = list(reference_rows(data))
     assert [r.id for r in rows] == [p.id for p in PROBLEMS]
     for row, problem in zip(rows, PROBLEMS, strict=True):
         target = [*prompts().codec.encode(problem.solution), prompts().codec.end_id]
@@ -144,4 +144,4 @@ def test_problems_without_a_reference_are_left_out_and_all_of_them_refused():
     mixed = SimpleNamespace(prompts=prompts(), problems={p.id: p for p in [*bare[:7], PROBLEMS[7]]})
     assert [r.id for r in reference_rows(mixed)] == ["p7"]
     with pytest.raises(ValueError, match="no problem has a reference solution"):
-        reference_rows(SimpleNamespace(prompts=prompts(), problems={p.id: p for p in bare}))
+        list(reference_rows(SimpleNamespace(prompts=prompts(), problems={p.id: p for p in bare})))

@@ -157,6 +157,7 @@ def test_the_grm_reads_and_learns_one_end(end):
     rows = grm_rows(
         prompts, {PROBLEM.id: PROBLEM}, [wrong, right], [taught(wrong)], copy=1, locate=1, seed=1
     )
+    rows = sorted(rows, key=lambda item: item.place)
     assert [item.task for item in rows] == ["rewrite", "copy", "locate"]
     scored = rewriting_row(prompts, PROBLEM, wrong.completion_ids, wrong.completion_ids, "s")
     assert {int(row.targets[-1]) for row in [*(item.row for item in rows), scored]} == {TURN}

@@ -210,7 +210,7 @@ def test_the_loss_of_dpo_is_trls(prompts, real_network, real_tokenizer, tmp_path
     rows = [likelihood(p) for p in pairs]
     for pair, values in zip(pairs, score_rows(start, rows, pad_id), strict=True):
         pair.old_logprobs[:] = values
-    made = attempt_preferences(SimpleNamespace(pairs=pairs))
+    made = list(attempt_preferences(SimpleNamespace(pairs=pairs)))
     batch = collate(made, pad_id, 1.0, 1.0)
     with torch.no_grad():
         logprobs = TokenScorer(policy).eval()(batch)
