@@ -186,17 +186,19 @@ def copied_share(attempts: Sequence[Attempt], scores: Sequence[Score]) -> float 
     Returns None if no attempt is right. Raises ValueError if attempts and scores are not in the
     same order.
     """
-    pairs = list(zip(attempts, scores, strict=True))
-    for attempt, score in pairs:
+    copied = 0
+    tokens = 0
+    for attempt, score in zip(attempts, scores, strict=True):
         if attempt.id != score.attempt_id:
             raise ValueError(
                 f"attempt {attempt.id!r} comes with the score of {score.attempt_id!r}: both "
                 "lists must have the same order"
             )
-    right = [np.asarray(score.grm_logprobs) for attempt, score in pairs if attempt.is_right]
-    if not right:
-        return None
-    return float((np.concatenate(right) > math.log(0.5)).mean())
+        if attempt.is_right:
+            likely = np.asarray(score.grm_logprobs) > math.log(0.5)  # [n]
+            copied += int(np.count_nonzero(likely))
+            tokens += len(likely)
+    return copied / tokens if tokens else None
 
 
 def _joined(items: Sequence[CreditItem], name: str) -> np.ndarray:

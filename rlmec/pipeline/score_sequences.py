@@ -19,9 +19,9 @@ from rlmec.pipeline.chain import Run, Stage
 from rlmec.pipeline.predict import Tables, predict_parts
 from rlmec.records import Attempt, Pair, SequenceLogprobs
 from rlmec.store.parts import PartFolder
-from rlmec.store.tables import read_table
+from rlmec.store.tables import TableRecords
 from rlmec.training.policy_module import PolicyModule
-from rlmec.training.predict_parts import ScoringPart, cut
+from rlmec.training.predict_parts import MadeParts, ScoringPart, cut
 
 AGREEMENT = "agreement"
 """Part folder of the comparison of sampled log-probs; `chain.RESUMING` drops it at the end."""
@@ -43,19 +43,18 @@ def score_sequences(
     part_size: int,
     precision: str,
     seed: int,
-) -> list[SequenceLogprobs]:
+) -> Sequence[SequenceLogprobs]:
     """Log-probs (nats) of the scored tokens of each row, in the order of `rows`, on every rank.
 
     Computed by parts of `part_size` rows below `folder`, so that a second call after a kill
-    computes only what is missing.
+    computes only what is missing. `rows` may be made when they are asked for. What is returned is
+    read from a table when it is asked for.
     """
     if not rows:
         return []
     codec = model.codec
-    parts = [
-        ScoringPart(index, [rows[i] for i in which])
-        for index, which in enumerate(cut(len(rows), part_size))
-    ]
+    groups = cut(len(rows), part_size)
+    parts = MadeParts(len(groups), lambda i: ScoringPart(i, [rows[n] for n in groups[i]]))
 
     def finish(part: ScoringPart, output: list[list[float]]) -> tuple[Tables, dict[str, int]]:
         scored = [
@@ -74,11 +73,11 @@ def score_sequences(
         finish,
         precision=precision,
         seed=seed,
-        first_item=lambda index: parts[index].rows[0].id,
+        first_item=lambda index: rows[groups[index][0]].id,
     )
     table = folder.with_suffix(".parquet")
     run.ranks.share(lambda: made.merge("logprobs", SequenceLogprobs, table))
-    return read_table(table, SequenceLogprobs)
+    return TableRecords([table], SequenceLogprobs)
 
 
 def correction_logprobs(
@@ -136,9 +135,12 @@ def logprob_difference(stage: Stage, work: Path, model: models.LanguageModel) ->
 
 def _spread(path: Path, count: int) -> list[Attempt]:
     """`count` sampled attempts at even distances, from the table of a stage."""
-    attempts = [a for a in read_table(path, Attempt) if a.logprobs] if count else []
-    step = max(1, len(attempts) // max(count, 1))
-    return attempts[::step][:count]
+    if not count:
+        return []
+    attempts = TableRecords([path], Attempt)
+    sampled = [n for n, (logprobs,) in enumerate(attempts.columns("logprobs")) if logprobs]
+    step = max(1, len(sampled) // count)
+    return list(attempts.chosen(sampled[::step][:count]))
 
 
 def _difference(

@@ -9,13 +9,15 @@ attempts that it rewrites. One pass of the GRM gives all.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlmec.ablations.labels import kept_logprobs, reading_row
 from rlmec.data.grm_rows import rewriting_row
+from rlmec.data.pairs import fields_of
 from rlmec.data.row import Row
 from rlmec.lm.draft_decoding import Rewrite
 from rlmec.method.alignment import edit_ratio
@@ -37,9 +39,9 @@ from rlmec.records import (
 )
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
-from rlmec.store.tables import read_table, write_table
+from rlmec.store.tables import TableRecords, write_records
 from rlmec.tasks.base import judge_of
-from rlmec.training.predict_parts import Draft, ScoringPart, cut
+from rlmec.training.predict_parts import Draft, MadeParts, ScoringPart, cut
 from rlmec.training.reward_model_module import GrmOutput, RewardModelModule
 
 
@@ -50,7 +52,7 @@ class Shown:
     Attempts that are too long for either are counted.
     """
 
-    attempts: list[Attempt]
+    attempts: Sequence[Attempt]
     drafts: set[str]
     too_long: int
     too_long_to_rewrite: int
@@ -151,7 +153,7 @@ class ScoreStage(RoundStage):
             run,
             f"{self.title} (old policy)",
             start,
-            [attempt_row(attempt) for attempt in shown.attempts],
+            MadeParts(len(shown.attempts), lambda i: attempt_row(shown.attempts[i])),
             work / "parts" / "old",
             part_size=s.part_size,
             precision=s.precision,
@@ -172,21 +174,22 @@ class ScoreStage(RoundStage):
     ) -> Shown:
         """The attempts that fit `score.max_length` and both models' contexts with their prompts."""
         s = self.run.settings.score
-        attempts = read_table(parents["sample"].file("attempts.parquet"), Attempt)
-        taught = read_table(parents["teach"].file("corrections.parquet"), Correction)
-        corrected = {c.attempt_id for c in taught if c.accepted}
+        attempts = TableRecords([parents["sample"].file("attempts.parquet")], Attempt)
+        taught = TableRecords([parents["teach"].file("corrections.parquet")], Correction)
+        reasons = taught.columns("attempt_id", "reason")
+        corrected = {id_ for id_, reason in reasons if reason == "accepted"}
         old_limit = start.limited(s.max_length)
         grm_limit = grm.limited(s.max_length)
 
-        fitting: list[Attempt] = []
+        fitting = array("i")  # numbers of attempts
         drafts: set[str] = set()
         no_draft = 0
-        for a in attempts:
+        for number, a in enumerate(attempts):
             prompt = len(grm.prompts.rewrite(problems[a.problem_id], a.completion_ids))
             length = len(a.completion_ids)
             if len(a.prompt_ids) + length > old_limit or prompt + length > grm_limit:
                 continue
-            fitting.append(a)
+            fitting.append(number)
 
             # What the teacher has corrected needs no rewrite of the GRM.
             if not (s.rewrite and a.is_wrong and a.id not in corrected):
@@ -201,37 +204,40 @@ class ScoreStage(RoundStage):
                 f"longer than {old_limit} tokens for the policy or {grm_limit} for the GRM "
                 f"(score.max_length is {s.max_length}, the models' contexts bound it too)"
             )
-        return Shown(fitting, drafts, len(attempts) - len(fitting), no_draft)
+        too_long = len(attempts) - len(fitting)
+        return Shown(attempts.chosen(fitting), drafts, too_long, no_draft)
 
     def _grm_pass(self, view: GrmView, place: Path) -> PartFolder:
         """Runs the GRM over all shown attempts, by parts below `place`."""
         s = self.run.settings.score
         codec = view.grm.codec
         attempts = view.shown.attempts
-        groups = [[attempts[i] for i in which] for which in cut(len(attempts), s.part_size)]
-        parts = [view.part(index, group) for index, group in enumerate(groups)]
+        ranges = cut(len(attempts), s.part_size)
+
+        def group(index: int) -> list[Attempt]:
+            return [attempts[i] for i in ranges[index]]
 
         def finish(part: ScoringPart, output: GrmOutput) -> tuple[Tables, dict[str, int]]:
-            return view.finish(groups[part.index], output), {}
+            return view.finish(group(part.index), output), {}
 
-        folder = PartFolder(place, len(groups))
+        folder = PartFolder(place, len(ranges))
         predict_parts(
             self.run,
             f"{self.title} (grm)",
             RewardModelModule(view.grm.network(), pad_id=codec.pad_id, end_ids=codec.end_ids),
-            parts,
+            MadeParts(len(ranges), lambda index: view.part(index, group(index))),
             folder,
             finish,
             precision=s.precision,
             seed=s.seed,
-            first_item=lambda index: groups[index][0].id,
+            first_item=lambda index: attempts[ranges[index][0]].id,
         )
         return folder
 
     def _join(
         self,
         work: Path,
-        old: list[SequenceLogprobs],
+        old: Sequence[SequenceLogprobs],
         view: PartFolder,
         problems: dict[str, Problem],
         shown: Shown,
@@ -239,60 +245,90 @@ class ScoreStage(RoundStage):
     ) -> Outcome:
         """Joins both views into `scores.parquet`, and measures the GRM's corrections."""
         view.merge("logprobs", SequenceLogprobs, work / "parts" / "grm.parquet")
-        grm = read_table(work / "parts" / "grm.parquet", SequenceLogprobs)
-        scores = [
-            Score(ours.id, theirs.logprobs, ours.logprobs, ours.tokenizer)
-            for ours, theirs in zip(old, grm, strict=True)
-        ]
-        write_table(work / "scores.parquet", scores, Score)
+        theirs = TableRecords([work / "parts" / "grm.parquet"], SequenceLogprobs)
+        made = (
+            Score(own.id, grm.logprobs, own.logprobs, own.tokenizer)
+            for own, grm in zip(old, theirs, strict=True)
+        )
+        count = write_records(work / "scores.parquet", made, Score)
 
         view.merge("alternatives", Alternatives, work / "alternatives.parquet")
         view.merge("corrections", Correction, work / "corrections.parquet")
-        corrections = read_table(work / "corrections.parquet", Correction)
-        teach = self.run.settings.teach
-        unseen = [c for c in corrections if not is_taught(teach, c.problem_id)]
-        metrics = correction_metrics(corrections, "score") | rewriting(unseen)
-        metrics |= self._copying_rival(unseen, shown.attempts, problems, codec)
+        corrections = TableRecords([work / "corrections.parquet"], Correction)
+        scores = TableRecords([work / "scores.parquet"], Score)
+        metrics = correction_metrics(corrections, "score") | self._rewriting(
+            corrections, shown.attempts, problems, codec
+        )
         if (copied := copied_share(shown.attempts, scores)) is not None:
             metrics["grm/copied_share"] = copied
         metrics |= {
             "score/too_long": shown.too_long,
             "score/too_long_to_rewrite": shown.too_long_to_rewrite,
         }
-        return Outcome(len(scores), metrics)
+        return Outcome(count, metrics)
 
-    def _copying_rival(
+    def _rewriting(
         self,
-        corrections: list[Correction],
+        corrections: Sequence[Correction],
         attempts: Sequence[Attempt],
         problems: dict[str, Problem],
         codec: models.Codec,
     ) -> dict[str, Any]:
-        """Figures of the trivial rewriter, which copies the reference solution."""
-        wrong = by_id(attempts)
-        ratios = sorted(
-            edit_ratio(ids, codec.completion(solution, ids))
-            for c in corrections
-            for ids in [wrong[c.attempt_id].completion_ids]
-            if (solution := problems[c.problem_id].solution) is not None
-        )
-        if not ratios:
-            return {}
-        limit = self.run.settings.score.max_edit_ratio
-        return {
-            "grm/reference_success": sum(ratio <= limit for ratio in ratios) / len(ratios),
-            "grm/reference_edit_ratio/median": ratios[len(ratios) // 2],
-        }
+        """How well the GRM, and the trivial rewriter, rewrite attempts outside the GRM's training.
+
+        The trivial rewriter copies the reference solution.
+        """
+        teach = self.run.settings.teach
+        numbers = {id_: number for number, (id_,) in enumerate(fields_of(attempts, "id"))}
+        found = Rewrites()
+        for c in corrections:
+            if is_taught(teach, c.problem_id):
+                continue
+            found.add(c)
+            solution = problems[c.problem_id].solution
+            if solution is not None:
+                ids = attempts[numbers[c.attempt_id]].completion_ids
+                found.copied.append(edit_ratio(ids, codec.completion(solution, ids)))
+        return found.metrics(self.run.settings.score.max_edit_ratio)
 
 
-def rewriting(corrections: list[Correction]) -> dict[str, Any]:
-    """How well the GRM rewrites attempts at problems outside its training; all proposals count."""
-    if not corrections:
-        return {}
-    ratios = sorted(c.edit_ratio for c in corrections)
-    return {
-        "grm/rewritten": len(corrections),
-        "grm/rewrite_right": sum(c.verdict == "right" for c in corrections) / len(corrections),
-        "grm/rewrite_success": sum(c.accepted for c in corrections) / len(corrections),
-        "grm/edit_ratio/median": ratios[len(ratios) // 2],
-    }
+@dataclass
+class Rewrites:
+    """Figures of rewrites of attempts at problems outside the GRM's training; all proposals count.
+
+    `copied` are the edit ratios of copying the reference solution instead.
+    """
+
+    ratios: list[float] = field(default_factory=list)
+    right: int = 0
+    accepted: int = 0
+    copied: list[float] = field(default_factory=list)
+
+    def add(self, correction: Correction) -> None:
+        """Counts a rewrite."""
+        self.ratios.append(correction.edit_ratio)
+        self.right += correction.verdict == "right"
+        self.accepted += correction.accepted
+
+    def metrics(self, max_edit_ratio: float) -> dict[str, Any]:
+        """The figures by name; those without a rewrite or a reference are left out."""
+        found: dict[str, Any] = {}
+        if self.ratios:
+            found |= {
+                "grm/rewritten": len(self.ratios),
+                "grm/rewrite_right": self.right / len(self.ratios),
+                "grm/rewrite_success": self.accepted / len(self.ratios),
+                "grm/edit_ratio/median": _median(self.ratios),
+            }
+        if self.copied:
+            fitting = sum(ratio <= max_edit_ratio for ratio in self.copied)
+            found |= {
+                "grm/reference_success": fitting / len(self.copied),
+                "grm/reference_edit_ratio/median": _median(self.copied),
+            }
+        return found
+
+
+def _median(values: list[float]) -> float:
+    """The value in the middle, the upper one of two."""
+    return sorted(values)[len(values) // 2]

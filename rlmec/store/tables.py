@@ -12,7 +12,7 @@ import contextlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, compress, pairwise
+from itertools import chain, compress, islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -25,6 +25,8 @@ from rlmec.store.atomic import atomic_file
 
 R = TypeVar("R")
 ROWS_AT_ONCE = 1024
+ROWS_WRITTEN = 4096
+"""Records of one row group of a table that is written from a stream."""
 BLOCK = 128
 """Rows of a row group that `TableRecords` turns into records at once."""
 KEPT_BLOCKS = 16
@@ -56,9 +58,21 @@ def write_table(path: Path, rows: Sequence[Any], record_type: type) -> None:
 
     A table without rows keeps its columns.
     """
+    write_arrow(path, [_arrow(rows, record_type)], schema(record_type))
+
+
+def write_records(path: Path, records: Iterable[Any], record_type: type) -> int:
+    """`write_table` of a stream of records, a few thousand at a time; returns their number."""
+    source = iter(records)
+    groups = iter(lambda: list(islice(source, ROWS_WRITTEN)), [])
+    tables = (_arrow(some, record_type) for some in groups)
+    return write_arrow(path, tables, schema(record_type))
+
+
+def _arrow(rows: Sequence[Any], record_type: type) -> pa.Table:
     columns = schema(record_type)
     arrays = [pa.array([getattr(r, f.name) for r in rows], type=f.type) for f in columns]
-    write_arrow(path, [pa.table(arrays, schema=columns)], columns)
+    return pa.table(arrays, schema=columns)
 
 
 def write_arrow(path: Path, tables: Iterable[pa.Table], columns: pa.Schema) -> int:

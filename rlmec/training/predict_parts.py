@@ -9,7 +9,7 @@ runs on several ranks, writes the same bytes.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -70,18 +70,39 @@ class Sealed:
 
 class PartList(Dataset):
     """One rank's share of the missing parts, filled up with None so that all ranks have as many:
-    Lightning fails on a rank that has nothing to predict."""
+    Lightning fails on a rank that has nothing to predict.
+
+    A part is asked for when its turn comes, so `parts` may make it then.
+    """
 
     def __init__(self, parts: Sequence[Any], missing: Sequence[int], rank: int, world: int) -> None:
-        own = [parts[i] for i in missing[rank::world]]
-        most = -(-len(missing) // world)  # rounded up
-        self.items = own + [None] * (most - len(own))
+        self.parts = parts
+        self.own = list(missing[rank::world])
+        self.most = -(-len(missing) // world)  # rounded up
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self.most
 
     def __getitem__(self, at: int) -> Sealed:
-        return Sealed(self.items[at])
+        if not 0 <= at < self.most:
+            raise IndexError(f"part {at} of {self.most}")
+        return Sealed(self.parts[self.own[at]] if at < len(self.own) else None)
+
+
+class MadeParts(Sequence[Any]):
+    """`count` parts, each of which `make` makes from its number when it is asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], Any]) -> None:
+        self._count = count
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(self._count))]
+        return self._make(range(self._count)[at])
 
 
 def part_loader(parts: Sequence[Any], missing: Sequence[int], rank: int, world: int) -> DataLoader:
