@@ -3,11 +3,14 @@
 Makes a file of N solutions and runs the real command on it: `sample` (import, tokenize, judge),
 `teach` (the reference teacher corrects every wrong solution), and the edit scripts of the accepted
 corrections. Prints solutions per second, by the clock and by processor time, the peak memory of all
-processes together, and the cost per solution at two counts, without the start of the programs.
+processes together, and the cost per solution at two counts, without the start of the programs. Then
+`benchmarks.training_plans` does what the training stages do up to their first batch. Of these it
+prints what each further attempt costs: bytes and microseconds, from the two counts.
 
 Ends with 1 if a promise is missed: at most 2 GiB, at least 1,000 solutions per second of processor
-time, and at the larger count at most 1.2 times the cost per solution at the smaller count. `--kill`
-repeats the smaller count, kills (-9) each stage in its middle, and compares the tables.
+time in the first part, at the larger count at most 1.2 times the cost per solution at the smaller
+count, and at most 600 bytes per attempt in a training plan. `--kill` repeats the smaller count,
+kills (-9) each stage in its middle, and compares the tables.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from benchmarks.process_usage import Used, environment, watched
 from benchmarks.synthetic_solutions import write_files
 from rlmec.runtime.display import markdown_table
 from rlmec.store.fingerprint import file_digest
+from rlmec.store.tables import count_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = 1000
@@ -33,6 +37,10 @@ FEW = 1000
 # Solutions behind one part. About half of the solutions are wrong, and only those are taught.
 PARTS = {"sample": 4096, "teach": 2 * 256}
 MEMORY, RATE, GROWTH = 2 * 2**30, 1000.0, 1.2
+PLAN_BYTES = 600
+LEAST_MORE = 200_000
+"""Further attempts below which the bytes of each are not judged: buffers outweigh them."""
+PLANS = ("grm", "score", "policy")
 SHAPE = {
     "model_type": "llama",
     **{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -75,9 +83,14 @@ class Work:
 
     def command(self, stage: str, store: str = "store") -> list[str]:
         """Return the command line that makes a stage."""
+        program = [sys.executable, str(ROOT / "train.py"), f"stage={stage}"]
+        return [*program, *self.overrides(store)]
+
+    def overrides(self, store: str = "store") -> list[str]:
+        """Return the settings of the run."""
         return [
-            *(sys.executable, str(ROOT / "train.py"), f"stage={stage}", "task=gsm8k"),
-            *(f"++task.path.train={self.folder}/problems.jsonl", "task.dev_share=0.01"),
+            *("task=gsm8k", f"++task.path.train={self.folder}/problems.jsonl"),
+            "task.dev_share=0.01",
             *("teacher=reference", "teach.share=1.0"),
             *("model=hf", f"model.path={self.folder.parent}/model"),
             *(f"sample.path={self.folder}/solutions.jsonl", "sample.label_field=right"),
@@ -94,6 +107,21 @@ class Work:
         if used.code and parts is None:
             raise RuntimeError(f"stage {stage} ended with {used.code}; see {self.log}")
         return used
+
+    def plan(self, stage: str) -> Used:
+        """Do what a training stage does up to its first batch."""
+        command = [sys.executable, "-m", "benchmarks.training_plans", stage, str(self.folder)]
+        # No attempt is rewritten: the GRM of this run is only its model's directory.
+        command += [*self.overrides(), "score.rewrite=false"]
+        used = watched(command, self.log, environment=environment())
+        if used.code:
+            raise RuntimeError(f"the plan of {stage} ended with {used.code}; see {self.log}")
+        return used
+
+    @property
+    def attempts(self) -> int:
+        """The number of attempts in the table of `sample`."""
+        return count_rows(self.table("sample"))
 
     def align(self) -> Used:
         """Write the edit scripts of the accepted corrections."""
@@ -132,6 +160,36 @@ def measured(work: Work) -> dict[str, Used]:
     """Return what each piece of the work used, by its name."""
     found = {stage: work.run(stage) for stage in TABLES}
     return found | {"edit scripts": work.align()}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What one more attempt costs in a training plan."""
+
+    bytes: float
+    microseconds: float
+
+
+def growth_of(few: Work, many: Work) -> dict[str, Growth]:
+    """Return what one more attempt costs in the plan of each training stage."""
+    found = dict[str, Growth]()
+    for stage in PLANS:
+        small = few.plan(stage)
+        large = many.plan(stage)
+        more = many.attempts - few.attempts
+        found[stage] = Growth(
+            (large.memory - small.memory) / more,
+            (large.cpu_seconds - small.cpu_seconds) / more * 1e6,
+        )
+    return found
+
+
+def plans_table(found: dict[str, Growth]) -> str:
+    """Return a Markdown table with one line per training stage."""
+    rows = [
+        [name, f"{each.bytes:,.0f}", f"{each.microseconds:,.0f}"] for name, each in found.items()
+    ]
+    return markdown_table(["plan of", "bytes per attempt", "microseconds per attempt"], rows)
 
 
 def table(count: int, found: dict[str, Used]) -> str:
@@ -197,8 +255,10 @@ def run(settings: Settings) -> int:
 
     wrong = list[str]()
     costs = dict[int, float]()
+    works = list[Work]()
     for count in dict.fromkeys((settings.against, settings.count)):
         work = prepared(settings, count)
+        works.append(work)
         found = measured(work)
         costs[count] = per_solution(found, start, count)
         print(f"\n{table(count, found)}{costs[count] * 1e6:.0f} us per solution", flush=True)
@@ -211,6 +271,15 @@ def run(settings: Settings) -> int:
             wrong += [f"{stage} differs" for stage in differing]
 
     print(f"cost of a solution at the larger count: {growth:.2f} times that at the smaller one")
+    if len(works) > 1:
+        plans = growth_of(*works)
+        print(f"\n{plans_table(plans)}", flush=True)
+        is_large = settings.count - settings.against >= LEAST_MORE
+        wrong += [
+            f"the plan of {name} holds {each.bytes:,.0f} bytes per attempt, more than {PLAN_BYTES}"
+            for name, each in plans.items()
+            if is_large and each.bytes > PLAN_BYTES
+        ]
     for line in wrong:
         print(f"missed: {line}")
     return int(bool(wrong))

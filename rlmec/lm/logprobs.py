@@ -197,10 +197,10 @@ def _work(tokens: int, width: int) -> int:
     return tokens * (6 * width + tokens)
 
 
-def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+def _common_length(one: np.ndarray, other: np.ndarray) -> int:
     """Length of the common beginning of two sequences."""
     least = min(len(one), len(other))
-    differ = np.asarray(one[:least]) != np.asarray(other[:least])
+    differ = one[:least] != other[:least]
     return int(differ.argmax()) if differ.any() else least
 
 

@@ -102,11 +102,11 @@ class GrmStage(RoundStage):
             start.codec.digest, model.codec.digest, f"grm.model ({settings.model})"
         )
 
-        taught = self._taught(parents)
+        taught = self.taught(parents)
         if not taught.corrections:
             return self._untrained(work, model, parents)
         problems = by_id(run.task.problems("train"))
-        data = self._data(model, problems, taught, work)
+        data = self.data(model, problems, taught, work)
         network = model.trainable(settings.lora, settings.seed)
         shared = can_share_prefixes(run, self.title, network)
         data.plan_for(run.ranks.world, run.ranks.rank, share_prefixes=shared)
@@ -185,7 +185,8 @@ class GrmStage(RoundStage):
                 found.append(attempt)
         return found
 
-    def _taught(self, parents: dict[str, Artifact]) -> Taught:
+    def taught(self, parents: dict[str, Artifact]) -> Taught:
+        """The attempts and corrections that the stage trains on and validates with."""
         settings = self.own
         attempts = TableRecords([parents["sample"].file("attempts.parquet")], Attempt)
         proposed = TableRecords([parents["teach"].file("corrections.parquet")], Correction)
@@ -226,13 +227,14 @@ class GrmStage(RoundStage):
         train_corrections, val_corrections = parted(accepted)
         return Taught(train_attempts, train_corrections, val_attempts, val_corrections)
 
-    def _data(
+    def data(
         self,
         model: models.LanguageModel,
         problems: dict[str, Problem],
         taught: Taught,
         work: Path | None = None,
     ) -> SolutionPairDataModule:
+        """The DataModule of the training; its rows are kept in a temporary file in `work`."""
         settings = self.own
 
         def rows_of(

@@ -78,7 +78,7 @@ class PolicyStage(RoundStage):
         model = self.source.model(parents)
         if reason := nothing_to_learn(parents):
             return self._untrained(work, model, reason)
-        data = self._data(model, parents, work)
+        data = self.data(model, parents, work)
         start_logprobs = None
         if node.score_corrections:
             start_logprobs = correction_logprobs(run, self.title, model, data.pairs, work)
@@ -143,10 +143,13 @@ class PolicyStage(RoundStage):
             metrics["dev/accuracy"] = counts["right"] / counts["attempts"]
         return Outcome(0, metrics)
 
-    def _data(
+    def data(
         self, model: models.LanguageModel, parents: dict[str, Artifact], work: Path | None = None
     ) -> SolutionPairDataModule:
-        """The DataModule of the training, from the artifacts that the stage reads."""
+        """The DataModule of the training, from the artifacts that the stage reads.
+
+        Its rows are kept in a temporary file in `work`.
+        """
         records = pair_records(self.run, self.node, parents)
         return SolutionPairDataModule(
             model.prompts,

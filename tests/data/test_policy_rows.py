@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from small_models import PROBLEMS, prompts
 from small_pairs import pair, values
+from small_rows import edited
 
 from rlmec.data.policy_rows import (
+    _rows_of,
     pair_rows,
+    pair_tree,
     problem_rows,
     reference_rows,
     separate_rows,
 )
+from rlmec.data.prefix_tree import merge, trim
 
 
 def made(*pairs, rows=pair_rows, max_length=100, max_tokens=None):
@@ -145,3 +149,27 @@ def test_problems_without_a_reference_are_left_out_and_all_of_them_refused():
     assert [r.id for r in reference_rows(mixed)] == ["p7"]
     with pytest.raises(ValueError, match="no problem has a reference solution"):
         list(reference_rows(SimpleNamespace(prompts=prompts(), problems={p.id: p for p in bare})))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_tree_of_a_pair_is_the_trimmed_tree_of_its_flat_rows(seed):
+    """Few different tokens, zeros in credit, and pairs of which one begins with the other."""
+    draw = np.random.default_rng(seed)
+    for _ in range(25):
+        attempt = draw.integers(10, 13, draw.integers(1, 7)).tolist()
+        target = edited(draw, attempt, int(draw.integers(1, 4)), 13)
+        if seed % 4 == 0:
+            target = [*attempt, 10] if seed % 8 else attempt[:-1] or [9]
+        rewards = draw.choice([0, -0.1, 0.2], len(attempt), p=[0.5, 0.3, 0.2])
+        weights = draw.choice([0, 0.5, 1], len(target))
+        one = pair("a", tuple(attempt), tuple(target), rewards, weights)
+        flat = _rows_of(one)
+        if target == attempt or len(flat) < 2:
+            continue
+        wanted = trim(merge("a", flat))
+        found = pair_tree(one)
+        for name in ("input_ids", "sources", "targets", "token_rewards", "old_logprobs", "weights"):
+            assert getattr(found, name).tolist() == getattr(wanted, name).tolist()
+            assert getattr(found, name).dtype == getattr(wanted, name).dtype
+        for name in ("id", "segments", "tokens", "attempt_tokens", "whole"):
+            assert getattr(found, name) == getattr(wanted, name)

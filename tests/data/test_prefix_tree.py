@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small_rows import credits, random_pair, scored
 
+from rlmec.data import prefix_tree
 from rlmec.data.collate import step_normalizers
 from rlmec.data.prefix_tree import flat_rows, merge, trim
 from rlmec.data.row import Row, Segment
@@ -144,3 +145,19 @@ def test_what_cannot_be_merged_is_refused():
     branched = merge("m", [one, Row.likelihood("b", [7, 3], 1)])
     with pytest.raises(ValueError, match="row 'm' is a tree already: 3 segments"):
         merge("n", [one, branched])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_twice_scored_tokens_are_joined_as_they_are_one_by_one(seed):
+    draw = np.random.default_rng(seed)
+    places = draw.permutation([(s, t) for s in range(4) for t in range(3)] * 2)[:15]
+    fields = {
+        "sources": places[:, 0],
+        "targets": places[:, 1],
+        "token_rewards": draw.choice([0, -0.1, 0.2], 15).astype(np.float32),
+        "old_logprobs": -draw.random(15).astype(np.float32),
+        "weights": draw.choice([0, 0.5, 1], 15).astype(np.float32),
+    }
+    wanted = prefix_tree._joined_one_by_one(fields)
+    found = prefix_tree._joined(fields)
+    assert {n: v.tolist() for n, v in found.items()} == {n: v.tolist() for n, v in wanted.items()}

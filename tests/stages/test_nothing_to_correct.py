@@ -97,17 +97,18 @@ def test_a_teacher_that_is_always_refused_is_an_error_unless_hardly_any_attempt_
     refused = [replace(c, reason="not_right") for c in accepted[:3]]
     stage = grm_stage(tmp_path, model)
     with pytest.raises(ValueError, match="none of 3 corrections"):
-        stage._taught(parents_of(tmp_path / "half", attempts, refused, 0.5))
+        stage.taught(parents_of(tmp_path / "half", attempts, refused, 0.5))
     few = parents_of(tmp_path / "few", attempts, refused, grm.ALL_RIGHT)
-    assert stage._taught(few).corrections == []
+    assert not stage.taught(few).corrections
 
 
 def test_a_few_corrections_are_not_all_held_out(saturated, tmp_path):
     model, _, _ = saturated
     attempts, accepted = records(saturated)
     stage = grm_stage(tmp_path, model, "grm.val_share=0.999")
-    taught = stage._taught(parents_of(tmp_path / "few", attempts, accepted[:2], 0.5))
-    assert (len(taught.corrections), taught.val_corrections, taught.val_attempts) == (2, [], [])
+    taught = stage.taught(parents_of(tmp_path / "few", attempts, accepted[:2], 0.5))
+    held_out = len(taught.val_corrections), len(taught.val_attempts)
+    assert (len(taught.corrections), held_out) == (2, (0, 0))
 
 
 def test_a_round_with_corrections_and_a_grm_has_something_to_learn(tmp_path):

@@ -23,10 +23,12 @@ from rlmec.store import parts as parts_module
 from rlmec.store.parts import PartFolder, without_repeats
 from rlmec.store.tables import (
     TableError,
+    TableRecords,
     count_rows,
     iter_columns,
     iter_table,
     read_table,
+    write_records,
     write_table,
 )
 
@@ -66,6 +68,58 @@ def test_what_is_written_is_read(tmp_path, record):
     assert read_table(path, record) == RECORDS[record]
     assert count_rows(path) == len(RECORDS[record])
     assert [p.name for p in tmp_path.iterdir()] == ["table.parquet"]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.__name__)
+def test_records_are_read_by_number(tmp_path, record, monkeypatch):
+    """Two tables with row groups of 1 to 5 rows, of which few are kept."""
+    monkeypatch.setattr(tables, "BLOCK", 2)
+    monkeypatch.setattr(tables, "KEPT_BLOCKS", 1)
+    monkeypatch.setattr(tables, "KEPT_GROUPS", 1)
+    monkeypatch.setattr(tables, "ROWS_WRITTEN", 5)
+    rows = RECORDS[record] * 4
+    assert write_records(tmp_path / "a", iter(rows), record) == len(rows)
+    write_table(tmp_path / "none", [], record)
+    write_table(tmp_path / "b", rows[:1], record)
+    found = TableRecords([tmp_path / name for name in ("a", "none", "b")], record)
+    wanted = [*rows, rows[0]]
+    assert len(found) == len(wanted)
+    assert list(found) == found[:] == wanted
+    assert [found[n] for n in reversed(range(len(wanted)))] == wanted[::-1]
+    assert found[-1] == rows[0]
+    with pytest.raises(IndexError):
+        found[len(wanted)]
+
+    some = found.chosen([1, 2, len(wanted) - 1])
+    assert list(some) == [wanted[1], wanted[2], wanted[-1]]
+    assert list(some.chosen([0, 2])) == [wanted[1], wanted[-1]]
+    name = dataclasses.fields(record)[0].name
+    assert [value for (value,) in some.columns(name)] == [getattr(r, name) for r in some]
+    assert not found.chosen([])
+    with pytest.raises(ValueError, match="rise"):
+        found.chosen([1, 0])
+
+
+def test_records_that_are_read_by_number_name_what_they_refuse(tmp_path):
+    path = tmp_path / "scores.parquet"
+    write_table(path, RECORDS[Score] * 3, Score)
+    bad = pq.read_table(path).to_pylist()
+    bad[1]["old_logprobs"] = [0.0]
+    pq.write_table(pa.Table.from_pylist(bad, schema=tables.schema(Score)), path, row_group_size=2)
+    found = TableRecords([path], Score)
+    assert found[2] == RECORDS[Score][0]
+    with pytest.raises(TableError, match=r"scores\.parquet, row 1: "):
+        found[0]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        TableRecords([tmp_path / "nowhere"], Score)
+
+
+def test_lists_with_nulls_are_read_as_they_are():
+    values = [[1, 2], None, [], [None, 3]]
+    for some in (values, values[:1], [[], []], []):
+        column = pa.chunked_array([pa.array(some, pa.list_(pa.int32()))])
+        assert tables._values(column) == some
+        assert tables._values(column.slice(1)) == some[1:]
 
 
 def test_log_probabilities_are_float32(tmp_path):
