@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,10 @@ from rlmec.method.objectives import dpo, weighted_likelihood
 BETA = 0.1
 
 
-def correction_rows(data: Any) -> list[Row]:
-    """Return one row per pair for plain likelihood of its correction."""
-    return [completion_row(pair, pair.target_ids) for pair in data.pairs]
+def correction_rows(data: Any) -> Iterator[Row]:
+    """Yield one row per pair for plain likelihood of its correction."""
+    for pair in data.pairs:
+        yield completion_row(pair, pair.target_ids)
 
 
 def _rlmec(job: TrainingJob, rows_of: Any = pair_rows) -> Work:
