@@ -171,12 +171,11 @@ class SolutionPairDataModule(L.LightningDataModule):
         self._share_prefixes = share_prefixes
         self.start_logprobs = start_logprobs or {}
         self._dropped_rows.clear()
-        found = self._filed(self._rows(self))
-        self.rows = self._not_too_long(found)
-        self._dropped_rows["longer_than_max_length"] = len(found) - len(self.rows)
+        self.rows, too_long = self._filed(self._rows(self))
+        self._dropped_rows["longer_than_max_length"] = too_long
         if not self.rows:
             message = f"no row to train on (dropped: {dict(self.dropped)})"
-            raise ValueError(message) if found else NothingToTrain(message)
+            raise ValueError(message) if too_long else NothingToTrain(message)
 
         s = self.settings
         self.plan = StepPlan(
@@ -203,7 +202,7 @@ class SolutionPairDataModule(L.LightningDataModule):
     def val_dataloader(self) -> Sequence[dict[str, torch.Tensor]]:
         """Batches of this rank's share of the validation rows; none without `val_rows`."""
         if self._val is None:
-            rows = self._not_too_long(self._filed(self._val_rows(self) if self._val_rows else ()))
+            rows, _ = self._filed(self._val_rows(self) if self._val_rows else ())
             longest_first = np.argsort(-rows.lengths, kind="stable")
             self._val = rows.chosen(longest_first[self.rank :: self.plan.world_size])
         return self._batches(self._val)
@@ -222,15 +221,29 @@ class SolutionPairDataModule(L.LightningDataModule):
         """Rows, written to a temporary file."""
         return RowFile(rows, self._scratch)
 
-    def _filed(self, rows: Iterable[Row]) -> RowFile:
-        """The rows in a file; those that branch are taken apart if the network cannot attend along
-        them."""
+    def _filed(self, rows: Iterable[Row]) -> tuple[RowFile, int]:
+        """The rows of at most `max_length` tokens in a file, and how many others there are.
+
+        Rows that branch are taken apart if the network cannot attend along them.
+        """
         if not self._share_prefixes:
             rows = (flat for row in rows for flat in flat_rows(row))
-        return rows if isinstance(rows, RowFile) else self.filed(rows)
+        if isinstance(rows, RowFile):  # they are written already
+            kept = rows.chosen(np.flatnonzero(rows.longest <= self.max_length))
+            return kept, len(rows) - len(kept)
 
-    def _not_too_long(self, rows: RowFile) -> RowFile:
-        return rows.chosen(np.flatnonzero(rows.longest <= self.max_length))
+        too_long = 0
+
+        def kept_rows() -> Iterator[Row]:
+            nonlocal too_long
+            for row in rows:
+                if row.longest <= self.max_length:
+                    yield row
+                else:
+                    too_long += 1
+
+        filed = self.filed(kept_rows())
+        return filed, too_long
 
     def place(self, step: int) -> str:
         """Where an optimizer step is in the plan, in words, with the id of the row that is next."""

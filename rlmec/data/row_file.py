@@ -6,6 +6,7 @@ In: rows, one after the other. Out: a sequence that reads a row when it is asked
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import weakref
@@ -22,12 +23,22 @@ from rlmec.data.row import CREDIT, Row, Segment, integers_digest
 BUFFER = 1 << 20
 """Bytes that are collected before they are written."""
 
+ROW_BYTES = 256
+"""Most bytes of a written row besides its ids and scored tokens: sizes, counts, a tree of up to
+three segments, and a name of up to 190 bytes."""
+
+
+def most_bytes(ids: int, scored: int) -> int:
+    """The most bytes that a row with so many ids and scored tokens takes in the file."""
+    return ROW_BYTES + 4 * ids + 20 * scored
+
 
 class RowFile(Sequence[Row]):
     """Rows in a file without a name, which vanishes with the last `RowFile` that reads it.
 
-    It lies in `folder`, by default in the system's place for temporary files. Processes that are
-    forked or spawned may read rows.
+    It lies in `folder`, which is made if it is missing; by default in the system's place for
+    temporary files. Processes that are forked or spawned may read rows. Raises OSError that names
+    the folder and the bytes if a row cannot be written, as on a disk that is full.
     """
 
     def __init__(self, rows: Iterable[Row] = (), folder: Path | None = None) -> None:
@@ -140,30 +151,59 @@ class _ByteStrings:
     """Strings of bytes in a file without a name, with 8 bytes of memory for each."""
 
     def __init__(self, folder: Path | None) -> None:
+        self._folder = folder or Path(tempfile.gettempdir())
         self._ends = array("q", [0])
-        self._hold(tempfile.TemporaryFile(buffering=BUFFER, dir=folder))  # noqa: SIM115
+        self._waiting = bytearray()  # what is not written yet
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Python's own buffer would try again to write when it is closed on a full disk.
+        self._hold(tempfile.TemporaryFile(buffering=0, dir=self._folder))  # noqa: SIM115
 
     def _hold(self, file: Any) -> None:
         self._file = file
         weakref.finalize(self, file.close)
 
     def append(self, value: bytes) -> None:
-        self._file.write(value)
+        self._waiting += value
         self._ends.append(self._ends[-1] + len(value))
+        if len(self._waiting) >= BUFFER:
+            self._write()
+
+    def _write(self) -> None:
+        """Writes what waits."""
+        with self._named_errors():
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Adds the folder and the number of bytes to an error of the operating system."""
+        try:
+            yield
+        except OSError as error:
+            written = self._ends[-1] - len(self._waiting)
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: {written:,} bytes of training rows are written, and the next "
+                f"{len(self._waiting):,} are not; make room, or name another paths.artifacts",
+                str(self._folder),
+            ) from error
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def __getitem__(self, at: int) -> bytes:
-        self._file.flush()
+        if self._waiting:
+            self._write()
         start = self._ends[at]
         # Processes that were forked share the position of the file, so none may depend on it.
         return os.pread(self._file.fileno(), self._ends[at + 1] - start, start)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._file.flush()
-        return {"ends": self._ends, "file": DupFd(self._file.fileno())}
+        self._write()
+        return {"folder": self._folder, "ends": self._ends, "file": DupFd(self._file.fileno())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._folder = state["folder"]
         self._ends = state["ends"]
+        self._waiting = bytearray()
         self._hold(os.fdopen(state["file"].detach(), "rb"))

@@ -47,7 +47,11 @@ from rlmec.tasks.base import Task, left_out_summary
 RESUMING = ("parts", "checkpoints", "agreement")
 """Folders of a work folder that are needed only to continue after a kill."""
 
-DROPPED = (*RESUMING, LOGGERS)
+ROWS = "rows"
+"""Folder of a work folder for the temporary files of training rows. They have no name, but a file
+system of a network may give them one until they are closed."""
+
+DROPPED = (*RESUMING, LOGGERS, ROWS)
 """Folders of a work folder that are no part of the artifact."""
 
 INEXACT = "inexact.txt"

@@ -43,14 +43,7 @@ def import_parts(
     s = run.settings.sample
     splits = _splits(run)
     known = by_id([problem for problems in splits.values() for problem in problems])
-    file = SolutionFile(
-        str(s.path),
-        list(known.values()),
-        s.text_field,
-        s.label_field,
-        s.question_field,
-        clean=getattr(run.task, "clean", None),
-    )
+    file = solution_file(run, list(known.values()))
     found = file.found()
     if found.unknown_rows or found.blank_solutions:
         run.say(
@@ -79,6 +72,19 @@ def import_parts(
             passed=lambda part: bar.advance(len(part[0])),
         )
     return folder, found
+
+
+def solution_file(run: Run, problems: Sequence[Problem]) -> SolutionFile:
+    """The file `sample.path` with its solutions of the given problems."""
+    s = run.settings.sample
+    return SolutionFile(
+        str(s.path),
+        problems,
+        s.text_field,
+        s.label_field,
+        s.question_field,
+        clean=getattr(run.task, "clean", None),
+    )
 
 
 def _checked_parts(

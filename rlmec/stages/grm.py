@@ -27,7 +27,7 @@ from rlmec.data.row import Row
 from rlmec.evaluation.run_warnings import ALL_RIGHT
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import Outcome, Settings, Stage
+from rlmec.pipeline.chain import ROWS, Outcome, Settings, Stage
 from rlmec.pipeline.fit import best_weights, can_share_prefixes, fit, plan_settings, save_model
 from rlmec.pipeline.judges import rewriting_judge
 from rlmec.pipeline.sources import ModelSource, RoundStage, is_taught
@@ -268,7 +268,7 @@ class GrmStage(RoundStage):
             val_rows=rows_of(taught.val_attempts, taught.val_corrections),
             attempts=taught.attempts,
             corrections=taught.corrections,
-            scratch=work,
+            scratch=work and work / ROWS,
         )
 
 

@@ -14,7 +14,7 @@ from rlmec.data.datamodule import NothingToTrain, SolutionPairDataModule
 from rlmec.lm.generation import Decoding
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import attempt_parts
-from rlmec.pipeline.chain import Outcome, Settings, Stage
+from rlmec.pipeline.chain import ROWS, Outcome, Settings, Stage
 from rlmec.pipeline.fit import (
     best_weights,
     can_share_prefixes,
@@ -160,7 +160,7 @@ class PolicyStage(RoundStage):
             corrections=records.corrections,
             scores=records.scores,
             dropped=records.dropped,
-            scratch=work,
+            scratch=work and work / ROWS,
             **join_arguments(self.node),
         )
 

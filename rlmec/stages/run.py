@@ -21,8 +21,9 @@ from rlmec.lm.tokenizers import tokenizer_digest
 from rlmec.pipeline import models
 from rlmec.pipeline.attempts import engine_of
 from rlmec.pipeline.chain import Run, Stage, address_of, make
-from rlmec.pipeline.disk_plan import check_disk, disk_line
+from rlmec.pipeline.disk_plan import Examples, check_disk, disk_line, row_files
 from rlmec.pipeline.early_check import check_buildable, check_machine
+from rlmec.pipeline.import_solutions import solution_file
 from rlmec.pipeline.memory_plan import plan_memory
 from rlmec.pipeline.run_logs import check_loggers
 from rlmec.records import require_same_tokenizer
@@ -143,8 +144,31 @@ def _say_plan(run: Run) -> None:
         say(f"the plan counts rows of max_length tokens, because prompts are not known: {first}")
         prompts = None
 
-    if line := disk_line(plan_memory(run.settings, run.ranks.world, prompts), run.settings):
+    s = run.settings
+    planned = plan_memory(s, run.ranks.world, prompts)
+    try:
+        rows = row_files(s, run.ranks.world, _examples(run), prompts)
+    except (OSError, ValueError):
+        rows = None
+    if line := disk_line(planned, s, rows):
         say(line)
+
+
+def _examples(run: Run) -> Examples:
+    """The numbers of problems and attempts that the fits learn from.
+
+    Raises OSError or ValueError if the problems or the imported solutions cannot be read.
+    """
+    s = run.settings
+    learned = 0
+    if s.has_warmup:
+        learned = len(warmup_task(run).problems("train")[: s.warmup.max_problems])
+    problems = run.task.problems("train")[: s.sample.max_problems]
+    attempts = len(problems) * s.sample.num_generations
+    if s.sample.path is None:
+        return Examples(learned, attempts)
+    imported = solution_file(run, problems).found().solutions
+    return Examples(learned, max(imported, attempts) if s.rounds > 1 else imported)
 
 
 def _check_stage(settings: RunSettings) -> None:

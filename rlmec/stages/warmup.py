@@ -15,7 +15,7 @@ from rlmec.data.policy_rows import reference_rows
 from rlmec.lm.tokenizers import codec
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
-from rlmec.pipeline.chain import Outcome, Run, Settings, Stage
+from rlmec.pipeline.chain import ROWS, Outcome, Run, Settings, Stage
 from rlmec.pipeline.fit import (
     best_weights,
     fit,
@@ -80,7 +80,8 @@ class WarmupStage(Stage):
         learned = problems[: settings.max_problems]
 
         plan = plan_settings(settings, run.settings.trainer, models.context_length(network))
-        data = SolutionPairDataModule(prompts, learned, reference_rows, plan)
+        scratch = work / ROWS
+        data = SolutionPairDataModule(prompts, learned, reference_rows, plan, scratch=scratch)
         data.plan_for(run.ranks.world, run.ranks.rank)
         module = new_policy_module(network, prompts.codec, settings, data, weighted_likelihood)
 

@@ -1,6 +1,9 @@
 """Rows are read from the file as they were written, in any order and by any process."""
 
+import errno
 import multiprocessing
+import re
+import tempfile
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from small_rows import random_pair
 
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import CREDIT, Row, rows_digest
-from rlmec.data.row_file import RowFile
+from rlmec.data.row_file import BUFFER, RowFile, _written, most_bytes
 
 
 def some_rows(count=9):
@@ -58,6 +61,36 @@ def test_chosen_rows_keep_the_given_order():
     assert same(some.chosen([2, 1])[0], rows[3])
     assert some.lengths.tolist() == [len(row.input_ids) for row in wanted]
     assert len(some.chosen([])) == 0
+
+
+def test_a_row_takes_no_more_bytes_than_the_disk_plan_counts():
+    """4 per id, 20 per scored token, and the rest in 256."""
+    rows = some_rows(60)
+    for row in rows:
+        assert len(_written(row)) <= most_bytes(len(row.input_ids), len(row.sources))
+    long = Row.likelihood("x" * 190, np.arange(900), 300)
+    assert 4 * 900 + 20 * 600 < len(_written(long)) <= most_bytes(900, 600) == 15_856
+
+
+def test_a_full_disk_is_named_with_the_bytes(tmp_path, monkeypatch):
+    """Nothing is written again when the file is closed, which would be a second error."""
+
+    def full(**_):
+        return open("/dev/full", "wb", buffering=0)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    row = Row.likelihood("a", np.arange(100_000), 1)
+    size = len(_written(row))
+    folder = tmp_path / "work" / "rows"
+    with pytest.raises(OSError, match=re.escape(str(folder))) as caught:
+        RowFile((row for _ in range(9)), folder)
+    assert caught.value.errno == errno.ENOSPC
+    assert re.search(rf"\b0 bytes.*\b{size:,} are not", str(caught.value))
+    assert size > BUFFER
+
+    few = RowFile(some_rows(), folder)  # its rows wait to be written
+    with pytest.raises(OSError, match="No space"):
+        few[0]
 
 
 def names_of(rows):
