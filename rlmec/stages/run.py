@@ -146,19 +146,27 @@ def _say_plan(run: Run) -> None:
 
     s = run.settings
     planned = plan_memory(s, run.ranks.world, prompts)
-    try:
-        rows = row_files(s, run.ranks.world, _examples(run), prompts)
-    except (OSError, ValueError):
-        rows = None
+    examples = _examples(run)
+    rows = None if examples is None else row_files(s, run.ranks.world, examples, prompts)
     if line := disk_line(planned, s, rows):
         say(line)
 
 
-def _examples(run: Run) -> Examples:
+def _examples(run: Run) -> Examples | None:
     """The numbers of problems and attempts that the fits learn from.
 
-    Raises OSError or ValueError if the problems or the imported solutions cannot be read.
+    None if the problems or the imported solutions cannot be read. Imported solutions are counted
+    for `stage=plan` alone, because a run reads a million of them in 10 s.
     """
+    if run.settings.sample.path is not None and run.settings.stage != PLAN:
+        return None
+    try:
+        return _counted_examples(run)
+    except (OSError, ValueError):
+        return None
+
+
+def _counted_examples(run: Run) -> Examples:
     s = run.settings
     learned = 0
     if s.has_warmup:
