@@ -61,7 +61,9 @@ def test_a_row_refuses_numbers_that_would_reach_the_loss():
             row(**bad)
     with pytest.raises(ValueError, match="row 'r': a weight is below 0"):
         row(w=(1.0, -0.5))
-    assert np.isnan(row(old=(-1.0, nan)).old_logprobs[1])  # no reward there: never read
+    for unread in (nan, -np.inf):  # no reward there
+        assert not np.isfinite(row(old=(-1.0, unread)).old_logprobs[1])
+    assert row(w=(0.0, 3e38)).weights[1] > 2e38  # its square is not finite
 
 
 def test_a_tree_by_hand():

@@ -17,7 +17,7 @@ class Seen(Exception):
 def test_it_learns_the_first_problems_alone(limit, count, tmp_path, monkeypatch):
     learned = []
 
-    def data_of(prompts, problems, *args):
+    def data_of(prompts, problems, *args, **more):
         learned.extend(problems)
         raise Seen
 
