@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ from rlmec.settings.binding import build
 from rlmec.settings.schema import PolicySettings
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import TableRecords
+
+MAKERS = {"both": ("teach", "score"), "teacher": ("teach",), "grm": ("score",)}
+"""The stages whose corrections count by `policy.corrections`, the preferred one first."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,9 @@ def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]
             f"be scored: make stage=score again"
         )
 
-    makers = ["teach"] if node.teacher_corrections_only else ["teach", "score"]
+    makers = MAKERS[node.corrections]
     proposed = TableRecords([parents[m].file("corrections.parquet") for m in makers], Correction)
-    reasons = enumerate(proposed.columns("reason"))
-    corrections = proposed.chosen([n for n, (reason,) in reasons if reason == "accepted"])
+    corrections = proposed.chosen(first_accepted(proposed.columns("attempt_id", "reason")))
 
     tried = {problem_id for (problem_id,) in attempts.columns("problem_id")}
     return PairRecords(
@@ -59,6 +61,15 @@ def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]
         scores,
         {"too_long_to_score": missing},
     )
+
+
+def first_accepted(facts: Iterable[tuple[str, str]]) -> list[int]:
+    """The number of the first accepted correction of each attempt, from (attempt id, reason)."""
+    first: dict[str, int] = {}
+    for number, (attempt_id, reason) in enumerate(facts):
+        if reason == "accepted":
+            first.setdefault(attempt_id, number)
+    return list(first.values())
 
 
 def join_arguments(node: PolicySettings) -> dict[str, Any]:

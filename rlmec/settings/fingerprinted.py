@@ -62,7 +62,11 @@ IGNORED = (
 
 
 # Keys that count only when they are on. When off, they leave the address of an artifact unchanged.
-SWITCHES = {"grm": {"label_weight": 0.0}, "score": {"labels": False}}
+SWITCHES = {
+    "grm": {"label_weight": 0.0},
+    "score": {"labels": False, "rewrite_corrected": False},
+    "policy": {"corrections": "both"},
+}
 
 
 # Keys of this project's own teachers that change how they ask, not what they answer. The budget is

@@ -205,13 +205,15 @@ class GrmSettings(FitSettings, Completing):
 
 @dataclass(frozen=True)
 class ScoreSettings(Completing):
-    """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected. With
-    `labels` a token's probability is that of its label (see `ablations.labels`), not its
-    likelihood. `alternatives` is the number of the GRM's likeliest tokens that are kept for the
-    token-reward page where a token of an attempt that it rewrites is another one."""
+    """Scoring and rewriting with the GRM; `rewrite` off leaves untaught attempts uncorrected, and
+    `rewrite_corrected` rewrites those that the teacher has corrected as well. With `labels` a
+    token's probability is that of its label (see `ablations.labels`), not its likelihood.
+    `alternatives` is the number of the GRM's likeliest tokens that are kept for the token-reward
+    page where a token of an attempt that it rewrites is another one."""
 
     seed: Seed
     rewrite: bool
+    rewrite_corrected: bool
     labels: bool
     alternatives: NonNegativeInt
     max_edit_ratio: NonNegativeFloat
@@ -219,6 +221,11 @@ class ScoreSettings(Completing):
     part_size: PositiveInt
     precision: Precision
     max_length: PositiveInt = 2048
+
+    @property
+    def rewrites_all(self) -> bool:
+        """Whether every wrong attempt is rewritten."""
+        return self.rewrite and self.rewrite_corrected
 
 
 @dataclass(frozen=True)
@@ -233,9 +240,10 @@ class EditWeights:
 class PolicySettings(FitSettings, Completing):
     """Policy training. `rows` turns pairs into rows, `objective` and `reward` are functions.
 
-    `score_corrections` computes the start's log-probs of corrections (for DPO on them);
-    `teacher_corrections_only` leaves out those that the GRM made; `one_schedule` is one schedule of
-    the learning rate over all rounds.
+    `corrections` says who corrected the wrong attempts that are trained on; of two corrections of
+    an attempt the teacher's counts. `score_corrections` computes the start's log-probs of
+    corrections (for DPO on them); `one_schedule` is one schedule of the learning rate over all
+    rounds.
     """
 
     objective: dict[str, Any]
@@ -246,8 +254,8 @@ class PolicySettings(FitSettings, Completing):
     max_right_per_problem: NonNegativeInt | None
     max_completion_length: PositiveInt | None
     ratio_tolerance: NonNegativeFloat | None
+    corrections: Literal["both", "teacher", "grm"]
     score_corrections: bool
-    teacher_corrections_only: bool
     one_schedule: bool
 
 
@@ -364,6 +372,11 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.score.labels and not self.grm.label_weight:
             raise ValueError("score.labels: the GRM learns no labels; set grm.label_weight=1")
+        if self.policy.corrections == "grm" and not self.score.rewrites_all:
+            raise ValueError(
+                "policy.corrections=grm: the GRM rewrites attempts without a correction alone; set "
+                "score.rewrite=true and score.rewrite_corrected=true"
+            )
         if self.warmup.when == "never" and not self.model.is_finished:
             raise ValueError("warmup=never: a model of random weights needs a warm-up")
 

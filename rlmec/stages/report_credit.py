@@ -44,11 +44,10 @@ class Scored:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """Every scored attempt with its correction, the accepted one if there are several."""
+        """Every scored attempt with its correction: the first accepted one, else the first."""
         made: dict[str, Correction] = {}
-        for correction in self.corrections:
-            if correction.attempt_id not in made or correction.accepted:
-                made[correction.attempt_id] = correction
+        for correction in sorted(self.corrections, key=lambda c: not c.accepted):
+            made.setdefault(correction.attempt_id, correction)
 
         return [
             Case(
@@ -144,7 +143,7 @@ def scored_attempts(run: Run, codec: Codec, parents: Mapping[str, Artifact]) -> 
         run.settings.policy, keep_uncorrected=True, max_right_per_problem=None
     )
     corrections: list[Correction] = []
-    for stage in ("teach", "score"):
+    for stage in ("score",) if node.corrections == "grm" else ("teach", "score"):
         corrections += read_table(parents[stage].file("corrections.parquet"), Correction)
     kept = read_table(parents["score"].file("alternatives.parquet"), Alternatives)
     alternatives = by_id(kept, "attempt_id")

@@ -3,8 +3,9 @@
 In: the round's attempts, the teacher's corrections, the GRM. Out: `scores.parquet`, raw log-probs
 that a reward rule turns into token rewards later, so that trying another rule makes nothing again;
 `corrections.parquet`, the GRM's rewrites of the wrong attempts that have no accepted correction of
-the teacher; and `alternatives.parquet`, what the GRM would have written where it disagrees with the
-attempts that it rewrites. One pass of the GRM gives all.
+the teacher (with `score.rewrite_corrected` of all wrong ones); and `alternatives.parquet`, what the
+GRM would have written where it disagrees with the attempts that it rewrites. One pass of the GRM
+gives all.
 """
 
 from __future__ import annotations
@@ -192,7 +193,8 @@ class ScoreStage(RoundStage):
             fitting.append(number)
 
             # What the teacher has corrected needs no rewrite of the GRM.
-            if not (s.rewrite and a.is_wrong and a.id not in corrected):
+            is_needed = s.rewrites_all or a.id not in corrected
+            if not (s.rewrite and a.is_wrong and is_needed):
                 continue
             if prompt + s.completion_length <= grm_limit:
                 drafts.add(a.id)

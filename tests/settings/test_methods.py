@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlmec.settings.binding import build
+from rlmec.pipeline.pair_records import MAKERS, first_accepted
+from rlmec.settings.binding import ConfigurationError, build
 from rlmec.settings.check import check
 from rlmec.settings.command_line import check_command_line
 
@@ -36,11 +37,15 @@ def test_an_option_composes_binds_and_builds(option):
         assert node["_partial_"] is True
 
 
-CHANGES = {"rlmec": [], "discriminator": ["grm", "score", "policy"]}
+CHANGES = {
+    "rlmec": [],
+    "discriminator": ["grm", "score", "policy"],
+    "grm_only": ["score", "policy"],
+}
 
 
 def test_a_method_changes_the_policy_node_alone():
-    """But for the discriminator, whose GRM learns labels."""
+    """But for the discriminator, whose GRM learns labels, and for corrections by the GRM alone."""
     plain = settings()
     groups = ("method", "ablation")
     for path in [file for group in groups for file in (CONF / group).glob("*.yaml")]:
@@ -52,7 +57,7 @@ def test_a_method_changes_the_policy_node_alone():
 def test_an_ablation_can_be_added_to_a_method():
     policy = settings("method=rlmec_authors", "ablation=teacher_only").policy
     assert policy.objective["_target_"] == "rlmec.method.objectives.rlmec_authors"
-    assert policy.teacher_corrections_only
+    assert policy.corrections == "teacher"
 
 
 def test_settings_of_a_nested_rule_are_reached_from_the_command_line():
@@ -60,3 +65,15 @@ def test_settings_of_a_nested_rule_are_reached_from_the_command_line():
     policy = settings(*check_command_line(line, CONF, "train"))
     rule = build(policy.policy.reward)
     assert rule.keywords["rule"].keywords["wrong_low"] == -0.3
+
+
+def test_corrections_of_the_grm_alone_need_all_rewrites():
+    with pytest.raises(ConfigurationError, match=r"set score\.rewrite=true and score\.rewrite_c"):
+        settings("policy.corrections=grm")
+    assert settings("ablation=grm_only").score.rewrites_all
+
+
+def test_the_first_accepted_correction_of_an_attempt_counts():
+    facts = [("a", "not_right"), ("b", "accepted"), ("a", "accepted"), ("b", "accepted")]
+    assert sorted(first_accepted(facts)) == [1, 2]
+    assert MAKERS["both"][0] == "teach"

@@ -7,12 +7,14 @@ import pytest
 from walk import ROOT, done_well, finals, run
 
 pytestmark = pytest.mark.slow
-METHODS = ("rlmec", "rft", "dpo_corrections", "dpo_attempts", "sequence_ppo", "grpo")
+METHODS = ("rlmec", "rft", "dpo_corrections", "sequence_ppo", "grpo")
+REASONS = ("accepted", "no_proposal", "clipped", "unchanged", "not_right", "too_many_edits")
 
 
 def test_every_kind_of_method_trains_on_one_set_of_scores(copied):
     """The start's log-probs of corrections pass the check of the ratio at step 0. Without the GRM's
-    corrections as many more attempts are dropped as it corrected."""
+    corrections as many more attempts are dropped as it corrected. With its corrections alone it
+    rewrites all wrong attempts, and those that it fails to correct are dropped."""
     store = copied()
     before = {stage: len(found) for stage, found in finals(store).items()}
     done = done_well(
@@ -25,11 +27,19 @@ def test_every_kind_of_method_trains_on_one_set_of_scores(copied):
     assert not (done.artifact("policy", METHODS.index("dpo_corrections")) / "parts").exists()
     assert figures["dpo_corrections"]["policy/rewards/negative"] > 0
     assert figures["rft"]["policy/rewards/negative"] == 0
-    taught = done_well(run(store, "ablation=teacher_only", "stage=policy", "policy.steps=6"))
+    whole = done.metrics("score")
+
+    line = ["-m", "ablation=teacher_only,grm_only", "stage=policy", "policy.steps=6"]
+    others = done_well(run(store, *line))
     dropped = [
-        f["policy/dropped/uncorrected"] for f in (figures["rlmec"], taught.metrics("policy"))
+        at.metrics("policy", job)["policy/dropped/uncorrected"]
+        for at, job in ((done, 0), (others, 0), (others, 1))
     ]
-    assert dropped[1] - dropped[0] == taught.metrics("score")["score/accepted"]
+    assert dropped[1] - dropped[0] == whole["score/accepted"]
+    alone = others.metrics("score", 1)
+    shown = {job: sum(f[f"score/{r}"] for r in REASONS) for job, f in enumerate((whole, alone))}
+    assert shown[1] == shown[0] + others.metrics("teach")["teach/accepted"]
+    assert dropped[2] == shown[1] - alone["score/accepted"]
 
 
 @pytest.mark.long
