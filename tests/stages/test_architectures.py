@@ -108,7 +108,16 @@ SHORT = [
 ]
 
 
-@pytest.fixture(scope="module", params=DIRECTORIES)
+LONG = ("qwen3", "mistral")
+"""Architectures for `pytest -m long`: their tokenizers and prompts are those of the others."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=pytest.mark.long if kind in LONG else ()) for kind in DIRECTORIES
+    ],
+)
 def directory(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "model"
     return request.param, taught_directory(request.param, folder)

@@ -7,7 +7,7 @@ import pytest
 from walk import ROOT, done_well, finals, run
 
 pytestmark = pytest.mark.slow
-METHODS = ("rlmec", "rft", "dpo_corrections", "sequence_ppo", "grpo")
+METHODS = ("rlmec", "rft", "dpo_corrections", "grpo")
 REASONS = ("accepted", "no_proposal", "clipped", "unchanged", "not_right", "too_many_edits")
 
 
