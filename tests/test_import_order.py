@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Who may import whom, lowest first: a package imports itself and what stands in the lines above it.
 ORDER = """
-records
+records on_demand
 prompts
 settings
 method answers store
@@ -39,7 +39,8 @@ HOMES = {
     "hydra": ["settings", "runtime"],
     "omegaconf": ["settings", "runtime"],
 }
-PURE = ["method", "ablations", "records", "prompts", "data.row", "data.prefix_tree", "data.pairs"]
+PURE = ["method", "ablations", "records", "on_demand", "prompts", "data.row", "data.prefix_tree"]
+PURE += ["data.pairs"]
 PURE += ["data.policy_rows", "data.baseline_rows", "data.grm_rows", "data.step_plan"]
 PURE += ["evaluation.train_overlap", "evaluation.run_warnings", "lm.memory_estimate"]
 # What a pure module has no use for: disk, logging, processes, settings, models.

@@ -5,15 +5,15 @@ In: the joined data that a row function reads. Out: rows. See `data.policy_rows`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from rlmec.data.policy_rows import Joined, pair_rows
 from rlmec.data.row import Row
 from rlmec.method.alignment import edit_script
+from rlmec.on_demand import Made
 from rlmec.records import Pair
 
 
@@ -60,22 +60,6 @@ class _OtherPairs:
     def __init__(self, data: Joined, change: Callable[[Pair], Pair]) -> None:
         self.prompts = data.prompts
         self.problems = data.problems
-        self.pairs = _Changed(data.pairs, change)
+        self.pairs = Made(len(data.pairs), lambda at: change(data.pairs[at]))
         self.max_length = data.max_length
         self.max_tokens = data.max_tokens
-
-
-class _Changed(Sequence[Pair]):
-    """Pairs, each changed when it is asked for."""
-
-    def __init__(self, pairs: Sequence[Pair], change: Callable[[Pair], Pair]) -> None:
-        self._pairs = pairs
-        self._change = change
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        return self._change(self._pairs[at])

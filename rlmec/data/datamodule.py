@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -28,6 +28,7 @@ from rlmec.data.prefix_tree import flat_rows
 from rlmec.data.row import Row, step_sizes
 from rlmec.data.row_file import RowFile
 from rlmec.data.step_plan import StepPlan, like_lengths
+from rlmec.on_demand import Made
 from rlmec.prompts import Prompts
 from rlmec.records import Attempt, Correction, Pair, Problem, Score, by_id
 
@@ -213,9 +214,15 @@ class SolutionPairDataModule(L.LightningDataModule):
         some = range(0, len(self.rows), max(1, len(self.rows) // max(count, 1)))[:count]
         return self._batches(self.rows.chosen(some[self.rank :: self.plan.world_size]))
 
-    def _batches(self, rows: RowFile) -> Batches:
+    def _batches(self, rows: RowFile) -> Made[dict[str, torch.Tensor]]:
+        """Batches that stand outside the plan, each collated when it is read."""
         groups = like_lengths(rows.lengths.tolist(), self.max_tokens or VAL_TOKENS)
-        return Batches(rows, groups, self.prompts.codec.pad_id)
+        pad_id = self.prompts.codec.pad_id
+
+        def batch(number: int) -> dict[str, torch.Tensor]:
+            return collate([rows[i] for i in groups[number]], pad_id, 1.0, 1.0)
+
+        return Made(len(groups), batch)
 
     def filed(self, rows: Iterable[Row]) -> RowFile:
         """Rows, written to a temporary file."""
@@ -281,27 +288,6 @@ class SolutionPairDataModule(L.LightningDataModule):
                 f"such as those of another prompt or another tokenizer; {advice}"
             )
         self.position = int(state_dict["position"])
-
-
-class Batches(Sequence[dict[str, torch.Tensor]]):
-    """Batches that stand outside the plan, each collated from a group of rows when it is read."""
-
-    def __init__(self, rows: Sequence[Row], groups: list[list[int]], pad_id: int) -> None:
-        self.rows = rows
-        self.groups = groups
-        self.pad_id = pad_id
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    @overload
-    def __getitem__(self, at: int) -> dict[str, torch.Tensor]: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[dict[str, torch.Tensor]]: ...
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        return collate([self.rows[i] for i in self.groups[at]], self.pad_id, 1.0, 1.0)
 
 
 class PlannedBatches(Dataset):

@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from rlmec.method.alignment import EditScript, edit_script, edit_weights
 from rlmec.method.rewards import RewardRule, accepted_arguments
+from rlmec.on_demand import OnDemand
 from rlmec.records import (
     Attempt,
     Correction,
@@ -202,7 +203,7 @@ class RecordNumbers:
         self.scores.append(score)
 
 
-class JoinedPairs(Sequence[Pair]):
+class JoinedPairs(OnDemand[Pair]):
     """Pairs that are made from their records when they are asked for.
 
     Raises ValueError with the attempt's id if its score has another length.
@@ -225,18 +226,11 @@ class JoinedPairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self._numbers.attempts)
 
-    @overload
-    def __getitem__(self, at: int) -> Pair: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Pair]: ...
-    def __getitem__(self, at: int | slice) -> Pair | list[Pair]:
-        """A pair by its number, or a list of those in a range."""
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        attempt = self._attempts[self._numbers.attempts[at]]
-        correction_at = self._numbers.corrections[at]
+    def item(self, number: int) -> Pair:
+        attempt = self._attempts[self._numbers.attempts[number]]
+        correction_at = self._numbers.corrections[number]
         correction = self._corrections[correction_at] if correction_at >= 0 else None
-        score_at = self._numbers.scores[at]
+        score_at = self._numbers.scores[number]
         score = self._scores[score_at] if score_at >= 0 else None
         return _pair(attempt, correction, score, self._credit)
 

@@ -14,11 +14,12 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from rlmec.data.row import CREDIT, Row, Segment, integers_digest
+from rlmec.on_demand import OnDemand
 
 BUFFER = 1 << 20
 """Bytes that are collected before they are written."""
@@ -33,7 +34,7 @@ def most_bytes(ids: int, scored: int) -> int:
     return ROW_BYTES + 4 * ids + 20 * scored
 
 
-class RowFile(Sequence[Row]):
+class RowFile(OnDemand[Row]):
     """Rows in a file without a name, which vanishes with the last `RowFile` that reads it.
 
     It lies in `folder`, which is made if it is missing; by default in the system's place for
@@ -87,15 +88,7 @@ class RowFile(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._bytes) if self._only is None else len(self._only)
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        """A row by its number, or a list of those in a range."""
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        number = range(len(self))[at]  # raises IndexError
+    def item(self, number: int) -> Row:
         return _row(self._bytes[number if self._only is None else int(self._only[number])])
 
     def _integers(self) -> Iterator[np.ndarray]:

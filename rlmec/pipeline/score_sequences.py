@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rlmec.data.row import Row
+from rlmec.on_demand import Made
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Run, Stage
 from rlmec.pipeline.predict import Tables, predict_parts
@@ -21,7 +22,7 @@ from rlmec.records import Attempt, Pair, SequenceLogprobs
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import TableRecords
 from rlmec.training.policy_module import PolicyModule
-from rlmec.training.predict_parts import MadeParts, ScoringPart, cut
+from rlmec.training.predict_parts import ScoringPart, cut
 
 AGREEMENT = "agreement"
 """Part folder of the comparison of sampled log-probs; `chain.RESUMING` drops it at the end."""
@@ -54,7 +55,7 @@ def score_sequences(
         return []
     codec = model.codec
     groups = cut(len(rows), part_size)
-    parts = MadeParts(len(groups), lambda i: ScoringPart(i, [rows[n] for n in groups[i]]))
+    parts = Made(len(groups), lambda i: ScoringPart(i, [rows[n] for n in groups[i]]))
 
     def finish(part: ScoringPart, output: list[list[float]]) -> tuple[Tables, dict[str, int]]:
         scored = [

@@ -23,6 +23,7 @@ from rlmec.data.row import Row
 from rlmec.lm.draft_decoding import Rewrite
 from rlmec.method.alignment import edit_ratio
 from rlmec.method.credit import copied_share
+from rlmec.on_demand import Made
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Outcome
 from rlmec.pipeline.judges import correction_metrics, correction_of
@@ -42,7 +43,7 @@ from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import TableRecords, write_records
 from rlmec.tasks.base import judge_of
-from rlmec.training.predict_parts import Draft, MadeParts, ScoringPart, cut
+from rlmec.training.predict_parts import Draft, ScoringPart, cut
 from rlmec.training.reward_model_module import GrmOutput, RewardModelModule
 
 
@@ -154,7 +155,7 @@ class ScoreStage(RoundStage):
             run,
             f"{self.title} (old policy)",
             start,
-            MadeParts(len(shown.attempts), lambda i: attempt_row(shown.attempts[i])),
+            Made(len(shown.attempts), lambda i: attempt_row(shown.attempts[i])),
             work / "parts" / "old",
             part_size=s.part_size,
             precision=s.precision,
@@ -227,7 +228,7 @@ class ScoreStage(RoundStage):
             self.run,
             f"{self.title} (grm)",
             RewardModelModule(view.grm.network(), pad_id=codec.pad_id, end_ids=codec.end_ids),
-            MadeParts(len(ranges), lambda index: view.part(index, group(index))),
+            Made(len(ranges), lambda index: view.part(index, group(index))),
             folder,
             finish,
             precision=s.precision,

@@ -14,13 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, compress, islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlmec import records
+from rlmec.on_demand import OnDemand
 from rlmec.store.atomic import atomic_file
 
 R = TypeVar("R")
@@ -134,7 +135,7 @@ def count_rows(path: Path) -> int:
         raise TableError(f"{path} is not a whole Parquet file: {error}") from error
 
 
-class TableRecords(Sequence[R]):
+class TableRecords(OnDemand[R]):
     """The records of one or several tables, read from the files when they are asked for.
 
     The records of several tables follow one another. `only` chooses some of them by their numbers,
@@ -188,15 +189,7 @@ class TableRecords(Sequence[R]):
     def __len__(self) -> int:
         return self._starts[-1] if self._only is None else len(self._only)
 
-    @overload
-    def __getitem__(self, at: int) -> R: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[R]: ...
-    def __getitem__(self, at: int | slice) -> R | list[R]:
-        """A record by its number, or a list of those in a range."""
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        number = range(len(self))[at]  # raises IndexError
+    def item(self, number: int) -> R:
         if self._only is not None:
             number = int(self._only[number])
         group = bisect_right(self._starts, number) - 1

@@ -9,7 +9,7 @@ runs on several ranks, writes the same bytes.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -87,22 +87,6 @@ class PartList(Dataset):
         if not 0 <= at < self.most:
             raise IndexError(f"part {at} of {self.most}")
         return Sealed(self.parts[self.own[at]] if at < len(self.own) else None)
-
-
-class MadeParts(Sequence[Any]):
-    """`count` parts, each of which `make` makes from its number when it is asked for."""
-
-    def __init__(self, count: int, make: Callable[[int], Any]) -> None:
-        self._count = count
-        self._make = make
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(self._count))]
-        return self._make(range(self._count)[at])
 
 
 def part_loader(parts: Sequence[Any], missing: Sequence[int], rank: int, world: int) -> DataLoader:
