@@ -30,6 +30,9 @@ UNDECIDED = ("timeout", "memory", "crash")
 Ids = list[int]
 Floats = list[float]
 
+GRM = "grm"
+"""The `source` of a correction that the GRM made."""
+
 
 def is_right(verdict: str, clipped: bool) -> bool:
     """`Attempt.is_right`, computed from the two fields that decide it."""
@@ -128,7 +131,7 @@ class Correction:
 
     `edit_ratio` is the token edit distance divided by the length of the longer completion. `reason`
     is "accepted" or the reason of the rejection (`method.acceptance.REASONS` and `REFUSALS`).
-    `source` is the name of the teacher, or "grm".
+    `source` is the name of the teacher, or GRM.
     """
 
     attempt_id: str

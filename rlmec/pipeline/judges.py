@@ -13,7 +13,7 @@ from rlmec.evaluation.accuracy import AccuracyMetric
 from rlmec.lm.generation import Completion
 from rlmec.method.acceptance import count_reasons, judge_proposal
 from rlmec.prompts import Codec
-from rlmec.records import Attempt, Correction, Problem
+from rlmec.records import GRM, Attempt, Correction, Problem
 from rlmec.runtime import signals
 from rlmec.tasks.base import Judge, Task, judge_of
 
@@ -78,7 +78,7 @@ def correction_of(
         codec.text(completion.ids),
         judge=judge,
         max_edit_ratio=max_edit_ratio,
-        source="grm",
+        source=GRM,
         tokenizer=codec.digest,
         clipped=completion.clipped,
     )

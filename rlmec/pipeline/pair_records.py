@@ -8,14 +8,14 @@ from typing import Any
 
 from rlmec.data.pairs import PairTable, join_pairs
 from rlmec.pipeline.chain import Run
-from rlmec.records import Attempt, Correction, Problem, Score
+from rlmec.records import GRM, Attempt, Correction, Problem, Score
 from rlmec.settings.binding import build
 from rlmec.settings.schema import PolicySettings
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import TableRecords
 
 MAKERS = {"both": ("teach", "score"), "teacher": ("teach",), "grm": ("score",)}
-"""The stages whose corrections count by `policy.corrections`, the preferred one first."""
+"""The stages whose corrections count by `policy.corrections`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]
 
     makers = MAKERS[node.corrections]
     proposed = TableRecords([parents[m].file("corrections.parquet") for m in makers], Correction)
-    corrections = proposed.chosen(first_accepted(proposed.columns("attempt_id", "reason")))
+    corrections = proposed.chosen(preferred(proposed.columns("attempt_id", "reason", "source")))
 
     tried = {problem_id for (problem_id,) in attempts.columns("problem_id")}
     return PairRecords(
@@ -63,13 +63,14 @@ def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]
     )
 
 
-def first_accepted(facts: Iterable[tuple[str, str]]) -> list[int]:
-    """The number of the first accepted correction of each attempt, from (attempt id, reason)."""
-    first: dict[str, int] = {}
-    for number, (attempt_id, reason) in enumerate(facts):
-        if reason == "accepted":
-            first.setdefault(attempt_id, number)
-    return list(first.values())
+def preferred(facts: Iterable[tuple[str, str, str]]) -> list[int]:
+    """The numbers of the accepted corrections, without the GRM's where a teacher's is accepted.
+
+    `facts` are (attempt id, reason, source).
+    """
+    accepted = [(n, id_, by) for n, (id_, reason, by) in enumerate(facts) if reason == "accepted"]
+    taught = {id_ for _, id_, by in accepted if by != GRM}
+    return [n for n, id_, by in accepted if by != GRM or id_ not in taught]
 
 
 def join_arguments(node: PolicySettings) -> dict[str, Any]:

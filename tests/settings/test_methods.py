@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlmec.pipeline.pair_records import MAKERS, first_accepted
+from rlmec.pipeline.pair_records import MAKERS, preferred
 from rlmec.settings.binding import ConfigurationError, build
 from rlmec.settings.check import check
 from rlmec.settings.command_line import check_command_line
@@ -73,7 +73,10 @@ def test_corrections_of_the_grm_alone_need_all_rewrites():
     assert settings("ablation=grm_only").score.rewrites_all
 
 
-def test_the_first_accepted_correction_of_an_attempt_counts():
-    facts = [("a", "not_right"), ("b", "accepted"), ("a", "accepted"), ("b", "accepted")]
-    assert sorted(first_accepted(facts)) == [1, 2]
-    assert MAKERS["both"][0] == "teach"
+def test_a_teachers_accepted_correction_counts_more_than_the_grms():
+    """Two of one maker are both kept: joining the pairs then refuses them."""
+    facts = [("a", "not_right", "oracle"), ("b", "accepted", "oracle")]
+    facts += [("a", "accepted", "grm"), ("b", "accepted", "grm")]
+    assert preferred(facts) == [1, 2]
+    assert preferred([*facts, ("b", "accepted", "oracle")]) == [1, 2, 4]
+    assert MAKERS["both"] == ("teach", "score")
