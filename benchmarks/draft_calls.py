@@ -108,15 +108,13 @@ class ToldSlots:
         ids: torch.Tensor,
         starts: torch.Tensor,
         width: int,
-        rows: torch.Tensor | None = None,
         counts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         del width, counts
         self.calls += 1
         self.fed += ids.numel()
-        fed = self.rows if rows is None else self.rows[rows]
         states = torch.zeros_like(ids)  # [R, q]
-        for state, row, start in zip(states, fed.tolist(), starts.tolist(), strict=True):
+        for state, row, start in zip(states, self.rows.tolist(), starts.tolist(), strict=True):
             text = self.texts[row]
             first = start - len(text.prompt) + 1
             following = text.target[first : first + len(state)]

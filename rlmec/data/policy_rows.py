@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlmec.data.prefix_tree import merge, trim
+from rlmec.data.prefix_tree import common_length, merge, trim
 from rlmec.data.row import Row, Segment
 from rlmec.prompts import Prompts
 from rlmec.records import (
@@ -125,7 +125,7 @@ def pair_tree(pair: Pair) -> Row:
     prompt = pair.attempt.prompt_ids
     attempt = np.asarray(pair.attempt.completion_ids)  # [n]
     target = np.asarray(pair.target_ids)  # [m]
-    shared = _common_length(attempt, target)
+    shared = common_length(attempt, target)
     start = len(prompt)
     fork = start + shared  # where the branches begin
 
@@ -175,14 +175,6 @@ def pair_tree(pair: Pair) -> Row:
         tokens=len(ids) if branches else 2 * start + len(attempt) + len(target),
         attempt_tokens=len(attempt),
     )
-
-
-def _common_length(one: np.ndarray, other: np.ndarray) -> int:
-    """The length of the common beginning of two sequences of ids."""
-    least = min(len(one), len(other))
-    differ = one[:least] != other[:least]  # [least]
-    at = int(differ.argmax()) if least else 0
-    return at if least and differ[at] else least
 
 
 def _has_two_rows(pair: Pair) -> bool:

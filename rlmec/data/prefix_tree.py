@@ -148,6 +148,14 @@ def flat_rows(row: Row) -> list[Row]:
     ]
 
 
+def common_length(one: np.ndarray, other: np.ndarray) -> int:
+    """The length of the common beginning of two sequences of ids."""
+    least = min(len(one), len(other))
+    differ = one[:least] != other[:least]  # [least]
+    at = int(differ.argmax()) if least else 0
+    return at if least and differ[at] else least
+
+
 def _tree(
     sequences: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, tuple[Segment, ...], list[np.ndarray]]:

@@ -90,7 +90,6 @@ class _Place:
     rows: torch.Tensor  # [R, 1] slots
     columns: torch.Tensor  # [R, q]
     width: int  # columns that queries see
-    all_rows: bool  # whether the rows are slots 0..R-1 in order
 
 
 class _Layer(DynamicLayer):
@@ -140,10 +139,7 @@ class _Layer(DynamicLayer):
         for buffer, new in zip(self.buffers(), (key_states, value_states), strict=True):
             columns = place.columns.clamp(max=buffer.shape[2] - 1)
             buffer[place.rows, :, columns] = new.transpose(1, 2)
-            if place.all_rows:  # a view; other rows need a copy
-                seen.append(buffer[: len(new), :, : place.width])
-            else:
-                seen.append(buffer[:, :, : place.width].index_select(0, place.rows[:, 0]))
+            seen.append(buffer[: len(new), :, : place.width])
         return seen[0], seen[1]
 
     def buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -238,14 +234,12 @@ class Slots:
         ids: torch.Tensor,
         starts: torch.Tensor,
         width: int,
-        rows: torch.Tensor | None = None,
         counts: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Feeds `ids` [R, q], the first of each row at position `starts` [R].
+        """Feeds `ids` [R, q] of the slots 0..R-1, the first of each at position `starts` [R].
 
-        `width` is larger than every position fed. `rows` [R] are the slots (default: the first R).
-        `counts` [R] is how many ids of a row are tokens (default: all); the others have no effect.
-        Returns the states [R, q, size].
+        `width` is larger than every position fed. `counts` [R] is how many ids of a row are tokens
+        (default: all); the others have no effect. Returns the states [R, q, size].
         """
         height, q = ids.shape
         step = torch.arange(q, device=self.device)  # [q]
@@ -255,9 +249,8 @@ class Slots:
             # Padding is written after the tokens but stays within the positions of the model.
             positions = torch.minimum(positions, (starts + counts - 1)[:, None])
 
-        all_rows = rows is None
-        slots = torch.arange(height, device=self.device) if rows is None else rows
-        place = _Place(slots[:, None], columns, width, all_rows)
+        slots = torch.arange(height, device=self.device)  # [R]
+        place = _Place(slots[:, None], columns, width)
         for layer in self.layers:
             layer.place = place
         return self._run(ids.to(self.device), positions, self._masks(positions, width), q)
@@ -391,7 +384,7 @@ def _trial_obstacle(network: Any) -> str | None:
         rest = table_of([other[3:], one[5:]])[0]  # 3 and 4 tokens
         counts = torch.tensor([3, 4], device=device)
         starts = torch.tensor([3, 5], device=device)
-        states = slots.feed(rest, starts, 9, torch.tensor([0, 1], device=device), counts)
+        states = slots.feed(rest, starts, 9, counts)
         found = slots.logits(torch.stack([states[0, 2], states[1, 3]]))  # [2, V]
 
         plain = _last_logits(network, [other, one])

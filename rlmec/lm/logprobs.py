@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rlmec.data.collate import collate
-from rlmec.data.prefix_tree import merge
+from rlmec.data.prefix_tree import common_length, merge
 from rlmec.data.row import Row
 from rlmec.data.step_plan import LEAST_SHARE, like_lengths
 from rlmec.lm.chunked_head import (
@@ -173,7 +173,7 @@ def _groups_worth_sharing(rows: Sequence[Row], width: int, limit: int) -> list[l
 
         if groups and row.is_flat and rows[groups[-1][-1]].is_flat:
             first = rows[groups[-1][0]]
-            common = min(shared_tokens, _common_length(first.input_ids, row.input_ids))
+            common = min(shared_tokens, common_length(first.input_ids, row.input_ids))
             together = tree_tokens + own_tokens - common
             saved = _work(tree_tokens, width) + _work(own_tokens, width) - _work(together, width)
             if common and saved > 0 and together <= limit:
@@ -195,13 +195,6 @@ def _work(tokens: int, width: int) -> int:
     tree does not skip the pairs it hides.
     """
     return tokens * (6 * width + tokens)
-
-
-def _common_length(one: np.ndarray, other: np.ndarray) -> int:
-    """Length of the common beginning of two sequences."""
-    least = min(len(one), len(other))
-    differ = one[:least] != other[:least]
-    return int(differ.argmax()) if differ.any() else least
 
 
 # --- whether rows may share prefixes ---

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
+from rlmec.lm.chunked_head import KEPT_LOGITS
+
 GIB = 2**30
 RESERVE = GIB
 """The CUDA context, gaps of the allocator, and the work space of libraries."""
@@ -19,8 +21,6 @@ BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "nf4": 0.516, "int8": 
 HEAD_PARTS = 16
 LEAST_PART = 192
 """Logits of the head are estimated for 1 / HEAD_PARTS of the tokens, at least LEAST_PART tokens."""
-KEPT_LOGITS = 2**26
-"""Logits that are kept for the backward pass at most (as in `rlmec.lm.chunked_head`)."""
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ class ScoreStage(RoundStage):
             fitting.append(number)
 
             # What the teacher has corrected needs no rewrite of the GRM.
-            is_needed = s.rewrites_all or a.id not in corrected
+            is_needed = s.rewrite_corrected or a.id not in corrected
             if not (s.rewrite and a.is_wrong and is_needed):
                 continue
             if prompt + s.completion_length <= grm_limit:
