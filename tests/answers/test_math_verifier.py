@@ -281,7 +281,7 @@ TIMEOUTS = ("power", "factorial", "long sum", "binomial")
 
 @pytest.mark.slow
 def test_thirty_six_bombs():
-    """In under 60 seconds of processor time (about 20; the clock depends on who else is at work)
+    """In under 120 seconds of processor time (about 20; the clock depends on who else is at work)
     and 3 GiB, each with a verdict and none of them right."""
     assert len(BOMBS) == 36
     pairs = [(gold, answer) for answer, gold in BOMBS.values()]
@@ -297,7 +297,7 @@ def test_thirty_six_bombs():
     named = dict(zip(BOMBS, verdicts, strict=True))
     assert set(verdicts) <= {"wrong", "timeout", "memory"}
     assert {named[name] for name in TIMEOUTS} == {"timeout"}
-    assert seconds < 60
+    assert seconds < 120
     assert memory < 3
 
 

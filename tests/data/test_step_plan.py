@@ -220,10 +220,10 @@ def test_ranks_are_balanced_and_padding_is_low():
 
 def test_a_hundred_thousand_rows_are_planned_fast():
     lengths = np.random.default_rng(0).integers(50, 400, size=100_000)
-    start = time.perf_counter()
+    start = time.process_time()
     options = {"steps": 10_000, "world_size": 8, "max_tokens_per_micro_batch": 8192}
     plan = StepPlan(lengths, 16384, **options)
-    assert time.perf_counter() - start < 10.0  # about 0.3 s on an idle core
+    assert time.process_time() - start < 10.0  # about 0.3 s on an idle core
     assert plan.steps == 10_000
 
 

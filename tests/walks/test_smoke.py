@@ -17,8 +17,8 @@ from rlmec.store.tables import read_table
 pytestmark = pytest.mark.slow
 ALL = ["warmup", "sample", "teach", "grm", "score", "policy", "evaluate/start", "evaluate"]
 ALL += ["report"]
-REUSING = 15.0
-"""Seconds of processor time, which is what the clock shows on a quiet machine."""
+REUSING = 60.0
+"""Seconds of processor time; about 6 are used, where the chain takes some 60 to 90."""
 
 
 def test_the_chain_leaves_a_summary_of_every_stage(shared):
