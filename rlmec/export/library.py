@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, overload
@@ -185,7 +185,6 @@ class RewardModel:
         self, question: str | Many[str], attempt: Many[str], **options: Unpack[ScoreOptions]
     ) -> list[Scored]: ...
 
-    @torch.no_grad()
     def score(
         self,
         question: Any,
@@ -204,22 +203,29 @@ class RewardModel:
         wrong attempt. Raises ValueError if the model's context is too short, or if the rule needs
         log-probs of a policy (`old_logprobs`), which a reward model does not have.
         """
-        _check_rule(reward)
-        examples = self._examples(question, attempt, solution, answer, is_right)
-        rule = getattr(reward, "func", reward)  # the function of a functools.partial
-        if rule not in BLIND_TO_EDITS and any(not e.is_right for e in examples):
-            rewritten = self._rewritten(examples, reward, self.max_completion_length)
-            out = [r.scored for r in rewritten]
-        else:
-            rows = [
-                rewriting_row(self.prompts, e.problem, e.ids, e.ids, e.problem.id) for e in examples
-            ]
-            values = score_rows(self.net, rows, self.prompts.codec.pad_id) if rows else []
-            out = [
-                self._scored(example, logprobs, reward, np.zeros(len(logprobs), dtype=bool), None)
-                for example, logprobs in zip(examples, values, strict=True)
-            ]
+        ids = self._ids(attempt)
+        examples = self._examples(question, ids, solution, answer, is_right)
+        out = self._scores(examples, reward)
         return out[0] if isinstance(attempt, str) else out
+
+    def score_ids(
+        self,
+        question: str | Many[str],
+        attempt_ids: Sequence[Sequence[int]],
+        *,
+        solution: str | Many[str] | Many[str | None] | None = None,
+        answer: str | Many[str] | Many[str | None] | None = None,
+        is_right: bool | Many[bool] = False,
+        reward: RewardRule = clipped_probability,
+    ) -> list[Scored]:
+        """`score` of attempts that are given as token ids, such as another trainer samples them.
+
+        Ids are those of the model's own tokenizer, without the prompt. They are scored as they are:
+        one value per id, and an attempt that was cut off has no end token. The other arguments, and
+        errors, are those of `score`; ValueError is raised for an attempt without ids, too.
+        """
+        ids = [list(one) for one in attempt_ids]
+        return self._scores(self._examples(question, ids, solution, answer, is_right), reward)
 
     @overload
     def rewrite(
@@ -249,10 +255,28 @@ class RewardModel:
         than the model's context allows. The other arguments are those of `score`.
         """
         _check_rule(reward)
-        examples = self._examples(question, attempt, solution, answer, is_right)
+        ids = self._ids(attempt)
+        examples = self._examples(question, ids, solution, answer, is_right)
         limit = max_completion_length or self.max_completion_length
         out = self._rewritten(examples, reward, limit)
         return out[0] if isinstance(attempt, str) else out
+
+    @torch.no_grad()
+    def _scores(self, examples: list[_Example], reward: RewardRule) -> list[Scored]:
+        _check_rule(reward)
+        rule = getattr(reward, "func", reward)  # the function of a functools.partial
+        if rule not in BLIND_TO_EDITS and any(not e.is_right for e in examples):
+            rewritten = self._rewritten(examples, reward, self.max_completion_length)
+            return [r.scored for r in rewritten]
+
+        rows = [
+            rewriting_row(self.prompts, e.problem, e.ids, e.ids, e.problem.id) for e in examples
+        ]
+        values = score_rows(self.net, rows, self.prompts.codec.pad_id) if rows else []
+        return [
+            self._scored(example, logprobs, reward, np.zeros(len(logprobs), dtype=bool), None)
+            for example, logprobs in zip(examples, values, strict=True)
+        ]
 
     def _rewritten(
         self, examples: list[_Example], reward: RewardRule, limit: int
@@ -310,19 +334,29 @@ class RewardModel:
         text, spans = token_spans(inner, own.decode)
         return text, spans + [(len(text), len(text))] * (len(ids) - len(inner))
 
+    def _ids(self, attempt: Any) -> list[list[int]]:
+        """The ids of one attempt's text or of several, each with an end token."""
+        texts = [attempt] if isinstance(attempt, str) else list(attempt)
+        return self.prompts.codec.completions(texts)
+
     def _examples(
-        self, question: Any, attempt: Any, solution: Any, answer: Any, is_right: Any
+        self,
+        question: Any,
+        attempts: Sequence[list[int]],
+        solution: Any,
+        answer: Any,
+        is_right: Any,
     ) -> list[_Example]:
-        attempts = [attempt] if isinstance(attempt, str) else list(attempt)
         questions = _per_attempt("question", question, len(attempts))
         solutions = _per_attempt("solution", solution, len(attempts))
         answers = _per_attempt("answer", answer, len(attempts))
         verdicts = _per_attempt("is_right", is_right, len(attempts))
 
         out = []
-        for i, text in enumerate(attempts):
+        for i, ids in enumerate(attempts):
+            if not ids:
+                raise ValueError(f"attempt {i}: no token ids")
             problem = self._problem(i, questions[i], solutions[i], answers[i])
-            ids = self.prompts.codec.completion(text)
             prompt = self.prompts.rewrite(problem, ids)
             out.append(_Example(problem, bool(verdicts[i]), prompt, ids))
         self._check_lengths(out)

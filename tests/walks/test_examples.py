@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 from walk import ROOT, done_well, run
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,19 @@ def test_doubted_tokens_of_wrong_attempts_are_shown(shared, monkeypatch, capsys)
     assert re.search(r"\[.+\]\(\d%\)", shown)
 
 
+def test_a_plain_loop_takes_steps_on_token_rewards(shared, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from plain_loop import main  # pyright: ignore
+
+    start = shared[1].artifact("warmup") / "model"
+    model, shares = main(start, shared[1].artifact("grm") / "model", EXAMPLES / "problems.jsonl", 2)
+    assert len(shares) == 2
+    assert capsys.readouterr().out.count("mean reward") == 2
+    before = AutoModelForCausalLM.from_pretrained(start)
+    moved = [not a.equal(b) for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+    assert all(moved)
+
+
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
@@ -92,6 +106,8 @@ def test_doubted_tokens_of_wrong_attempts_are_shown(shared, monkeypatch, capsys)
         ("own_task.py", 40),
         ("own_reward.py", 15),
         ("own_loop.py", 105),
+        ("plain_loop.py", 80),
+        ("trl_grpo.py", 60),
         ("wrong_tokens.py", 60),
     ],
 )
