@@ -1,19 +1,20 @@
 """Joined pairs in the columns that other trainers read.
 
 In: a table of joined pairs. Out: rows, which are written one by one to JSON lines or Parquet. A
-preference has the columns `prompt`, `chosen` and `rejected`. A scored attempt is one row with its
-token ids, rewards and old log-probs, and with the ids and weights of its target.
+preference has the columns `prompt`, `chosen` and `rejected`; a completion for fine-tuning has
+`prompt` and `completion`, or both as `messages`. A scored attempt is one row with its token ids,
+rewards and old log-probs, and with the ids and weights of its target.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from rlmec.records import Attempt, Pair, Problem
 from rlmec.store.tables import schema
 
 T = TypeVar("T")
+Form = Literal["texts", "turns", "messages"]
 ROWS_AT_ONCE = 1024
 _TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -104,18 +106,47 @@ def preferences(
             dropped["right" if attempt.is_right else "uncorrected"] += 1
 
 
-def texts(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) -> dict[str, Any]:
-    """A row of plain texts.
+def completions(
+    table: PairTable, prompts: Prompts, dropped: Counter[str], *, form: Form
+) -> Iterator[dict[str, Any]]:
+    """One row per right attempt and per accepted correction: what the policy imitates.
 
-    The prompt is the text that the model reads, without the token that every sequence starts with,
-    because trainers add it.
+    `form` is "texts" (`prompt`, `completion`), "turns" (the same as turns of a conversation) or
+    "messages" (the whole conversation in one column). Wrong attempts without a correction are
+    counted in `dropped`.
     """
+    for attempt in table.attempts:
+        correction = table.corrections.get(attempt.id)
+        if not attempt.is_right and correction is None:
+            dropped["uncorrected"] += 1
+            continue
+        text = attempt.text if attempt.is_right or correction is None else correction.text
+        if form == "texts":
+            yield {"prompt": prompt_text(prompts, attempt), "completion": text}
+            continue
+        asked = conversation(prompts, table.problems[attempt.problem_id])
+        said = [{"role": "assistant", "content": text}]
+        if form == "turns":
+            yield {"prompt": asked, "completion": said}
+        else:
+            yield {"messages": asked + said}
+
+
+def texts(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) -> dict[str, Any]:
+    """A row of plain texts."""
+    prompt = prompt_text(prompts, rejected)
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected.text}
+
+
+def prompt_text(prompts: Prompts, attempt: Attempt) -> str:
+    """The text that the model reads, without the token that every sequence starts with, because
+    trainers add it."""
     codec = prompts.codec
-    ids = rejected.prompt_ids
+    ids = attempt.prompt_ids
     start = len(codec.prefix_ids)
     if start and tuple(ids[:start]) == codec.prefix_ids:
         ids = ids[start:]
-    return {"prompt": codec.decode(ids), "chosen": chosen, "rejected": rejected.text}
+    return codec.decode(ids)
 
 
 def turns(table: PairTable, prompts: Prompts, rejected: Attempt, chosen: str) -> dict[str, Any]:
@@ -162,10 +193,10 @@ WRITERS: dict[str, Callable[[Path, Iterable[dict[str, Any]], pa.Schema], int]] =
 }
 
 
-def preference_columns(conversational: bool) -> pa.Schema:
-    """The columns of preferences, for `write_parquet`."""
+def text_columns(names: Sequence[str], conversational: bool) -> pa.Schema:
+    """Columns of texts, or of turns, for `write_parquet`."""
     kind = _TURNS if conversational else pa.string()
-    return pa.schema([(name, kind) for name in ("prompt", "chosen", "rejected")])
+    return pa.schema([(name, kind) for name in names])
 
 
 def write_scores(path: Path, pairs: Iterable[Pair]) -> int:

@@ -313,15 +313,15 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """`stage=export` writes `what` (policy, grm, pairs or scores) to the folder `path`.
+    """`stage=export` writes `what` to the folder `path`.
 
     Of models: `merge` puts an adapter into its base model, `dtype` (default: as trained) is that of
-    the weights. Of pairs: `format` is jsonl or parquet; `conversational` (default: with a chat
-    template) writes turns instead of text; `right_and_wrong` adds pairs of a right and a wrong
-    attempt at one problem.
+    the weights. Of pairs, completions and messages: `format` is jsonl or parquet. Of pairs and
+    completions: `conversational` (default: with a chat template) writes turns instead of text. Of
+    pairs: `right_and_wrong` adds pairs of a right and a wrong attempt at one problem.
     """
 
-    what: Literal["policy", "grm", "pairs", "scores"]
+    what: Literal["policy", "grm", "pairs", "completions", "messages", "scores"]
     path: PathText | None
     merge: bool
     dtype: Dtype | None

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from rlmec.data.pairs import PairTable
 from rlmec.export.model_card import model_card
 from rlmec.export.model_folder import (
@@ -21,8 +23,10 @@ from rlmec.export.model_folder import (
 )
 from rlmec.export.preferences import (
     WRITERS,
-    preference_columns,
+    Form,
+    completions,
     preferences,
+    text_columns,
     write_scores,
 )
 from rlmec.pipeline import models
@@ -35,7 +39,9 @@ from rlmec.stages import flow
 from rlmec.store.artifacts import Artifact
 
 Writer = Callable[[Run, Path], Mapping[str, Any]]
-LAST = {"policy": "policy", "grm": "grm", "pairs": "score", "scores": "score"}
+LAST = {"policy": "policy", "grm": "grm"} | dict.fromkeys(
+    ("pairs", "completions", "messages", "scores"), "score"
+)
 """The last stage that each kind of export needs."""
 
 NODES = ("task", "model", "sample", "teacher", "teach", "grm", "score", "policy")
@@ -63,8 +69,7 @@ def export(run: Run) -> None:
     s = run.settings.export
     began = time.monotonic()
     target = Path(str(s.path))
-    write = {"policy": _policy, "grm": _grm, "pairs": _pairs, "scores": _scores}[s.what]
-    record = write(run, target)
+    record = WRITE[s.what](run, target)
 
     counts = {k: v for k, v in record.items() if isinstance(v, int) and k != "format"}
     run.stages.append(
@@ -147,7 +152,7 @@ def _evaluation(run: Run, policy: Artifact) -> dict[str, Any]:
 def _pairs(run: Run, target: Path) -> Mapping[str, Any]:
     s = run.settings.export
     prompts, table = _joined(run)
-    as_turns = run.settings.prompt.chat if s.conversational is None else s.conversational
+    as_turns = _as_turns(run)
 
     def fill(folder: Path) -> Mapping[str, Any]:
         dropped = Counter[str]()
@@ -155,10 +160,40 @@ def _pairs(run: Run, target: Path) -> Mapping[str, Any]:
             table, prompts, dropped, conversational=as_turns, right_and_wrong=s.right_and_wrong
         )
         path = folder / f"pairs.{s.format}"
-        count = WRITERS[s.format](path, rows, preference_columns(as_turns))
+        columns = text_columns(("prompt", "chosen", "rejected"), as_turns)
+        count = WRITERS[s.format](path, rows, columns)
         return {"rows": count, "dropped": dict(dropped)}
 
     return run.ranks.share(lambda: write_folder(target, "pairs", fill))
+
+
+def _completions(run: Run, target: Path) -> Mapping[str, Any]:
+    as_turns = _as_turns(run)
+    names = ("prompt", "completion")
+    return _imitated(run, target, "turns" if as_turns else "texts", text_columns(names, as_turns))
+
+
+def _messages(run: Run, target: Path) -> Mapping[str, Any]:
+    return _imitated(run, target, "messages", text_columns(("messages",), True))
+
+
+def _imitated(run: Run, target: Path, form: Form, columns: pa.Schema) -> Mapping[str, Any]:
+    """What the policy imitates, in a form for fine-tuning."""
+    s = run.settings.export
+    prompts, table = _joined(run)
+
+    def fill(folder: Path) -> Mapping[str, Any]:
+        dropped = Counter[str]()
+        rows = completions(table, prompts, dropped, form=form)
+        count = WRITERS[s.format](folder / f"{s.what}.{s.format}", rows, columns)
+        return {"rows": count, "dropped": dict(dropped)}
+
+    return run.ranks.share(lambda: write_folder(target, s.what, fill))
+
+
+def _as_turns(run: Run) -> bool:
+    wanted = run.settings.export.conversational
+    return run.settings.prompt.chat if wanted is None else wanted
 
 
 def _scores(run: Run, target: Path) -> Mapping[str, Any]:
@@ -177,3 +212,13 @@ def _joined(run: Run) -> tuple[Prompts, PairTable]:
     parents = {name: make(stage) for name, stage in policy.parents.items()}
     prompts = policy.source.model(parents).prompts
     return prompts, joined_pairs(run, run.settings.policy, parents, prompts.codec.digest)
+
+
+WRITE: dict[str, Writer] = {
+    "policy": _policy,
+    "grm": _grm,
+    "pairs": _pairs,
+    "completions": _completions,
+    "messages": _messages,
+    "scores": _scores,
+}

@@ -37,18 +37,16 @@ from rlmec.tasks.problem_tables import (
     hub_tables,
     make_problem,
 )
-from rlmec.tasks.rows import MISSING, Row, shortened
+from rlmec.tasks.rows import ASSISTANT_ROLES, MISSING, USER_ROLES, Row, message_of, shortened
 
 QUESTIONS = ("question", "problem", "prompt", "instruction", "query")
 ANSWERS = ("answer", "final_answer", "expected_answer", "correct_answer", "ground_truth", "gold")
 ANSWERS += ("answerKey", "reward_model.ground_truth")
-SOLUTIONS = ("solution", "completion", "response", "output", "rationale")
+SOLUTIONS = ("solution", "completion", "response", "output", "rationale", "chosen")
 OPTIONS = ("options", "choices")
 MESSAGES = ("messages", "conversations", "conversation")
 """Names of fields that are looked for, in this order, where no setting names the field."""
 
-USERS = ("user", "human")
-ASSISTANTS = ("assistant", "gpt", "model")
 _FORMULA = re.compile(r"\\|\^|\$.*\$")
 
 Answers = Literal["auto", "number", "mathematics", "options", "text"]
@@ -227,9 +225,9 @@ class DatasetTask(TableTask):
         if not isinstance(value, list | tuple):
             return _Asked(row.text(field), None)
 
-        said = [_message(row, field, message) for message in value]
-        questions = [text for role, text in said if role in USERS]
-        replies = [text for role, text in said if role in ASSISTANTS]
+        said = [message_of(row, field, message) for message in value]
+        questions = [text for role, text in said if role in USER_ROLES]
+        replies = [text for role, text in said if role in ASSISTANT_ROLES]
         if len(questions) != 1 or len(replies) > 1:
             return (
                 f"a conversation of {len(questions)} questions and {len(replies)} replies in "
@@ -246,7 +244,7 @@ class DatasetTask(TableTask):
         self._with_solution_field += field == self.solution_field
         value = row.value(field)
         if isinstance(value, list | tuple):
-            replies = [_message(row, field, message)[1] for message in value]
+            replies = [message_of(row, field, message)[1] for message in value]
             return replies[-1] if replies else None
         return row.text_or_none(field)
 
@@ -354,21 +352,6 @@ def _first_field(row: Row, names: Sequence[str]) -> str | None:
 
 def _is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _message(row: Row, field: str, message: Any) -> tuple[str, str]:
-    """The role and the text of one message: `role` and `content`, or `from` and `value`."""
-    inner = message if isinstance(message, dict) else {}
-    role, content = inner.get("role", inner.get("from")), inner.get("content", inner.get("value"))
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        texts = [part.get("text") for part in content]
-        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError(
-            f"{row.where}: field {field!r} holds {shortened(message)}; expected messages with role "
-            "and content, both texts"
-        )
-    return role, Row(row.file, row.number, {field: content}, row.line).text(field)
 
 
 def _stated(solution: str | None) -> tuple[str, None] | None:

@@ -38,6 +38,9 @@ NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "sta
 
 LONGEST_CELL = 100_000_000
 """Characters of one CSV field; the library's own limit, 131,072, is below some solutions."""
+USER_ROLES = ("user", "human")
+ASSISTANT_ROLES = ("assistant", "gpt", "model")
+"""Names of the speakers of a conversation."""
 BATCH = 1024
 """Rows of a Parquet or Arrow file that are held at a time."""
 
@@ -156,6 +159,24 @@ def whole_text(text: str, where: str, field: str) -> str:
             f"{error.start}; expected a text"
         ) from error
     return text
+
+
+def message_of(row: Row, field: str, message: Any) -> tuple[str, str]:
+    """The role and the text of one message: `role` and `content`, or `from` and `value`.
+
+    Raises ValueError, with the row, where `message` is not one.
+    """
+    inner = message if isinstance(message, dict) else {}
+    role, content = inner.get("role", inner.get("from")), inner.get("content", inner.get("value"))
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        texts = [part.get("text") for part in content]
+        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise ValueError(
+            f"{row.where}: field {field!r} holds {shortened(message)}; expected messages with role "
+            "and content, both texts"
+        )
+    return role, Row(row.file, row.number, {field: content}, row.line).text(field)
 
 
 # ---- which files ------------------------------------------------------------------------------

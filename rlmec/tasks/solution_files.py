@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from rlmec.records import Problem
 from rlmec.tasks.problem_tables import ids_by_question
-from rlmec.tasks.rows import MISSING, Row, iter_rows, shortened, whole_text
+from rlmec.tasks.rows import MISSING, USER_ROLES, Row, iter_rows, message_of, shortened, whole_text
 
 
 class ImportedSolution(NamedTuple):
@@ -47,7 +47,8 @@ class SolutionFile:
     in both fields. A null solution counts as a blank one.
 
     Iteration raises FileNotFoundError for a missing file, and ValueError with file and row for a
-    field that is missing or of another type.
+    field that is missing or of another type. Where a field holds a conversation, its last message
+    counts: of the user for the question, of any speaker for a solution.
     """
 
     def __init__(
@@ -99,7 +100,15 @@ class SolutionFile:
     def _problem_of(self, row: Row) -> str:
         if row.value(self._problem_id_field) is not MISSING:
             return row.text(self._problem_id_field)
-        return self._by_question.get(row.text(self._question_field).strip(), "")
+        return self._by_question.get(self._question(row).strip(), "")
+
+    def _question(self, row: Row) -> str:
+        field = self._question_field
+        value = row.value(field)
+        if not isinstance(value, list):
+            return row.text(field)
+        said = [message_of(row, field, message) for message in value]
+        return next((text for role, text in reversed(said) if role in USER_ROLES), "")
 
     def found(self) -> Found:
         """Counts the whole file; ValueError where it has no solution of the problems."""
@@ -149,6 +158,8 @@ def _solutions(
         text = _reach(row.values, _named(text_path, name))
         if text is None:
             text = ""
+        if isinstance(text, list) and text:
+            text = message_of(row, text_field, text[-1])[1]
         if not isinstance(text, str):
             raise ValueError(
                 f"{row.where}: {text_field!r} of {shortened(name)} is a {type(text).__name__}; "

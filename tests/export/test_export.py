@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,9 +20,9 @@ import rlmec
 from rlmec.data.pairs import join_pairs
 from rlmec.export.model_card import command_line, model_card, placeless
 from rlmec.export.model_folder import RECORD, check_target, export_model, read_origin
-from rlmec.export.preferences import ScoredAttempt, preferences, write_parquet
+from rlmec.export.preferences import ScoredAttempt, completions, preferences, write_parquet
 from rlmec.lm.loading import export_network, load_network
-from rlmec.lm.tokenizers import load_tokenizer, tokenizer_digest
+from rlmec.lm.tokenizers import codec, load_tokenizer, tokenizer_digest
 from rlmec.records import (
     Attempt,
     Correction,
@@ -39,7 +40,7 @@ def chain(tmp_path_factory):
     root = tmp_path_factory.mktemp("chain")
     model = start_model(root / "start", chat_tokenizer())
     done = {}
-    for what in ("policy", "grm", "pairs", "scores"):
+    for what in ("policy", "grm", "pairs", "completions", "messages", "scores"):
         path = f"export.path={root / 'exports' / what}"
         overrides = ["prompt=chat", "stage=export", f"export.what={what}", path]
         done[what] = run(root, model, *overrides)
@@ -149,6 +150,43 @@ def test_preferences_are_the_accepted_corrections(chain, tmp_path):
     assert tokenizer.encode(shown, add_special_tokens=False) in asked
 
 
+def test_completions_are_what_the_policy_imitates(chain):
+    """Every right attempt and every accepted correction, for fine-tuning elsewhere."""
+    root, _, done = chain
+    read = {}
+    for what in ("completions", "messages"):
+        lines = (root / "exports" / what / f"{what}.jsonl").read_text().splitlines()
+        read[what] = [json.loads(line) for line in lines]
+        record = json.loads((root / "exports" / what / RECORD).read_text())
+        assert record["rows"] == len(lines) == done[what]["export"]["rows"]
+    table = pq.read_table(root / "exports" / "scores" / "scores.parquet").to_pylist()
+    decode = codec(load_tokenizer(root / "start")).text
+    wanted = Counter(decode(row["target_ids"]) for row in table if row["target_ids"])
+    assert Counter(row["completion"][0]["content"] for row in read["completions"]) == wanted
+    for row, whole in zip(read["completions"], read["messages"], strict=True):
+        assert set(row) == {"prompt", "completion"}
+        assert whole == {"messages": row["prompt"] + row["completion"]}
+        assert [turn["role"] for turn in whole["messages"]][-2:] == ["user", "assistant"]
+
+
+def test_completions_as_text_are_what_the_model_reads():
+    own = prompts().codec
+    problem = Problem("p", "1 + 1?", "2")
+    asked = prompts().policy(problem)
+    attempts = [
+        Attempt(
+            *(f"a{i}", "p", asked, own.completion(text), [], text, verdict, False, own.digest),
+        )
+        for i, (text, verdict) in enumerate([("2", "right"), ("3", "wrong"), ("4", "wrong")])
+    ]
+    fixed = SimpleNamespace(text="2!")
+    table = SimpleNamespace(attempts=attempts, corrections={"a1": fixed}, problems={"p": problem})
+    dropped = Counter()
+    rows = list(completions(table, prompts(), dropped, form="texts"))
+    assert rows == [{"prompt": "1 + 1?\n", "completion": text} for text in ("2", "2!")]
+    assert dropped == {"uncorrected": 1}
+
+
 def test_scores_are_the_pairs_that_a_policy_is_trained_on(chain):
     root, _, done = chain
     table = pq.read_table(root / "exports" / "scores" / "scores.parquet").to_pylist()
@@ -215,7 +253,10 @@ def test_an_export_that_fails_leaves_the_earlier_one(chain, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("export.what=policies", "export.what: expected one of policy, grm, pairs, scores"),
+        (
+            "export.what=policies",
+            "export.what: expected one of policy, grm, pairs, completions",
+        ),
         ("export.format=csv", "export.format: expected one of jsonl, parquet"),
         ("export.dtype=int8", "export.dtype: expected one of float32"),
         ("export.path=null", "export.path: name the folder to write"),

@@ -122,7 +122,10 @@ EARLY = [
     ("evaluate.split=valid", "evaluate.split: expected one of train, dev, test"),
     ("evaluate.modes=[strickt]", "evaluate.modes[0]: expected one of strict, flexible, authors"),
     ("evaluate.overlap=ignore", "evaluate.overlap: expected one of refuse, drop, allow"),
-    ("export.what=policies", "export.what: expected one of policy, grm, pairs, scores"),
+    (
+        "export.what=policies",
+        "export.what: expected one of policy, grm, pairs, completions",
+    ),
     ("export.format=csv", "export.format: expected one of jsonl, parquet"),
     ("export.dtype=int8", "export.dtype: expected one of float32, bfloat16, float16 or null"),
     ("engine=vllm engine.dtype=half", "engine.dtype: expected one of float32"),

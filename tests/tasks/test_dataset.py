@@ -50,6 +50,8 @@ def read(tmp_path: Path, *rows: dict, **settings: Any) -> DatasetTask:
         ({"problem": "1 + 1?", "solution": "So \\boxed{2}."}, "So \\boxed{2}."),
         ({"prompt": "1 + 1?", "completion": STEPS}, STEPS),
         ({"prompt": CHAT[:1], "completion": CHAT[1:]}, "The answer is 2"),
+        ({"prompt": "1 + 1?", "chosen": STEPS, "rejected": "The answer is 3"}, STEPS),
+        ({"prompt": CHAT[:1], "chosen": CHAT, "rejected": CHAT[:1]}, "The answer is 2"),
         ({"messages": CHAT}, "The answer is 2"),
         ({"conversations": SHARED}, "The answer is 2"),
         ({"prompt": "1 + 1?", "messages": CHAT}, "The answer is 2"),

@@ -84,6 +84,21 @@ def test_a_file_is_read_anew_each_time(tmp_path):
     assert [s.text for s in file] == [s.text for s in file] == ["A: 0", "A: 2"]
 
 
+def test_rejected_texts_of_preferences_are_attempts(tmp_path):
+    turns = lambda role, text: [{"role": role, "content": text}]  # noqa: E731
+    rows = [
+        {"prompt": "One?", "chosen": "A: 1", "rejected": "A: 0"},
+        {"prompt": turns("user", "One?"), "rejected": turns("assistant", "A: 2")},
+        {"prompt": turns("system", "Two?") + turns("user", "One?"), "rejected": "A: 3"},
+    ]
+    where = {"text_field": "rejected", "question_field": "prompt"}
+    file = SolutionFile(write(tmp_path / "p.jsonl", rows), PROBLEMS, **where)
+    assert [(s.problem_id, s.text) for s in file] == [("p1", f"A: {i}") for i in (0, 2, 3)]
+    bad = write(tmp_path / "b.jsonl", [{"prompt": "One?", "rejected": [{"content": 1}]}])
+    with pytest.raises(ValueError, match=r"b\.jsonl, row 1: field 'rejected'.*role and content"):
+        list(SolutionFile(bad, PROBLEMS, **where))
+
+
 def test_a_file_of_any_length_is_read_in_the_same_memory(tmp_path):
     """4,000 rows have about 1 MB: read whole, the longer file would take four times as much. Other
     threads of the test process only add to a peak, so the least of three counts."""
