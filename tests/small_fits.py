@@ -72,6 +72,7 @@ def run_of(*, save_every=3, keep=2, log_every=1, logs=None, said=None, compiled=
     return SimpleNamespace(
         ranks=Ranks(),
         say=said.append,
+        log=said.append,
         asked=asked,
         logs=RunLogs(logger, "job", {"seed": 3}, said.append),
         settings=SimpleNamespace(trainer=trainer, callbacks=callbacks, logger=logger, **around),

@@ -229,7 +229,10 @@ def _decode(
         lengths[rows[ended]] = step + 1
         going = lengths[rows] == limit
         left = int(going.sum())
-        within(before + len(tokens) - left, total, "completions")
+        done = before + len(tokens) - left
+        # Rows that go on count by their tokens, because for minutes none may end.
+        share = (done + left * (step + 1) / limit) / total
+        within(done, total, f"completions, token {step + 1}", share)
         if step + 1 == limit or not left:
             break
 

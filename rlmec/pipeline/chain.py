@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,12 @@ from rlmec.evaluation.run_warnings import NamedWarning, diagnose
 from rlmec.lm.memory_estimate import GIB
 from rlmec.pipeline import memory_use
 from rlmec.pipeline.content import Settings, contents
+from rlmec.pipeline.past_runs import PastRuns
 from rlmec.pipeline.run_logs import FOLDER as LOGGERS
 from rlmec.pipeline.run_logs import RunLogs, run_logs
+from rlmec.pipeline.stage_words import in_words
 from rlmec.runtime import signals
-from rlmec.runtime.display import say
+from rlmec.runtime.display import duration, log, say, say_markdown
 from rlmec.runtime.ranks import Ranks
 from rlmec.runtime.sweeps import write_summary
 from rlmec.settings.binding import build
@@ -82,6 +84,8 @@ class Run:
     stages: list[dict[str, Any]] = field(default_factory=list)
     made: dict[tuple[str, str], Artifact] = field(default_factory=dict)
     asked: str = ""  # title of the stage that the user asked for
+    order: list[Stage] = field(default_factory=list)  # the stages of the job, in order of making
+    began: float = field(default_factory=time.monotonic)
     tasks: dict[str, Task] = field(default_factory=dict)  # the built ones of `evaluate.tasks`
 
     def __post_init__(self) -> None:
@@ -103,6 +107,33 @@ class Run:
         """One line to the terminal, from rank 0 alone."""
         if self.ranks.rank == 0:
             say(text)
+
+    def say_markdown(self, text: str) -> None:
+        """Tables in Markdown to the terminal, from rank 0 alone."""
+        if self.ranks.rank == 0:
+            say_markdown(text)
+
+    def log(self, text: str) -> None:
+        """A line for the log file alone, from rank 0 alone."""
+        if self.ranks.rank == 0:
+            log(text)
+
+    def expect(self, *stages: Stage) -> None:
+        """Adds stages that the job will make, after what they are made from, to its `order`."""
+        for stage in stages:
+            self.expect(*stage.parents.values())
+            if all(stage.key != known.key for known in self.order):
+                self.order.append(stage)
+
+    def numbered(self, stage: Stage) -> str:
+        """The title of a stage with its place in the job, such as "[3/9] grm"."""
+        place = 1 + [known.key for known in self.order].index(stage.key)
+        return f"[{place}/{len(self.order)}] {stage.title}"
+
+    @cached_property
+    def expected(self) -> dict[tuple[str, str], float | None]:
+        """The seconds that each stage of the job may take, by its key, as found at the start."""
+        return expected_seconds(self)
 
     def say_left_out(self, task: Task) -> None:
         """Says which rows of a task were left out, once."""
@@ -232,9 +263,28 @@ def address_of(stage: Stage, known: dict[tuple[str, str], tuple[Stage, str]]) ->
     return known[stage.key][1]
 
 
+def expected_seconds(run: Run) -> dict[tuple[str, str], float | None]:
+    """The seconds that each stage of `run.order` may take, by its key.
+
+    It is 0 for an artifact that is there, and None where no earlier run tells.
+    """
+    known: dict[tuple[str, str], tuple[Stage, str]] = {}
+    try:
+        for stage in run.order:
+            address_of(stage, known)
+        past = PastRuns(run.store, run.ranks.world, run.threads)
+        return {
+            key: 0.0 if run.store.final(stage.name, fp).is_dir() else past.seconds(stage)
+            for key, (stage, fp) in known.items()
+        }
+    except (OSError, ValueError):  # the stage itself will say what it cannot read
+        return {}
+
+
 def make(stage: Stage) -> Artifact:
     """The stage's artifact, made now if it is not there, after its parents."""
     run = stage.run
+    run.expect(stage)
     if stage.key in run.made:
         return run.made[stage.key]
 
@@ -309,7 +359,7 @@ def _enter(
             + "".join(f"; {line}" for line in others)
         )
 
-    say(f"{title}: {'continues' if continues else 'begins'}")
+    say(_begin_line(stage, continues))
     work.mkdir(parents=True, exist_ok=True)
     run.uses.sign(stage.name, address)
 
@@ -383,9 +433,11 @@ def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
     run.stages.append(entry)
     run.write_summary()
 
-    how = f"made in {seconds:.1f} s" if made else "reused"
-    shown = _headline(artifact.metrics)
-    run.say(f"{stage.title}: {how}, {artifact.rows} rows{shown} [{artifact.fingerprint}]")
+    how = f"made in {duration(seconds)}" if made else "reused"
+    words = in_words(stage.name, artifact.rows, artifact.metrics) if made else []
+    run.say(f"{run.numbered(stage)}: {', '.join([how, *words])}")
+    figures = "".join(f", {k} {v:.4g}" for k, v in _numbers(artifact.metrics))
+    run.log(f"{stage.title}: {artifact.rows} rows{figures} [{artifact.fingerprint}]")
     for warning in warnings if made else ():
         run.say(f"  warning: {warning}")
 
@@ -396,12 +448,30 @@ def _note(stage: Stage, artifact: Artifact, made: bool, seconds: float) -> None:
             run.say(f"  made with other versions: {', '.join(different)}")
 
 
-def _headline(metrics: dict[str, Any]) -> str:
-    """The first few numbers of a stage, for its line on the terminal."""
-    numbers = [
-        f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)
-    ]
-    return "".join(f", {number}" for number in numbers[:6])
+def _numbers(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    return ((k, v) for k, v in metrics.items() if isinstance(v, int | float))
+
+
+def _begin_line(stage: Stage, continues: bool) -> str:
+    """That a stage begins: its place in the job, the time since the job began, and what is left.
+
+    The time that is left is that of earlier runs which did the same work. It is not known for work
+    that continues, of which a part is done.
+    """
+    run = stage.run
+    elapsed = time.monotonic() - run.began
+    parts = ["continues"] if continues else []
+    if elapsed >= 1:
+        parts.append(f"{duration(elapsed)} elapsed")
+
+    to_come = [run.expected.get(s.key) for s in run.order if s.key not in run.made]
+    known = [seconds for seconds in to_come if seconds is not None]
+    own = run.expected.get(stage.key)
+    if own and not continues:
+        parts.append(f"takes about {duration(own)}")
+        if 1 < len(to_come) == len(known):
+            parts[-1] += f" of about {duration(sum(known))} left"
+    return run.numbered(stage) + (": " + ", ".join(parts) if parts else "")
 
 
 def curve_of(artifact: Artifact) -> list[dict[str, float]]:

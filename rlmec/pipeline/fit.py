@@ -185,7 +185,7 @@ def fit(
         state = torch.load(best.path(best.step), map_location="cpu", weights_only=True)
         module.load_trained(state["state_dict"])
         monitor = validation.monitor if validation else ""
-        run.say(f"{title}: best {monitor} {best.score:.4f} at step {best.step}")
+        run.log(f"{title}: best {monitor} {best.score:.4f} at step {best.step}")
     return validation.history if validation else []
 
 

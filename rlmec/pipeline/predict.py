@@ -47,7 +47,12 @@ class PartWriter(Callback):
         if trainer.is_global_zero:
             self._done = self.folder.count - self.todo
             self._bar = Bar(
-                self.title, self.folder.count, "parts", wanted=self.wanted, done=self._done
+                self.title,
+                self.folder.count,
+                "parts",
+                wanted=self.wanted,
+                done=self._done,
+                at_once=trainer.world_size,
             )
 
     def on_predict_batch_end(

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rlmec.runtime import signals
-from rlmec.runtime.display import say
+from rlmec.runtime.display import log, logged, say, say_error
 from rlmec.runtime.ranks import (
     RankError,
     Ranks,
@@ -103,14 +104,23 @@ def run_program(
     program with 1. In a sweep an error ends only its job, and the sweep ends with 1. A signal that
     asks to stop ends the program, and with it the sweep, with 128 plus its number.
     """
-    config = HydraConfig.get()
-    in_sweep = config.mode is not None and config.mode.name == "MULTIRUN"
-    record = JobRecord(Path(config.runtime.output_dir))
-
     # In a worker of a launcher, the program's own call has not run.
     signals.listen()
     stop_with_parent()
 
+    config = HydraConfig.get()
+    with _log_of(config):
+        return _run_program(cfg, config, program, names)
+
+
+def _run_program(
+    cfg: DictConfig,
+    config: HydraConf,
+    program: Callable[[], Program],
+    names: Callable[[], Names] | None,
+) -> float | None:
+    in_sweep = config.mode is not None and config.mode.name == "MULTIRUN"
+    record = JobRecord(Path(config.runtime.output_dir))
     try:
         value = _run_job(cfg, record, program, names)
     except signals.RunStopped as stop:
@@ -160,9 +170,11 @@ def run_here(
     tree: Any = {}
 
     def job(cfg: DictConfig) -> float | None:
-        record = JobRecord(Path(HydraConfig.get().runtime.output_dir))
+        config = HydraConfig.get()
+        record = JobRecord(Path(config.runtime.output_dir))
         try:
-            metric = _run_job(cfg, record, program, names, starts_ranks=False)
+            with _log_of(config):
+                metric = _run_job(cfg, record, program, names, starts_ranks=False)
             tree.update(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore
             return metric
         except KeyboardInterrupt:
@@ -196,6 +208,7 @@ def _run_job(
     forget_stray_variables()
     if signals.is_first_rank() and cfg.get("stage") not in (STATUS, PRUNE, PLAN):
         record.begin(_shown_overrides(config))
+        log(f"overrides: {' '.join(_shown_overrides(config)) or 'none'}")
 
     settings = check(cfg, *_config_dirs(config))
     if signals.is_first_rank() and config.runtime.choices.get("trainer") == "auto":
@@ -211,6 +224,12 @@ def _run_job(
     metric = _run(settings, record.run_dir, program)
     record.finished(metric)
     return metric
+
+
+def _log_of(config: HydraConf) -> AbstractContextManager[None]:
+    """The log of a job in its run folder: `train.log`, or `evaluate.log`. All ranks write to it."""
+    path = Path(config.runtime.output_dir) / f"{config.job.config_name or 'train'}.log"
+    return logged(path, "" if signals.is_first_rank() else f"rank {signals.rank()}")
 
 
 def _config_dirs(config: HydraConf) -> list[Path]:
@@ -250,14 +269,13 @@ def _show_sweep(config: HydraConf) -> None:
 def _show_stop(stop: signals.RunStopped, record: JobRecord) -> None:
     record.broken_off("stopped", str(stop))
     if stop.where and signals.is_first_rank():
-        print(f"{stop}. The same command continues from there.", file=sys.stderr, flush=True)
+        say_error(f"{stop}. The same command continues from there.")
 
 
 def _show_error(error: Exception, record: JobRecord) -> None:
     """Print the error and record it; its traceback goes into `error.txt` of the run folder."""
     text = "".join(traceback.format_exception(error))
-    shown = f"error: {error}" if isinstance(error, EXPECTED) else text
-    print(shown, file=sys.stderr, flush=True)
+    say_error(f"error: {error}" if isinstance(error, EXPECTED) else text)
     record.broken_off("failed", f"{type(error).__name__}: {error}")
 
     path = record.run_dir / ERROR
@@ -265,6 +283,6 @@ def _show_error(error: Exception, record: JobRecord) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(path, text)
     except OSError as unwritten:
-        print(f"(traceback not written: {unwritten})", file=sys.stderr, flush=True)
+        say_error(f"(traceback not written: {unwritten})")
         return
-    print(f"(traceback: {path})", file=sys.stderr, flush=True)
+    say_error(f"(traceback: {path})")

@@ -30,6 +30,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from rlmec.runtime import signals
+from rlmec.runtime.display import say_error
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import TrainerSettings
 
@@ -163,11 +164,9 @@ def forget_stray_variables() -> None:
     stray = [name for name in _STRAY_ENV if name in os.environ]
     if stray:
         shown = ", ".join(f"{name}={os.environ.pop(name)}" for name in stray)
-        print(
+        say_error(
             f"ignored: {shown}, because no launcher started this process with all of "
-            f"{', '.join(_TORCH_NEEDED)} (to remove: unset {' '.join(stray)})",
-            file=sys.stderr,
-            flush=True,
+            f"{', '.join(_TORCH_NEEDED)} (to remove: unset {' '.join(stray)})"
         )
 
     # In the shell of a SLURM allocation Lightning would take this process for one task of many.
@@ -313,11 +312,9 @@ class Ranks:
                 time.sleep(grace)
                 if self._closing:
                     return
-                print(
+                say_error(
                     f"error: rank {rank} (process {child.pid}) ended with {child.returncode}; "
-                    "ending the job",
-                    file=sys.stderr,
-                    flush=True,
+                    "ending the job"
                 )
                 asked = signals.requested()
                 os._exit(1 if asked is None else 128 + asked)
@@ -440,7 +437,7 @@ def _waiting_line(world: int) -> str:
 @contextlib.contextmanager
 def _said_after(seconds: float, line: str) -> Iterator[None]:
     """Print a line if the block takes longer than that."""
-    timer = threading.Timer(seconds, lambda: print(line, file=sys.stderr, flush=True))
+    timer = threading.Timer(seconds, lambda: say_error(line))
     timer.daemon = True
     timer.start()
     try:

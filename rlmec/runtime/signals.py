@@ -133,12 +133,17 @@ def pass_on(children: Sequence[int]) -> None:
     _state.children = tuple(children)
 
 
-def is_first_rank() -> bool:
-    """Whether this process is rank 0, by the environment that its launcher has set."""
+def rank() -> str:
+    """The rank of this process, by the environment that its launcher has set."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if name in os.environ:
-            return os.environ[name] == "0"
-    return True
+            return os.environ[name]
+    return "0"
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0."""
+    return rank() == "0"
 
 
 def _received(number: int, frame: FrameType | None) -> None:

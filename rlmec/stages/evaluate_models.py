@@ -168,7 +168,7 @@ def _write(run: Run, judged: Sequence[Judgement]) -> None:
     if found:
         text += "\n" + comparison_table(found)
     text += "".join(f"\n{line}\n" for line in warning_lines(judged))
-    run.say("\n" + text)
+    run.say_markdown("\n" + text)
 
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "table.md", text)

@@ -315,7 +315,7 @@ def _quiet_libraries() -> None:
 def _show(run: Run, artifact: Artifact) -> None:
     """The closing table of a report, or the tables of an evaluation."""
     if run.settings.stage == "report":
-        run.say("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
+        run.say_markdown("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
         run.say(f"report: {artifact.file('index.html')}")
         run.say(f"token rewards: {artifact.file('tokens.html')}")
     if run.settings.stage == "evaluate":

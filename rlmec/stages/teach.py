@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 
 from rlmec.lm.loading import usual_device
+from rlmec.lm.token_texts import text_edits, token_spans
 from rlmec.method.acceptance import best_of, judge_proposal, proposal_ids
+from rlmec.method.alignment import edit_script
 from rlmec.pipeline.chain import Outcome, Run, Settings, Stage, address_of
 from rlmec.pipeline.judges import correction_metrics
 from rlmec.pipeline.models import LanguageModel
@@ -25,7 +29,7 @@ from rlmec.pipeline.sources import RoundStage, is_taught
 from rlmec.prompts import Codec
 from rlmec.records import Attempt, Correction, Problem, by_id, is_wrong
 from rlmec.runtime import signals
-from rlmec.runtime.display import Bar
+from rlmec.runtime.display import Bar, say, say_edits
 from rlmec.settings.binding import accepts, build
 from rlmec.settings.ranges import is_mixed
 from rlmec.store.artifacts import Artifact
@@ -34,6 +38,12 @@ from rlmec.store.tables import count_rows, iter_columns, iter_table
 from rlmec.tasks.base import Judge, judge_of
 from rlmec.teachers.base import BatchTeacher, Policy, Proposals, WrongAttempt, as_batch_teacher
 from rlmec.training.predict_parts import cut
+
+TELLING = 200
+"""Accepted corrections from which the one that is shown is chosen."""
+
+LONGEST_QUESTION = 300
+"""Characters of its question that are shown."""
 
 
 def check_teacher(run: Run, stages: Sequence[Stage]) -> None:
@@ -104,7 +114,10 @@ class TeachStage(RoundStage):
             )
         if hasattr(own_teacher, "close"):
             own_teacher.close()
-        return self._finished(work, folder, own_teacher)
+        outcome = self._finished(work, folder, own_teacher)
+        if found := self._telling(table, work / "corrections.parquet"):
+            say_correction(problems, codec, *found)
+        return outcome
 
     def _teacher(self, model: LanguageModel) -> Any:
         """The teacher; one that takes a `policy` gets the model that made the attempts."""
@@ -187,6 +200,15 @@ class TeachStage(RoundStage):
             return judged(None, False)
         return best_of([judged(text, clipped) for text, clipped in proposals.texts])
 
+    def _telling(self, attempts: Path, corrections: Path) -> tuple[Attempt, Correction] | None:
+        """Of the first accepted corrections the one with the fewest edits, and its attempt."""
+        every = iter_table(corrections, Correction)
+        first = islice((c for c in every if c.accepted), TELLING)
+        best = min(first, key=lambda c: c.edit_ratio, default=None)
+        if best is None:
+            return None
+        return next((a, best) for a in iter_table(attempts, Attempt) if a.id == best.attempt_id)
+
     def _finished(self, work: Path, folder: PartFolder, teacher: Any) -> Outcome:
         rows = folder.merge("corrections", Correction, work / "corrections.parquet")
         corrections = iter_table(work / "corrections.parquet", Correction)
@@ -202,6 +224,22 @@ class TeachStage(RoundStage):
                 f"attempts were not corrected (teach/over_budget)"
             )
         return Outcome(rows, metrics | {f"teach/{name}": n for name, n in figures.items()})
+
+
+def say_correction(
+    problems: Mapping[str, Problem], codec: Codec, attempt: Attempt, correction: Correction
+) -> None:
+    """Shows an attempt with the edits that correct it, after its question."""
+    old_ids = codec.without_end(attempt.completion_ids)
+    new_ids = codec.without_end(correction.completion_ids)
+    old, old_spans = token_spans(old_ids, codec.decode)
+    new, new_spans = token_spans(new_ids, codec.decode)
+    opcodes = edit_script(old_ids, new_ids).opcodes
+    edits = text_edits(old, old_spans, new, new_spans, opcodes)
+
+    say(f"  attempt {attempt.id}, corrected by {correction.source}:")
+    question = shorten(problems[attempt.problem_id].question, LONGEST_QUESTION, placeholder=" ...")
+    say_edits([("kept", f"{question}\n"), *((edit.kind, edit.text) for edit in edits)])
 
 
 def _require_one_each(

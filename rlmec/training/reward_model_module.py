@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rlmec.lm.draft_decoding import Rewrite, rewrite
 from rlmec.lm.logprobs import score_rows
+from rlmec.runtime.display import stretch
 from rlmec.training.module import CompletionModule
 from rlmec.training.predict_parts import ScoringPart, Sealed
 
@@ -34,10 +35,12 @@ class RewardModelModule(CompletionModule):
         part = batch.part
         if part is None:
             return None
-        return GrmOutput(
-            logprobs=score_rows(self.net, part.rows, self.pad_id),
-            rewrites=self._rewritten(part),
-        )
+        scored = len(part.rows) / max(len(part.rows) + len(part.drafts), 1)
+        with stretch(0.0, scored):
+            logprobs = score_rows(self.net, part.rows, self.pad_id)
+        with stretch(scored, 1.0):
+            rewrites = self._rewritten(part)
+        return GrmOutput(logprobs, rewrites)
 
     def _rewritten(self, part: ScoringPart) -> list[Rewrite]:
         if not part.drafts:

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from rlmec.lm.draft_decoding import rewrite
 from rlmec.lm.generation import Completion, Decoding, generate
 from rlmec.runtime import signals
+from rlmec.runtime.display import within
 from rlmec.training.callbacks import agreed_signal
 from rlmec.training.checkpoints import BestWeights
 from rlmec.training.module import CompletionModule, publish
@@ -187,6 +188,7 @@ class Validation(Callback):
         pl_module.eval()
         for i, batch in enumerate(batches):
             signals.check()
+            within(i, len(batches), "validation batches")
             moved = {k: v.to(pl_module.device) for k, v in batch.items()}
             sums += step(moved, i).double().cpu()
         pl_module.train()

@@ -491,7 +491,10 @@ def job_in(tmp_path, monkeypatch):
     overrides = type("Overrides", (), {"task": ["++a=1"]})
     places = {"output_dir": str(tmp_path / "run"), "config_sources": [], "choices": {}}
     runtime = type("Runtime", (), places)
-    hydra = type("Hydra", (), {"mode": mode, "overrides": overrides, "runtime": runtime})
+    job = type("Job", (), {"config_name": "train"})
+    hydra = type(
+        "Hydra", (), {"mode": mode, "overrides": overrides, "runtime": runtime, "job": job}
+    )
     monkeypatch.setattr(entry.HydraConfig, "get", lambda: hydra)
 
     def run(program, stage="policy"):
@@ -569,6 +572,9 @@ def test_a_job_that_fails_before_it_begins_leaves_nothing_of_an_earlier_one(
     summary = read_summary(tmp_path / "run")
     assert (summary["status"], summary["optimized_metric"]) == ("failed", None)
     assert "policy.steps: 'many'" in summary["error"]
+    said = (tmp_path / "run" / "train.log").read_text()
+    assert "overrides: a=1\n" in said
+    assert "error: policy.steps: 'many'\n" in said
 
 
 def test_a_stage_that_makes_nothing_leaves_the_summary(job_in, tmp_path):

@@ -261,11 +261,13 @@ def test_progress_tells_steps_epochs_and_figures(rows, tmp_path, monkeypatch, ca
     lines = [
         x
         for x in capsys.readouterr().out.splitlines()
-        if x.startswith("  policy:") and x.endswith("tokens/s")
+        if x.startswith("  policy:") and "tokens/s" in x and "completions" not in x
+        if "validation" not in x
     ]
     assert [re.match(r"  policy: (\d)/5 steps, epoch \d\.\d", x)[1] for x in lines] == list("12345")
     assert "dev 0.250" in lines[0]
     assert re.search(r"loss \d+\.\d{3}, dev 0\.250, [\d,]+ tokens/s$", lines[-1])
+    assert lines[0].endswith(" s left")
 
 
 def test_progress_ends_when_the_fit_fails(rows, tmp_path, monkeypatch):

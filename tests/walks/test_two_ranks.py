@@ -27,7 +27,7 @@ def test_two_ranks_make_the_chain_and_the_same_tables_as_one(tmp_path):
     assert {s["name"] for s in chain.stages} == set(STAGES)
     assert len(chain.summaries) == 1, "one rank writes"
     assert list(finals(two)) == list(STAGES)
-    assert chain.output.count("report: made in") == 1
+    assert chain.output.count("] report: made in") == 1
     manifest = json.loads((chain.artifact("policy") / "manifest.json").read_text())
     assert manifest["environment"]["world_size"] == 2
 
