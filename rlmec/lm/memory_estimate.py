@@ -186,25 +186,37 @@ def _copy_bytes(shape: ModelShape) -> float:
 def _activation_bytes(shape: ModelShape, held: Weights, use: FitUse) -> float:
     """What is kept of every token for the backward pass, and the mask of rows that branch.
 
-    A layer keeps six states of the model's width, queries, keys and values before and after their
-    rotation, and four states of the inner width. Its two norms keep two float32 states each. An
-    adapter keeps the inputs of its matrices. With checkpointing it is one state per layer, and one
-    layer in full.
+    With checkpointing it is one state per layer, and one layer in full.
     """
-    size = 2.0 if use.mixed or held.dtype != "float32" else 4.0
-    per_layer = size * (
-        6 * shape.hidden + 2 * (shape.attention_width + 2 * shape.kv_width) + 4 * shape.intermediate
-    )
-    per_layer += 16.0 * shape.hidden
-    if held.r:
-        inputs = sum(shape.inputs[name] for name in shape.adapted(held.target_modules))
-        per_layer += size * inputs / max(shape.layers, 1)
-
-    per_token = shape.layers * per_layer
+    per_token = kept_per_token(shape, held, use.mixed)
     if use.checkpointing:
-        per_token = 4.0 * shape.layers * shape.hidden + per_layer
+        per_token = 4.0 * shape.layers * shape.hidden + per_token / max(shape.layers, 1)
     mask = 3.0 * use.micro_batch * use.longest  # boolean, and added to scores in half precision
     return use.micro_batch * per_token + mask
+
+
+def kept_per_token(shape: ModelShape, held: Weights, mixed: bool) -> float:
+    """Bytes that the layers keep of one token for the backward pass.
+
+    These are what autograd saves in a model of Llama's kind. Attention keeps queries, keys and
+    values; the inner layer three states of its width; each of two norms its float32 input. What
+    else is kept is for gradients of weights: the inputs of matrices that are trained or adapted,
+    and of each norm the normalized state, if its weights are trained.
+    """
+    half = mixed or held.dtype != "float32"
+    layers, hidden = shape.layers, shape.hidden
+    states = shape.attention_width + 2 * shape.kv_width + 3 * shape.intermediate
+    if held.r and half:
+        states += shape.attention_width  # its result, which is not the matrix's own input then
+    norms = (8.0 if held.r else 16.0) * hidden
+
+    names = shape.adapted(held.target_modules) if held.r else list(shape.inputs)
+    inputs = sum(shape.inputs[name] for name in names)
+    if not half:  # matrices that read the same state share it; any other arithmetic casts it first
+        shared = 2 * hidden + shape.attention_width + shape.intermediate
+        inputs = min(inputs, layers * shared)
+    inputs += held.r * len(names) * layers  # the narrow states of an adapter
+    return layers * ((2.0 if half else 4.0) * states + norms) + (2.0 if mixed else 4.0) * inputs
 
 
 def _head_bytes(shape: ModelShape, use: FitUse) -> float:
