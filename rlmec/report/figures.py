@@ -1,44 +1,89 @@
-"""The figures of the report, drawn as PNG files.
+"""The figures of the report: a drawing per figure, to be saved as PNG or put into a page as SVG.
 
-In: numbers that other modules have measured. Out: one file per function, at the given path. Nothing
-here uses matplotlib's global state, and matplotlib is imported only when a figure is drawn.
+In: numbers that other modules have measured. Out: matplotlib figures of one size, each with one
+subject. `inline_svg` turns a figure into an element of a page. Nothing here uses matplotlib's
+global state, and matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rlmec.evaluation.accuracy import wilson
 from rlmec.method.credit import CreditItem, credit_quality, precision_recall_curve
 
-GREY, BLUE, RED, GREEN = "#8a8f98", "#3b7dd8", "#d1603d", "#0b9b6d"
-LIGHT_BLUE, PURPLE, OCHRE = "#7fb0d6", "#8b5fbf", "#c9a227"
-SERIES = (BLUE, RED, GREEN, PURPLE, OCHRE, GREY)
-DARK, LINES = "#333333", "#e3e3e3"
-
-TITLE: dict[str, Any] = {"fontsize": 9, "loc": "left"}
-LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
-
-
-@contextmanager
-def panels(path: Path, columns: int, width: float, height: float) -> Iterator[list[Any]]:
-    """Yield axes side by side; what the block draws is written to `path` when the block ends.
-
-    `width` and `height` are those of the whole figure in inches.
-    """
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-    yield axes
-    figure.savefig(path, dpi=110)
+GREY, BLUE, ORANGE, GREEN = "#66707c", "#1d63c4", "#b85c00", "#08774f"
+PURPLE, OCHRE, PINK = "#7a45c9", "#8a6d00", "#b5307b"
+INK, QUIET, LINE = "#1b2027", "#5c6673", "#dfe3e8"
+
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, OCHRE, PINK, GREY)
+"""The colours of series without a colour of their own, in this order."""
+
+OWN_COLOURS = {
+    "start": GREY,
+    "rlmec": BLUE,
+    "continued_sft": ORANGE,
+    "imitation_alone": GREEN,
+    "rft": PURPLE,
+    "dpo": OCHRE,
+    "grpo": PINK,
+}
+"""The colours of judged models, the same in every figure and every report."""
+
+WIDTH, HEIGHT = 3.9, 2.6
+"""The size of a figure in inches: three fit into a page, and one on a phone."""
+
+SMALL = 8.0
+"""The size of all texts but the title, in points."""
+
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelcolor": INK}
+
+
+def series_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour per series. Names without a colour of their own get what the others leave."""
+    free = [c for c in SERIES if c not in {OWN_COLOURS.get(name) for name in names}]
+    unnamed = [name for name in names if name not in OWN_COLOURS]
+    given = {name: free[i % len(free)] for i, name in enumerate(unnamed)}
+    return {name: OWN_COLOURS.get(name) or given[name] for name in names}
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Saves a figure as PNG."""
+    figure.savefig(path, dpi=150)
+
+
+def _figure(title: str, height: float = HEIGHT) -> tuple[Figure, Any]:
+    """A figure with one panel, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    _plain_axes(axes, title)
+    return figure, axes
+
+
+def _plain_axes(axes: Any, title: str) -> None:
+    axes.set_title(_literal(title), fontsize=9, loc="left", color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(colors=QUIET, labelsize=SMALL, length=0)
+    axes.grid(color=LINE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(fontsize=SMALL, color=QUIET)
+
+
+def _literal(text: str) -> str:
+    """A text that matplotlib shows as it is: no formula, no character that SVG cannot hold."""
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return shown.replace("$", r"\$")
 
 
 # --- accuracy ---
@@ -54,28 +99,25 @@ class Bar(NamedTuple):
     problems: int
 
 
-def accuracy_figure(tasks: Mapping[str, Sequence[Bar]], path: Path) -> None:
-    """Accuracy of every judged model with its 95 % interval, one panel per task on one scale.
-
-    The first bar (the start) is grey, and the last one of several stands out.
-    """
+def accuracy_figure(tasks: Mapping[str, Sequence[Bar]]) -> Figure:
+    """Accuracy of every judged model with its 95 % interval, one panel per task on one scale."""
     from matplotlib.figure import Figure
 
     counts = [len(bars) for bars in tasks.values()]
-    figure = Figure(figsize=(6.8, 0.46 * sum(counts) + 0.62 * len(tasks) + 0.5))
+    height = 0.27 * sum(counts) + 0.42 * len(tasks) + 0.4
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     rows = figure.subplots(
         len(tasks), sharex=True, squeeze=False, height_ratios=[n + 0.6 for n in counts]
     )
     for axes, (task, bars) in zip(rows[:, 0], tasks.items(), strict=True):
+        _plain_axes(axes, f"{task}, {bars[0].problems:,} problems")
         _accuracy_bars(axes, bars)
-        axes.set_title(f"{task}, {bars[0].problems:,} problems", color="#444444", **TITLE)
 
     # Small accuracies get a scale of their own; above the highest bar there is room for its number.
     top = max(100 * bar.high for bars in tasks.values() for bar in bars)
-    rows[-1, 0].set_xlim(0, min(112.0, max(6.0, 1.12 * top)))
+    rows[-1, 0].set_xlim(0, min(115.0, max(6.0, 1.15 * top)))
     rows[-1, 0].set_xlabel("accuracy (%), with its 95 % interval")
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _accuracy_bars(axes: Any, bars: Sequence[Bar]) -> None:
@@ -84,9 +126,10 @@ def _accuracy_bars(axes: Any, bars: Sequence[Bar]) -> None:
     # max: rounding may put an end of the interval on the wrong side of the accuracy
     below = [max(0.0, 100 * (bar.accuracy - bar.low)) for bar in bars]
     above = [max(0.0, 100 * (bar.high - bar.accuracy)) for bar in bars]
-    colours = [GREY] + [LIGHT_BLUE] * (len(bars) - 2) + [RED]
-    style = {"ecolor": DARK, "elinewidth": 1.0, "capsize": 3}
-    axes.barh(places, shown, 0.66, color=colours[: len(bars)], xerr=[below, above], error_kw=style)
+    named = series_colours([bar.name for bar in bars])
+    colours = [named[bar.name] for bar in bars]
+    style = {"ecolor": INK, "elinewidth": 1.0, "capsize": 3}
+    axes.barh(places, shown, 0.66, color=colours, xerr=[below, above], error_kw=style)
 
     for place, value, up in zip(places, shown, above, strict=True):
         axes.annotate(
@@ -95,49 +138,45 @@ def _accuracy_bars(axes: Any, bars: Sequence[Bar]) -> None:
             (5, 0),
             textcoords="offset points",
             va="center",
-            fontsize=9,
+            fontsize=SMALL,
+            color=INK,
         )
 
-    axes.set_yticks(list(places), [bar.name.replace("_", " ") for bar in bars])
+    axes.set_yticks(list(places), [_literal(bar.name.replace("_", " ")) for bar in bars])
     axes.set_ylim(-0.6, len(bars) - 0.4)
-    axes.grid(axis="x", color=LINES, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
 
 
 Counts = Mapping[str, tuple[int, int]]
 
 
-def kinds_figure(
-    before: Counts, after: Counts, errors: tuple[Mapping[str, int], Mapping[str, int]], path: Path
-) -> None:
-    """Accuracy by kind of problem, and wrong attempts by kind of error.
+def kinds_figure(before: Counts, after: Counts) -> Figure:
+    """Accuracy of the start (`before`) and of the policy (`after`) by kind of problem.
 
-    `before` (the start) and `after` (the policy) hold (right, total) attempts per kind of problem;
-    `errors` hold the wrong attempts of both by kind of error. The right panel is left out if the
-    task names no kinds of errors.
+    Both hold (right, total) attempts per kind.
     """
     kinds = sorted(set(before) | set(after), key=_first_number)
-    wrong = sorted(set(errors[0]) | set(errors[1]), key=lambda e: -errors[0].get(e, 0))
-    columns, width = (2, 9.4) if wrong else (1, 5.4)
-    height = 1.3 + 0.34 * max(len(kinds), len(wrong))
-    with panels(path, columns, width, height) as axes:
-        accuracies = [
-            [_accuracy_bar(*counts.get(kind, (0, 0))) for kind in kinds]
-            for counts in (before, after)
-        ]
-        _paired_bars(axes[0], [kind or "all" for kind in kinds], accuracies)
-        axes[0].set_xlabel("accuracy (%), with its 95 % interval")
-        axes[0].set_xlim(0, 105)
-        axes[0].set_title("by kind of problem", **TITLE)
+    figure, axes = _figure("accuracy by kind of problem", 1.1 + 0.34 * len(kinds))
+    bars = [
+        [_accuracy_bar(*counts.get(kind, (0, 0))) for kind in kinds] for counts in (before, after)
+    ]
+    _paired_bars(axes, [kind or "all" for kind in kinds], bars)
+    axes.set_xlabel("accuracy (%), with its 95 % interval")
+    axes.set_xlim(0, 105)
+    _legend_below(figure)
+    return figure
 
-        if wrong:
-            bars = [[(float(e.get(name, 0)), 0.0, 0.0) for name in wrong] for e in errors]
-            _paired_bars(axes[1], wrong, bars)
-            axes[1].set_xlabel("attempts")
-            axes[1].set_title("wrong attempts by kind of the first error", **TITLE)
-        axes[-1].legend(loc="best", **LEGEND)
+
+def errors_figure(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
+    """Wrong attempts of the start (`before`) and of the policy (`after`) by kind of error."""
+    names = sorted(set(before) | set(after), key=lambda name: -before.get(name, 0))
+    figure, axes = _figure("wrong attempts by their first error", 1.1 + 0.34 * len(names))
+    bars = [[(float(e.get(name, 0)), 0.0, 0.0) for name in names] for e in (before, after)]
+    _paired_bars(axes, names, bars)
+    axes.set_xlabel("attempts")
+    _legend_below(figure)
+    return figure
 
 
 def _first_number(name: str) -> tuple[int, str]:
@@ -159,47 +198,47 @@ def _paired_bars(
     axes: Any, names: list[str], pairs: list[list[tuple[float, float, float]]]
 ) -> None:
     """Two bars per name, of the start and of the policy; each is (length, below, above)."""
-    for offset, label, colour, bars in zip(
-        (-0.2, 0.2), ("start", "rlmec"), (GREY, RED), pairs, strict=True
-    ):
+    for offset, label, bars in zip((-0.2, 0.2), ("start", "rlmec"), pairs, strict=True):
         errors = [[below for _, below, _ in bars], [above for _, _, above in bars]]
         axes.barh(
             [i + offset for i in range(len(names))],
             [length for length, _, _ in bars],
             0.38,
-            color=colour,
+            color=OWN_COLOURS[label],
             label=label,
             xerr=errors if any(map(any, errors)) else None,
-            error_kw={"elinewidth": 1, "ecolor": DARK},
+            error_kw={"elinewidth": 1, "ecolor": INK},
         )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [_literal(name) for name in names])
     axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+
+
+def _legend_below(figure: Figure) -> None:
+    figure.legend(loc="outside lower left", ncols=3, **LEGEND)
 
 
 # --- token rewards and corrections ---
 
 
-def reward_histograms(right: np.ndarray, wrong: np.ndarray, path: Path) -> None:
-    """Histograms of the token rewards of right and of wrong attempts, on a log scale.
+def reward_figure(rewards: np.ndarray, *, right: bool) -> Figure:
+    """Histogram of the token rewards of right or of wrong attempts, on a log scale.
 
     Rewards of 0 are given as a share in the title: there may be so many that no bar could show
     them next to the others.
     """
-    with panels(path, 2, 8.4, 3.0) as axes:
-        for one, name, rewards, colour in (
-            (axes[0], "right", right, GREEN),
-            (axes[1], "wrong", wrong, RED),
-        ):
-            given = rewards[rewards != 0]
-            if len(given):
-                one.hist(given, bins=40, color=colour, log=True)
-            zero = 1 - len(given) / max(len(rewards), 1)
-            one.set_title(f"{name} attempts: {len(rewards):,} tokens, {zero:.1%} at 0", **TITLE)
-            one.set_xlabel("token reward (other than 0)")
-        axes[0].set_ylabel("tokens")
+    given = rewards[rewards != 0]
+    zero = 1 - len(given) / max(len(rewards), 1)
+    which = "right" if right else "wrong"
+    figure, axes = _figure(f"{which} attempts: {len(rewards):,} tokens, {zero:.1%} at 0")
+    if len(given):
+        axes.hist(given, bins=40, color=BLUE if right else ORANGE, log=True)
+    axes.set_xlabel("token reward (other than 0)")
+    axes.set_ylabel("tokens")
+    return figure
 
 
-def credit_curve(items: Sequence[CreditItem], truth: str, path: Path) -> None:
+def credit_figure(items: Sequence[CreditItem], truth: str) -> Figure:
     """Precision and recall of penalties by a threshold on the GRM's probability of a token.
 
     A point says what would be if every token with a probability below the threshold were punished.
@@ -209,48 +248,51 @@ def credit_curve(items: Sequence[CreditItem], truth: str, path: Path) -> None:
     thresholds = np.concatenate([np.geomspace(1e-4, 0.05, 12), np.linspace(0.075, 0.999, 38)])
     points = precision_recall_curve(items, [float(t) for t in thresholds])
     given = credit_quality(items)
-    with panels(path, 1, 6.4, 3.6) as (axes,):
-        for name, colour in (("precision", BLUE), ("recall", RED)):
-            own = getattr(given.punished, name)
-            axes.plot(
-                [point.threshold for point in points],
-                [getattr(point, name) for point in points],
-                color=colour,
-                label=f"{name} (dashed: as given, {own:.2f})",
-            )
-            axes.axhline(own, color=colour, linestyle="--", linewidth=0.9)
-        rate = given.base_rate
-        axes.axhline(rate, color=GREY, linestyle=":", label=f"base rate ({rate:.2f})")
+    shown = truth.replace("_", " ")
+    figure, axes = _figure(f"{len(items):,} wrong attempts; truth: {shown}", HEIGHT + 0.4)
+    for name, colour in (("precision", BLUE), ("recall", ORANGE)):
+        own = getattr(given.punished, name)
+        axes.plot(
+            [point.threshold for point in points],
+            [getattr(point, name) for point in points],
+            color=colour,
+            label=f"{name} (dashed: as given, {own:.2f})",
+        )
+        axes.axhline(own, color=colour, linestyle="--", linewidth=0.9)
+    rate = given.base_rate
+    axes.axhline(rate, color=GREY, linestyle=":", label=f"by chance ({rate:.2f})")
 
-        axes.set_ylim(0, 1.04)
-        axes.set_xlim(0, 1)
-        axes.set_xlabel("threshold on the GRM's probability of a token")
-        shown = truth.replace("_", " ")
-        axes.set_title(f"tokens of {len(items):,} wrong attempts; truth: {shown}", **TITLE)
-        axes.legend(loc="center right", **LEGEND)
+    axes.set_ylim(0, 1.04)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("threshold on the GRM's probability of a token")
+    figure.legend(loc="outside lower left", **LEGEND)
+    return figure
 
 
-def edit_ratios(ratios: Mapping[str, Sequence[float]], limit: float, path: Path) -> None:
+def edits_figure(ratios: Mapping[str, Sequence[float]], limit: float) -> Figure:
     """Histogram of edit ratios by the source of the corrections, with the limit that is allowed."""
     shown = {name: values for name, values in ratios.items() if len(values)}
-    with panels(path, 1, 6.4, 3.0) as (axes,):
-        axes.hist(
-            [np.asarray(values) for values in shown.values()],
-            bins=[float(edge) for edge in np.linspace(0, 1, 41)],
-            stacked=True,
-            color=[SERIES[i % len(SERIES)] for i in range(len(shown))],
-            label=[f"{name} ({len(values):,})" for name, values in shown.items()],
-        )
-        axes.axvline(limit, color=GREY, linestyle="--", linewidth=1)
-        axes.set_xlabel("edit ratio: token edits over the longer length (dashed: the limit)")
-        axes.set_ylabel("corrections")
-        axes.set_xlim(0, 1)
-        axes.legend(**LEGEND)
+    legend_lines = (len(shown) + 1) // 2
+    figure, axes = _figure("how much the corrections change", HEIGHT + 0.2 * legend_lines)
+    axes.hist(
+        [np.asarray(values) for values in shown.values()],
+        bins=[float(edge) for edge in np.linspace(0, 1, 41)],
+        stacked=True,
+        color=[SERIES[i % len(SERIES)] for i in range(len(shown))],
+        label=[_literal(f"{name} ({len(values):,})") for name, values in shown.items()],
+    )
+    axes.axvline(limit, color=GREY, linestyle="--", linewidth=1)
+    axes.set_xlabel("token edits over the longer length (dashed: the limit)")
+    axes.set_ylabel("corrections")
+    axes.set_xlim(0, 1)
+    figure.legend(loc="outside lower left", ncols=2, **LEGEND)
+    return figure
 
 
 # --- training ---
 
 Rows = Sequence[Mapping[str, float]]
+Points = list[tuple[float, float]]
 
 CURVES = {
     "warmup": ("train/loss", "dev/accuracy"),
@@ -265,37 +307,52 @@ CURVES = {
 }
 """The metrics that are drawn for each stage, if they were recorded."""
 
+METRIC_WORDS = {
+    "dev/accuracy": "Share of dev problems solved greedily",
+    "grm/rewrite_success": "Share of held-out attempts that the GRM corrects",
+    "train/approx_kl": "Distance to the old policy, in nats per rewarded token",
+    "train/loss": "Loss of the training steps",
+    "train/ratio/mean": "Mean probability of rewarded tokens over that of the old policy",
+    "val/entropy": "Entropy of the policy in nats per token",
+    "val/loss": "Loss on held-out pairs",
+}
+"""The metrics of CURVES in words."""
 
-def training_curves(fits: Mapping[str, Rows], stage: str, path: Path) -> bool:
-    """Draw the metrics of CURVES over optimizer steps, for the fits of one stage by name.
 
-    Each row holds a `step` and metrics by name; rows may be in any order. Draws nothing and returns
-    False if no metric has two points in any fit.
+def curves(fits: Mapping[str, Rows], stage: str) -> dict[str, dict[str, Points]]:
+    """The metrics of CURVES over optimizer steps: by metric, the points of each fit of a stage.
+
+    Each row holds a `step` and metrics by name; rows may be in any order. A metric without two
+    points in any fit is left out, and so is a fit without points.
     """
-    curves = {
-        metric: {name: _points(rows, metric) for name, rows in fits.items()}
-        for metric in CURVES[stage]
-    }
-    shown = {m: lines for m, lines in curves.items() if any(len(p) > 1 for p in lines.values())}
-    if not shown:
-        return False
-
-    with panels(path, len(shown), 3.3 * len(shown) + 0.4, 2.9) as axes:
-        for one, (metric, lines) in zip(axes, shown.items(), strict=True):
-            for at, (name, points) in enumerate(lines.items()):
-                if points:
-                    one.plot(
-                        *zip(*points, strict=True),
-                        color=SERIES[at % len(SERIES)],
-                        marker="." if len(points) < 20 else None,
-                        label=name.replace("_", " "),
-                    )
-            one.set_title(metric, **TITLE)
-            one.set_xlabel("optimizer step")
-        if len(fits) > 1:
-            axes[0].legend(**LEGEND)
-    return True
+    found = {}
+    for metric in CURVES[stage]:
+        lines = {name: _points(rows, metric) for name, rows in fits.items()}
+        if any(len(points) > 1 for points in lines.values()):
+            found[metric] = {name: points for name, points in lines.items() if points}
+    return found
 
 
-def _points(rows: Rows, metric: str) -> list[tuple[float, float]]:
+def curve_figure(stage: str, metric: str, lines: Mapping[str, Points]) -> Figure:
+    """One metric of a stage's fits over optimizer steps."""
+    many = len(lines) > 1
+    legend_lines = (len(lines) + 2) // 3 if many else 0
+    figure, axes = _figure(f"{stage}: {metric}", HEIGHT + 0.2 * legend_lines)
+    colours = series_colours(list(lines))
+    for name, points in lines.items():
+        axes.plot(
+            *zip(*points, strict=True),
+            color=colours[name],
+            linewidth=1.6,
+            marker="." if len(points) < 20 else None,
+            label=_literal(name.replace("_", " ")),
+        )
+    axes.set_xlabel("optimizer step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if many:
+        _legend_below(figure)
+    return figure
+
+
+def _points(rows: Rows, metric: str) -> Points:
     return sorted((row["step"], row[metric]) for row in rows if row.get(metric) is not None)

@@ -1,92 +1,170 @@
-"""The first page of the report: the closing table, warnings and figures, and a link to the tokens.
+"""The first page of the report: what was run, what came out, and three attempts with their credit.
 
-In: Markdown of paragraphs and tables, and PNG files. Out: one HTML text that needs no other file.
-`first_page.html` is the template; Jinja2 escapes every value in it except the page's own style.
+In: texts, tables, warnings, three scored attempts, and figures as SVG. Out: one HTML text that
+needs no other file, and that links to the files next to it. `first_page.html` is the template;
+Jinja2 escapes every value in it except the page's own style and the figures, whose texts are
+escaped when they are drawn (`rlmec.report.inline_svg`).
 """
 
 from __future__ import annotations
 
-import base64
-import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
-from typing import NamedTuple
+from itertools import groupby
+from urllib.parse import quote
 
 import jinja2
 
 from rlmec.evaluation.run_warnings import NamedWarning
-from rlmec.report.token_page import allowed, policy_of
+from rlmec.lm.token_texts import TokenTexts
+from rlmec.method.alignment import edit_script
+from rlmec.report.tables import Table
+from rlmec.report.token_page import Case, allowed, policy_of, telling
+
+HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn")
+"""Unicode categories of characters that cannot be seen or change how others are shown."""
 
 
-class MarkdownTable(NamedTuple):
-    """A Markdown table as texts."""
+@dataclass(frozen=True)
+class ShownFigure:
+    """A figure of the page: its SVG, a sentence about it, and the name of its PNG file."""
 
-    head: list[str]
-    rows: list[list[str]]
+    svg: str
+    caption: str
+    file: str
 
 
-def index_html(
-    title: str,
-    table: str,
-    figures: Mapping[str, Path],
-    warnings: Sequence[NamedWarning],
-    tokens_page: str,
-) -> str:
-    """The page as one HTML text.
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring tokens with the same marks."""
 
-    `table` is Markdown. `figures` are PNG files by their caption, and the page contains them.
-    `tokens_page` is the name of a file in the same folder.
+    text: str
+    punished: bool = False
+    removed: bool = False
+    added: bool = False
+
+
+@dataclass(frozen=True)
+class ShownAttempt:
+    """A wrong attempt and its correction, in pieces; `link` leads to it on the token page."""
+
+    question: str
+    answer: str
+    attempt: Sequence[Piece]
+    correction: Sequence[Piece]
+    words: str
+    link: str
+
+
+@dataclass(frozen=True)
+class FirstPage:
+    """What the page shows.
+
+    `intro` says in words what was run, `facts` (name, value) in figures. `outcome` is the result in
+    words, and `tables` and `notes` are behind it. `credit` is a sentence, and `shares` are the
+    percentages in it by name. `downloads` are (file, content) in the folder of the page, one of
+    which is `tokens_page`.
     """
+
+    title: str
+    intro: str
+    facts: Sequence[tuple[str, str]]
+    outcome: Sequence[str]
+    tables: Sequence[Table]
+    notes: Sequence[str]
+    accuracy: ShownFigure | None
+    attempts: Sequence[ShownAttempt]
+    credit: str
+    shares: Sequence[tuple[str, float]]
+    credit_table: Table
+    credit_figure: ShownFigure | None
+    stages: Table
+    warnings: Sequence[NamedWarning]
+    downloads: Sequence[tuple[str, str]]
+    figures: Sequence[ShownFigure]
+    tokens_page: str
+
+
+def index_html(page: FirstPage) -> str:
+    """The page as one HTML text."""
     here = files("rlmec.report")
     style = here.joinpath("first_page.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(here.joinpath("first_page.html").read_text(encoding="utf-8"))
-    return template.render(
-        title=title,
-        style=style,
-        policy=policy_of({"style-src": allowed(style), "img-src": "data:"}),
-        tokens_page=tokens_page,
-        warnings=warnings,
-        blocks=markdown_blocks(table),
-        figures=[
-            (caption, base64.b64encode(path.read_bytes()).decode("ascii"))
-            for caption, path in figures.items()
-        ],
+    return template.render(page=page, style=style, policy=policy_of({"style-src": allowed(style)}))
+
+
+# --- telling attempts ---
+
+
+def telling_attempts(
+    cases: Sequence[Case], texts: TokenTexts, tokens_page: str, most: int = 3
+) -> list[ShownAttempt]:
+    """The `most` most telling attempts, each at another problem; fewer if fewer tell something."""
+    best: dict[str, tuple[float, Case]] = {}
+    for case in cases:
+        value = telling(case)
+        if value > best.get(case.problem.id, (0.0, case))[0]:
+            best[case.problem.id] = (value, case)
+    ordered = sorted(best.values(), key=lambda found: -found[0])
+    return [_shown(case, texts, tokens_page) for _, case in ordered[:most]]
+
+
+def _shown(case: Case, texts: TokenTexts, tokens_page: str) -> ShownAttempt:
+    correction = case.correction
+    assert correction is not None  # an attempt without one tells nothing
+    ids = case.pair.attempt.completion_ids
+    script = edit_script(ids, correction.completion_ids)
+    punished = case.pair.token_rewards < 0
+    hits = int((punished & script.removed).sum())
+
+    before = [
+        Piece(text, punished=bool(p), removed=bool(r))
+        for text, p, r in zip(texts(ids), punished, script.removed, strict=True)
+    ]
+    target = texts(correction.completion_ids)
+    after = [Piece(text, added=bool(a)) for text, a in zip(target, script.edited, strict=True)]
+    trained = "was" if case.taught else "was not"
+    by = "the GRM" if correction.source == "grm" else f"the teacher ({correction.source})"
+    words = (
+        f"{counted(int(punished.sum()), 'token')} punished, {hits} of them removed by the "
+        f"correction. It is from {by} and has an edit ratio of {correction.edit_ratio:.2f}. "
+        f"The GRM {trained} trained on this problem."
+    )
+    return ShownAttempt(
+        visible(" \u00b7 ".join(case.problem.question.splitlines())),
+        visible(case.problem.answer),
+        _joined(before),
+        _joined(after),
+        words,
+        f"{tokens_page}#q={quote(case.pair.attempt.id, safe='')}",
     )
 
 
-def markdown_blocks(text: str) -> list[MarkdownTable | str]:
-    """The tables and the paragraphs (one per line) of a Markdown text, in their order.
-
-    Other Markdown is plain text.
-    """
-    blocks: list[MarkdownTable | str] = []
-    rows: list[list[str]] = []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("|"):
-            rows.append(_cells(line))
-            continue
-        if rows:
-            has_separator = len(rows) > 1 and _is_separator(rows[1])
-            blocks.append(MarkdownTable(rows[0], rows[2 if has_separator else 1 :]))
-            rows = []
-        if line.strip():
-            blocks.append(line.strip())
-    return blocks
+def _joined(tokens: Sequence[Piece]) -> list[Piece]:
+    """Tokens with the same marks as one piece each. Marked line breaks get a sign of their own."""
+    pieces = []
+    for marks, group in groupby(tokens, key=lambda t: (t.punished, t.removed, t.added)):
+        text = visible("".join(token.text for token in group))
+        if any(marks):
+            # A character of several tokens is shown by its last one: the others have no text.
+            text = text.replace("\n", "\u21b5\n") or "\u00b7"
+        pieces.append(Piece(text, *marks))
+    return pieces
 
 
-def _cells(line: str) -> list[str]:
-    """The cells of a line of a table, in which a vertical bar of a text is escaped as `\\|`."""
-    inner = line.strip().removeprefix("|")
-    parts = re.split(r"(?<!\\)\|", inner)
-    if len(parts) > 1 and not parts[-1].strip():
-        parts.pop()
-    return [part.strip().replace("\\|", "|") for part in parts]
+def visible(text: str) -> str:
+    """A text in which hidden characters, other than line breaks, are spelled out."""
+    return "".join(
+        f"\u27e8U+{ord(c):04X}\u27e9" if c != "\n" and unicodedata.category(c) in HIDDEN else c
+        for c in text
+    )
 
 
-def _is_separator(row: list[str]) -> bool:
-    """Whether a line is the one between the head and the body of a table."""
-    return all(cell and set(cell) <= set("-: ") for cell in row)
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as "1 token" or "2,000 tokens"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlmec.evaluation.accuracy import Judged, paired_difference
 from rlmec.evaluation.run_warnings import of_lengths
 from rlmec.runtime.display import markdown_table
 
 INTERVAL = "95 % interval"
+
+
+class Table(NamedTuple):
+    """A table as texts; the first cell of a row names it."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        return markdown_table(self.head, self.rows)
 
 
 def _percent(share: float | None) -> str:
@@ -64,9 +75,10 @@ def markdown(
     The start is the first of the `lines`, the policy the last one. `others` holds the lines of
     further tasks, each of which gets a table of its own.
     """
-    parts = [_lines_table(lines) + f"\n{lines[0].problems} unseen problems.\n"]
+    parts = [lines_table(lines).markdown() + f"\n{lines[0].problems} unseen problems.\n"]
     for task, judged in (others or {}).items():
-        parts.append(f"On {task}, {judged[0].problems} problems:\n\n{_lines_table(judged)}")
+        table = lines_table(judged).markdown()
+        parts.append(f"On {task}, {judged[0].problems} problems:\n\n{table}")
 
     if credit:
         rows = [
@@ -80,8 +92,87 @@ def markdown(
     return "\n".join(parts)
 
 
+def lines_table(lines: Sequence[Line], caption: str = "") -> Table:
+    """One row per judged model; the first line is the start, the last one the policy."""
+    last = lines[-1].name
+    head = ["model", "accuracy", INTERVAL, "against start", "p", f"p against {last}"]
+    head += ["updates", "seconds"]
+    return Table(caption, head, [_line_cells(line, lines[0]) for line in lines])
+
+
+def _line_cells(line: Line, start: Line) -> list[str]:
+    return [
+        line.name,
+        _percent(line.accuracy),
+        _interval(line.low, line.high),
+        "" if line is start else f"{100 * (line.accuracy - start.accuracy):+.1f}",
+        _p_value(line.p_value),
+        _p_value(line.p_value_policy),
+        "" if line.updates is None else str(line.updates),
+        "" if line.seconds is None else f"{line.seconds:.0f}",
+    ]
+
+
+LEVEL = 0.05
+"""The p-value below which a difference is called more than chance."""
+
+
+def outcome_words(lines: Sequence[Line]) -> list[str]:
+    """The result in sentences: policy and start, and which other models equal the policy.
+
+    The first line is the start, the last one the policy.
+    """
+    start, policy = lines[0], lines[-1]
+    difference = 100 * (policy.accuracy - start.accuracy)
+    out = [
+        f"{policy.name} solves {_percent(policy.accuracy)} of {policy.problems:,} unseen problems "
+        f"(95 % interval {_interval(policy.low, policy.high)}), the start "
+        f"{_percent(start.accuracy)}."
+    ]
+    if policy.p_value is None:
+        out.append(f"The difference of {difference:+.1f} points was not tested.")
+    elif policy.p_value < LEVEL:
+        out.append(
+            f"The difference of {difference:+.1f} points is more than chance explains "
+            f"(p = {_p_value(policy.p_value)})."
+        )
+    else:
+        out.append(
+            f"The difference of {difference:+.1f} points may be chance "
+            f"(p = {_p_value(policy.p_value)})."
+        )
+
+    alike = [
+        line.name
+        for line in lines[1:-1]
+        if line.p_value_policy is not None and line.p_value_policy >= LEVEL
+    ]
+    if alike:
+        out.append(f"Not told apart from {policy.name}: {', '.join(alike)} (p of {LEVEL} or more).")
+    better = [
+        line.name
+        for line in lines[1:-1]
+        if line.accuracy > policy.accuracy and line.name not in alike
+    ]
+    if better:
+        out.append(f"Better than {policy.name}: {', '.join(better)}.")
+    return out
+
+
+# --- credit ---
+
 TRUTHS = {"oracle": "the oracle's correction", "accepted_correction": "the accepted correction"}
 """Names in a sentence of what credit is compared with (`grm/credit_truth`)."""
+
+CREDIT_ROWS = {
+    "grm/credit_precision": "punished tokens that are removed",
+    "grm/credit_base_rate": "the same by chance: removed tokens among all",
+    "grm/credit_unlikely_precision": "the same for as many tokens, the old policy's least likely",
+    "grm/credit_after_edit_precision": "the same for every token from the first edit on",
+    "grm/credit_recall": "removed tokens that are punished",
+    "grm/most_punished_in_first_error": "attempts with the largest penalty in the first wrong line",
+}
+"""The shares of the credit in words."""
 
 
 def credit_words(credit: Mapping[str, Any]) -> str:
@@ -109,24 +200,12 @@ def credit_words(credit: Mapping[str, Any]) -> str:
     )
 
 
-def _lines_table(lines: Sequence[Line]) -> str:
-    last = lines[-1].name
-    head = ["model", "accuracy", INTERVAL, "against start", "p", f"p against {last}"]
-    head += ["updates", "seconds"]
-    return markdown_table(head, [_line_cells(line, lines[0]) for line in lines])
-
-
-def _line_cells(line: Line, start: Line) -> list[str]:
-    return [
-        line.name,
-        _percent(line.accuracy),
-        _interval(line.low, line.high),
-        "" if line is start else f"{100 * (line.accuracy - start.accuracy):+.1f}",
-        _p_value(line.p_value),
-        _p_value(line.p_value_policy),
-        "" if line.updates is None else str(line.updates),
-        "" if line.seconds is None else f"{line.seconds:.0f}",
-    ]
+def credit_table(credit: Mapping[str, Any]) -> Table:
+    """All shares of the credit in words, and what they are to be compared with."""
+    known = {name: words for name, words in CREDIT_ROWS.items() if name in credit}
+    rows = [(words, _percent(credit[name])) for name, words in known.items()]
+    caption = "Credit on wrong attempts that the GRM was not trained on"
+    return Table(caption, ["share", "value"], rows)
 
 
 # --- rounds ---
@@ -152,10 +231,10 @@ class RoundLine:
     accuracy: float | None
 
 
-def rounds_table(lines: Sequence[RoundLine]) -> str:
-    """One line per round; a cell is empty if its value was not measured."""
-    head = ("round", "attempts", "right", "corrected", "credit precision", "updates", "dev")
-    return markdown_table((*head, "accuracy"), map(_round_cells, lines))
+def rounds_table(lines: Sequence[RoundLine], caption: str = "") -> Table:
+    """One row per round; a cell is empty if its value was not measured."""
+    head = ["round", "attempts", "right", "corrected", "credit precision", "updates", "dev"]
+    return Table(caption, [*head, "accuracy"], [_round_cells(line) for line in lines])
 
 
 def _round_cells(line: RoundLine) -> list[str]:

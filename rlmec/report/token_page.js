@@ -38,7 +38,6 @@ for (const r of rewards) {
 // hunk, targetHunk: which edit operation changes a token, so that both sides can be linked.
 // hits, kept, missed: tokens that are punished and removed, punished and kept, removed and not
 // punished. They are counted for corrected attempts only.
-// telling: how much an attempt shows of the method at a glance, see `tellingOf`.
 let at = 0;
 let targetAt = 0;
 let insteadAt = 0;
@@ -71,17 +70,8 @@ const cases = data.attempts.map((a, number) => {
     if (r < 0) c.removed[i] ? c.hits++ : c.kept++;
     else if (c.removed[i]) c.missed++;
   }
-  c.telling = tellingOf(c);
   return c;
 });
-
-// The agreement of penalties and removed tokens (2 x both, over the sum of the two) times the share
-// of the attempt that the correction keeps; 0 where no removed token is punished. Attempts that the
-// GRM was not trained on get 1 more, so that they precede all others.
-function tellingOf(c) {
-  if (!c.hits) return 0;
-  return ((2 * c.hits) / (2 * c.hits + c.kept + c.missed)) * (1 - c.ratio) + (c.taught ? 0 : 1);
-}
 
 const text = (from, count, table) => {
   let out = "";

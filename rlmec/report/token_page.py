@@ -98,6 +98,25 @@ def _hash_of(case: Case) -> float:
     return hash_share(0, "page", case.pair.attempt.id)
 
 
+def telling(case: Case) -> float:
+    """How much an attempt shows of the method at a glance.
+
+    That is the agreement of penalties and removed tokens (Dice coefficient) times the share of the
+    attempt that its accepted correction keeps, 1 more if the GRM was not trained on the problem. It
+    is 0 without a removed token that is punished.
+    """
+    correction = case.correction
+    if case.pair.attempt.is_right or correction is None or not correction.accepted:
+        return 0.0
+    script = edit_script(case.pair.attempt.completion_ids, correction.completion_ids)
+    punished = case.pair.token_rewards < 0
+    both = int((punished & script.removed).sum())
+    if not both:
+        return 0.0
+    agreement = 2 * both / int(punished.sum() + script.removed.sum())
+    return agreement * (1 - correction.edit_ratio) + (not case.taught)
+
+
 def page_data(
     cases: Sequence[Case],
     texts: TokenTexts,
@@ -210,6 +229,7 @@ def _attempt_entry(case: Case, problem: int) -> dict[str, Any]:
         "by": correction.source if correction else "",
         "reason": correction.reason if correction else "",
         "ratio": round(correction.edit_ratio, 4) if correction else 0.0,
+        "telling": telling(case),
         "places": list(case.alternatives.places) if case.alternatives else [],
         "ops": [number for op in ops for number in (_TAGS[op.tag], *op[1:])],
     }

@@ -23,7 +23,7 @@ from rlmec.lm.loading_checks import check_model
 from rlmec.pipeline.chain import Run, make
 from rlmec.pipeline.sources import ModelSource
 from rlmec.records import Attempt
-from rlmec.report.figures import Bar, accuracy_figure
+from rlmec.report.figures import Bar, accuracy_figure, write_png
 from rlmec.report.harness_results import harness_results
 from rlmec.report.tables import (
     Judgement,
@@ -173,7 +173,7 @@ def _write(run: Run, judged: Sequence[Judgement]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "table.md", text)
     atomic_write_json(folder / "table.json", plain(judged, found))
-    accuracy_figure(panels_of(judged), folder / "accuracy.png")
+    write_png(accuracy_figure(panels_of(judged)), folder / "accuracy.png")
 
     config = as_plain(run.settings.evaluate)
     for at, model in enumerate(dict.fromkeys(j.model for j in judged)):

@@ -16,7 +16,6 @@ from rlmec.pipeline.chain import Outcome, Settings, Stage
 from rlmec.pipeline.sources import ModelSource
 from rlmec.prompts import Codec
 from rlmec.records import Correction
-from rlmec.report.figures import accuracy_figure
 from rlmec.report.harness_results import harness_results
 from rlmec.report.tables import (
     Judgement,
@@ -31,7 +30,7 @@ from rlmec.settings.schema import as_plain
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.evaluate_models import judgement_of, panels_of
 from rlmec.stages.report_credit import scored_attempts
-from rlmec.stages.report_pages import pictures
+from rlmec.stages.report_pages import Found, pictures
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
 from rlmec.store.tables import read_table
@@ -58,7 +57,7 @@ class ReportStage(Stage):
     """
 
     name = "report"
-    version = 4  # pages and figures, paired with the policy, several tasks, credit of each round
+    version = 5  # a first page with SVG figures, telling attempts, time and tokens
 
     def __init__(
         self,
@@ -128,21 +127,22 @@ class ReportStage(Stage):
         credit = scored.metrics()
         rounds = self._rounds(parents, codec, judged[None], credit)
         notes = self._notes(parents)
-        if len(rounds) > 1:
-            notes.insert(0, rounds_table(rounds))
         everything = [judgement for models in judged.values() for judgement in models]
-        notes += warning_lines(everything)
+        warned = [*self._untrained(), *warning_lines(everything)]
+        table = [rounds_table(rounds).markdown()] if len(rounds) > 1 else []
 
-        atomic_write_text(work / "table.md", markdown(own, credit, notes, lines))
+        text = markdown(own, credit, [*table, *notes, *warned], lines)
+        atomic_write_text(work / "table.md", text)
         atomic_write_json(work / "table.json", _plain_tables(own, lines, credit, rounds))
-        accuracy_figure(panels_of(everything), work / "accuracy.png")
 
         s = self.run.settings.evaluate
         policy = [judgement for judgement in everything if judgement.model == MAIN]
         atomic_write_json(
             work / "results.json", harness_results(policy, s.num_fewshot, as_plain(s))
         )
-        warnings = pictures(self.run, work, parents, scored, credit, (START, MAIN))
+        ends = (parents[f"evaluate/{name}"] for name in (START, MAIN))
+        found = Found(own, lines, panels_of(everything), rounds, credit, notes, *ends)
+        warnings = pictures(self.run, work, parents, scored, found)
 
         metrics: dict[str, Any] = {f"report/{line.name}/accuracy": line.accuracy for line in own}
         metrics |= credit
@@ -216,17 +216,19 @@ class ReportStage(Stage):
 
     def _notes(self, parents: dict[str, Artifact]) -> list[str]:
         corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-        notes = [
+        if not any(c.source == "reference" for c in corrections):
+            return []
+        return [
+            "The teacher splices the reference solution into the attempt: its corrections are "
+            "right, but they are not minimal edits."
+        ]
+
+    def _untrained(self) -> list[str]:
+        return [
             f"Round {each.number}, {warning}"
             for each in self.main
             for warning in of_no_training(self.run.made[each.policy.key].metrics)
         ]
-        if any(c.source == "reference" for c in corrections):
-            notes.append(
-                "The teacher splices the reference solution into the attempt: its corrections are "
-                "right, but they are not minimal edits."
-            )
-        return notes
 
 
 def _judged_as(task: str | None) -> str:

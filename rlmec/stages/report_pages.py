@@ -2,72 +2,140 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import rlmec
 from rlmec.evaluation.accuracy import by_kind
 from rlmec.evaluation.run_warnings import NamedWarning, of_evaluations
 from rlmec.pipeline.chain import Run, curve_of, warnings_of
 from rlmec.records import Attempt, by_id
 from rlmec.report.figures import (
-    credit_curve,
-    edit_ratios,
+    METRIC_WORDS,
+    Bar,
+    Points,
+    accuracy_figure,
+    credit_figure,
+    curve_figure,
+    curves,
+    edits_figure,
+    errors_figure,
     kinds_figure,
-    reward_histograms,
-    training_curves,
+    reward_figure,
+    write_png,
 )
-from rlmec.report.first_page import index_html
-from rlmec.report.tables import credit_words
-from rlmec.report.token_page import chosen, page_data, page_html
+from rlmec.report.first_page import FirstPage, ShownFigure, index_html, telling_attempts
+from rlmec.report.inline_svg import inline_svg
+from rlmec.report.tables import (
+    Line,
+    RoundLine,
+    Table,
+    credit_table,
+    credit_words,
+    lines_table,
+    outcome_words,
+    rounds_table,
+)
+from rlmec.report.token_page import Case, chosen, page_data, page_html
 from rlmec.stages.report_credit import Scored
+from rlmec.stages.report_facts import page_facts, run_facts, run_intro, stages_table
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_text
 from rlmec.store.tables import read_table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TOKENS_PAGE, FIRST_PAGE = "tokens.html", "index.html"
+
+DOWNLOADS = {
+    TOKENS_PAGE: "the token-reward page",
+    "table.md": "the tables as text",
+    "table.json": "the tables and the credit as data",
+    "results.json": "the policy's accuracy in the layout of lm-evaluation-harness",
+}
+"""The files next to the first page, besides the figures."""
+
+
+CREDIT_CAPTION = (
+    "If every token below a threshold on its GRM probability were punished: how many of these the "
+    "correction removes (precision), and how many of the removed ones these are (recall)."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a report has found out before it is shown.
+
+    `lines` are the judged models on the task of training, `others` those on further tasks, `panels`
+    the bars of all of them. `start` and `policy` are the evaluations on the task of training.
+    """
+
+    lines: list[Line]
+    others: Mapping[str, list[Line]]
+    panels: Mapping[str, Sequence[Bar]]
+    rounds: list[RoundLine]
+    credit: Mapping[str, Any]
+    notes: list[str]
+    start: Artifact
+    policy: Artifact
 
 
 def pictures(
-    run: Run,
-    work: Path,
-    parents: dict[str, Artifact],
-    scored: Scored,
-    credit: Mapping[str, Any],
-    names: tuple[str, str],
+    run: Run, work: Path, parents: dict[str, Artifact], scored: Scored, found: Found
 ) -> list[NamedWarning]:
-    """Writes figures, token-reward page and first page into `work`; returns the warnings.
+    """Writes figures, token-reward page and first page into `work`; returns the warnings."""
+    cases = chosen(scored.cases, run.settings.report.page_pairs)
+    tokens = tokens_page(run, scored, cases, found.credit, parents["score"])
+    atomic_write_text(work / TOKENS_PAGE, tokens)
 
-    `work` holds table.md and accuracy.png already. `names` are the start and the policy among the
-    evaluations.
-    """
-    start, policy = (parents[f"evaluate/{name}"] for name in names)
-
-    figures = {"Accuracy of every judged model": work / "accuracy.png"}
-    figures |= _kinds(run, work, start, policy) | _credit(run, work, scored)
-    figures |= _curves(work, parents)
-    atomic_write_text(work / TOKENS_PAGE, tokens_page(run, scored, credit, parents["score"]))
-
-    late = of_evaluations(start.metrics, policy.metrics, run.task.name)
+    late = of_evaluations(found.start.metrics, found.policy.metrics, run.task.name)
     for warning in late:
         run.say(f"  warning: {warning}")
     warnings = [w for artifact in parents.values() for w in warnings_of(artifact)] + late
 
-    table = (work / "table.md").read_text(encoding="utf-8")
-    first = index_html(run.task.name, table, figures, warnings, TOKENS_PAGE)
-    atomic_write_text(work / FIRST_PAGE, first)
+    figures = {
+        name: _saved(figure, caption, name, work)
+        for name, figure, caption in _figures(run, parents, scored, found)
+    }
+    accuracy, credit = figures.pop("accuracy"), figures.pop("credit", None)
+    shares = []
+    if found.credit.get("grm/credit_punished"):
+        shares = [
+            ("punished tokens", 100 * found.credit["grm/credit_precision"]),
+            ("any tokens (chance)", 100 * found.credit["grm/credit_base_rate"]),
+        ]
+    page = FirstPage(
+        title=run.task.name,
+        intro=run_intro(run),
+        facts=page_facts(run, parents["score"]),
+        outcome=outcome_words(found.lines),
+        tables=_tables(run, found),
+        notes=found.notes,
+        accuracy=accuracy,
+        attempts=telling_attempts(cases, scored.texts, TOKENS_PAGE),
+        credit=credit_words(found.credit),
+        shares=shares,
+        credit_table=credit_table(found.credit),
+        credit_figure=credit,
+        stages=stages_table(parents),
+        warnings=warnings,
+        downloads=[*DOWNLOADS.items()],
+        figures=[*figures.values()],
+        tokens_page=TOKENS_PAGE,
+    )
+    atomic_write_text(work / FIRST_PAGE, index_html(page))
     return warnings
 
 
-def tokens_page(run: Run, scored: Scored, credit: Mapping[str, Any], score: Artifact) -> str:
-    """The token-reward page of the scored attempts, with `report.page_pairs` of them at most."""
-    cases = chosen(scored.cases, run.settings.report.page_pairs)
+def tokens_page(
+    run: Run, scored: Scored, cases: list[Case], credit: Mapping[str, Any], score: Artifact
+) -> str:
+    """The token-reward page of `cases`, the scored attempts that are shown."""
     counts = [Counter(c.pair.attempt.is_right for c in group) for group in (scored.cases, cases)]
     choice = f"All {len(cases):,} scored attempts."
     if len(cases) < len(scored.cases):
@@ -90,74 +158,96 @@ def tokens_page(run: Run, scored: Scored, credit: Mapping[str, Any], score: Arti
     return page_html(data)
 
 
-def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
-    """What was run, as (name, value).
-
-    Date and version are those of the `score` artifact, so that the same artifacts give the same
-    page. The command leaves out where files are, which says nothing about the attempts.
-    """
-    s = run.settings
-    model = s.model.gguf_file or s.model.path
-    name = f"{s.model.shape['model_type']} from scratch" if model is None else Path(model).name
-    recorded = score.manifest.get("environment", {})
-    commit = recorded.get("commit")
-    version = f"{rlmec.__version__}, commit {commit[:12]}" if commit else rlmec.__version__
-    program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["rlmec", "train"]
-    told = [each for each in run.overrides if not each.startswith(("paths.", "hydra."))]
-    return [
-        ("model", name),
-        ("seed", str(s.seed)),
-        ("scored", str(score.manifest.get("created", ""))[:10]),
-        ("version", version),
-        ("reward rule", str(s.policy.reward["_target_"]).rpartition(".")[2]),
-        ("command", shlex.join([*program, *told])),
+def _tables(run: Run, found: Found) -> list[Table]:
+    """The closing tables: the task of training, further tasks, rounds."""
+    judged = {run.task.name: found.lines, **found.others}
+    tables = [
+        lines_table(lines, f"{task}, {lines[0].problems:,} problems")
+        for task, lines in judged.items()
     ]
+    if len(found.rounds) > 1:
+        tables.append(rounds_table(found.rounds, "Rounds"))
+    return tables
 
 
-def _kinds(run: Run, work: Path, start: Artifact, policy: Artifact) -> dict[str, Path]:
+# --- figures ---
+
+Drawn = tuple[str, "Figure", str]
+"""A figure with the name of its file and a sentence about it."""
+
+
+def _saved(figure: Figure, caption: str, name: str, work: Path) -> ShownFigure:
+    """Saves a figure as PNG, and returns it as it is shown."""
+    file = f"{name}.png"
+    write_png(figure, work / file)
+    return ShownFigure(inline_svg(figure, name, caption), caption, file)
+
+
+def _figures(
+    run: Run, parents: dict[str, Artifact], scored: Scored, found: Found
+) -> Iterator[Drawn]:
+    accuracy = accuracy_figure(found.panels)
+    yield "accuracy", accuracy, "Accuracy of every judged model with its 95 % interval."
+    yield from _kinds(run, found)
+    yield from _credit(run, scored)
+    yield from _curves(parents)
+
+
+def _kinds(run: Run, found: Found) -> Iterator[Drawn]:
     problems = run.task.problems(run.settings.evaluate.split)
     known, kind_of_error = by_id(problems), getattr(run.task, "kind_of_error", None)
     counts, errors = [], []
-    for artifact in (start, policy):
+    for artifact in (found.start, found.policy):
         attempts = read_table(artifact.file("attempts.parquet"), Attempt)
         counts.append(by_kind(attempts, problems))
         wrong = [a for a in attempts if not a.is_right] if kind_of_error else []
         errors.append(Counter(kind_of_error(known[a.problem_id], a.text) for a in wrong))  # pyright: ignore
-    path = work / "kinds.png"
-    kinds_figure(counts[0], counts[1], (errors[0], errors[1]), path)
-    return {"Accuracy by kind of problem and errors by kind, before and after": path}
+
+    figure = kinds_figure(counts[0], counts[1])
+    yield "kinds", figure, "Accuracy of start and policy by kind of problem."
+    if any(errors):
+        figure = errors_figure(errors[0], errors[1])
+        yield "errors", figure, "Wrong attempts of start and policy by the first error in them."
 
 
-def _credit(run: Run, work: Path, scored: Scored) -> dict[str, Path]:
+def _credit(run: Run, scored: Scored) -> Iterator[Drawn]:
     rewards: dict[bool, list[np.ndarray]] = {True: [np.empty(0)], False: [np.empty(0)]}
     for case in scored.cases:
         rewards[case.pair.attempt.is_right].append(case.pair.token_rewards)
-    out = {"Token rewards of right and wrong attempts": work / "rewards.png"}
-    right, wrong = (np.concatenate(rewards[sign]) for sign in (True, False))
-    reward_histograms(right, wrong, work / "rewards.png")
+    for right, which in ((True, "right"), (False, "wrong")):
+        figure = reward_figure(np.concatenate(rewards[right]), right=right)
+        yield f"rewards_{which}", figure, f"Token rewards of {which} attempts, on a log scale."
+
     ratios: dict[str, list[float]] = {}
     for c in scored.corrections:
         how = "accepted" if c.accepted else "rejected"
         ratios.setdefault(f"{c.source}, {how}", []).append(c.edit_ratio)
     if ratios:
-        out["Edit ratios of the corrections"] = work / "edits.png"
-        edit_ratios(ratios, run.settings.teach.max_edit_ratio, work / "edits.png")
+        figure = edits_figure(ratios, run.settings.teach.max_edit_ratio)
+        yield "edits", figure, "Edit ratios of the corrections by source, with the limit."
     if scored.items:
-        name = "Precision and recall of penalties over the threshold, unseen wrong attempts"
-        out[name] = work / "credit.png"
-        credit_curve(scored.items, scored.truth, work / "credit.png")
-    return out
+        figure = credit_figure(scored.items, scored.truth)
+        yield "credit", figure, CREDIT_CAPTION
 
 
-def _curves(work: Path, parents: dict[str, Artifact]) -> dict[str, Path]:
-    out = {}
+def _curves(parents: dict[str, Artifact]) -> Iterator[Drawn]:
     for stage in ("warmup", "grm", "policy"):
         fits = {
             name.rpartition("/")[2]: curve_of(artifact)
             for name, artifact in parents.items()
             if artifact.stage == stage
         }
-        path = work / f"curves_{stage}.png"
-        if fits and training_curves(fits, stage, path):
-            out[f"Training curves: {stage}"] = path
-    return out
+        for metric, lines in curves(fits, stage).items():
+            name = f"curve_{stage}_{metric.replace('/', '_')}"
+            yield name, curve_figure(stage, metric, lines), _curve_words(metric, lines)
+
+
+def _curve_words(metric: str, lines: Mapping[str, Points]) -> str:
+    """What a curve shows, and the ends of the last line, which is that of this run's policy."""
+    name, points = list(lines.items())[-1]
+    first, last = points[0], points[-1]
+    which = f" of {name}" if len(lines) > 1 else ""
+    return (
+        f"{METRIC_WORDS[metric]}. From {first[1]:.3g} at step {first[0]:.0f} to {last[1]:.3g} at "
+        f"step {last[0]:.0f}{which}."
+    )

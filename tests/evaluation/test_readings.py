@@ -11,7 +11,7 @@ from rlmec.evaluation.readings import figures
 from rlmec.evaluation.stored_outputs import is_stored, path_and_field, read_stored
 from rlmec.evaluation.train_overlap import choose_examples
 from rlmec.records import Attempt, Problem
-from rlmec.report.figures import Bar, accuracy_figure
+from rlmec.report.figures import Bar, accuracy_figure, write_png
 from rlmec.report.harness_results import harness_name, harness_results
 from rlmec.report.tables import (
     Judgement,
@@ -260,8 +260,8 @@ def test_the_picture_has_a_panel_a_task_and_a_bar_a_model(task, tmp_path):
     panels = panels_of(judged)
     assert [[bar.name for bar in bars] for bars in panels.values()] == [["one", "b"]] * 2
     assert panels["svamp"][0] == Bar("one", 1 / 3, *wilson(1, 3), 3)
-    accuracy_figure(panels, tmp_path / "picture.png")
-    accuracy_figure({"gsm8k": [Bar("alone", 1.0, 1.0, 1.0, 1)]}, tmp_path / "alone.png")
+    write_png(accuracy_figure(panels), tmp_path / "picture.png")
+    accuracy_figure({"gsm8k": [Bar("alone", 1.0, 1.0, 1.0, 1)]})
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -1,24 +1,32 @@
-"""Figures are drawn from hand-made numbers; the first page shows texts as texts."""
+"""Figures are drawn from hand-made numbers, and follow a page's colours as SVG."""
 
-import base64
-import hashlib
+import re
 import struct
-from html import unescape
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from rlmec.evaluation.run_warnings import NamedWarning
 from rlmec.method.credit import CreditItem
 from rlmec.report.figures import (
-    credit_curve,
-    edit_ratios,
+    BLUE,
+    CURVES,
+    GREY,
+    METRIC_WORDS,
+    ORANGE,
+    Bar,
+    accuracy_figure,
+    credit_figure,
+    curve_figure,
+    curves,
+    edits_figure,
+    errors_figure,
     kinds_figure,
-    reward_histograms,
-    training_curves,
+    reward_figure,
+    series_colours,
+    write_png,
 )
-from rlmec.report.first_page import MarkdownTable, index_html, markdown_blocks
-from rlmec.runtime.display import markdown_table
+from rlmec.report.inline_svg import inline_svg
 
 FIT = [{"step": 2.0, "train/loss": 1.0}, {"step": 1.0, "train/loss": 2.0, "dev/accuracy": 0.1}]
 
@@ -37,62 +45,72 @@ def item(rewards):
 
 
 @pytest.mark.parametrize("rewards", [[-0.1, 0.0, 0.0], [0.0, 0.0, 0.0]])
-def test_figures_of_credit_are_drawn_even_where_there_is_nothing(tmp_path, rewards):
-    reward_histograms(np.array([0.5, 0.0]), np.array(rewards), tmp_path / "a.png")
-    reward_histograms(np.empty(0), np.empty(0), tmp_path / "b.png")
-    credit_curve([item(rewards)], "oracle", tmp_path / "c.png")
-    edit_ratios({"oracle, accepted": [0.1, 0.2], "grm, rejected": []}, 0.5, tmp_path / "d.png")
-    assert all(min(size(path)) > 100 for path in tmp_path.glob("*.png"))
+def test_figures_of_credit_are_drawn_even_where_there_is_nothing(rewards):
+    drawn = [
+        reward_figure(np.array(rewards), right=False),
+        reward_figure(np.empty(0), right=True),
+        credit_figure([item(rewards)], "oracle"),
+        edits_figure({"oracle, accepted": [0.1, 0.2], "grm, rejected": []}, 0.5),
+    ]
+    for at, figure in enumerate(drawn):
+        assert "<path" in inline_svg(figure, str(at), "x")
 
 
-@pytest.mark.parametrize("errors", [({}, {}), ({"result": 3, "<b>": 1}, {"result": 1})])
-def test_kinds_are_drawn_with_and_without_kinds_of_error(tmp_path, errors):
-    kinds_figure({"2 steps": (1, 2), "": (0, 0)}, {"10 steps": (2, 2)}, errors, tmp_path / "k.png")
-    width, _ = size(tmp_path / "k.png")
-    assert (width > 800) == bool(errors[0])
+def test_a_picture_is_saved_at_the_size_of_a_figure(tmp_path):
+    figure = kinds_figure({"2 steps": (1, 2), "": (0, 0)}, {"10 steps": (2, 2)})
+    write_png(figure, tmp_path / "k.png")
+    assert size(tmp_path / "k.png")[0] == 585  # 3.9 inches at 150 dots
 
 
-def test_curves_have_a_panel_a_figure_and_none_without_points(tmp_path):
-    assert training_curves({"one": FIT, "two": FIT[:1]}, "policy", tmp_path / "one.png")
+def test_a_curve_is_one_metric_and_needs_two_points():
     both = [*FIT, {"step": 3.0, "dev/accuracy": 0.2}]
-    assert training_curves({"one": both}, "policy", tmp_path / "two.png")
-    assert size(tmp_path / "two.png")[0] > 1.7 * size(tmp_path / "one.png")[0]
-    assert not training_curves({"one": FIT[:1], "two": []}, "warmup", tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+    assert curves({"one": FIT, "two": FIT[:1]}, "policy") == {
+        "train/loss": {"one": [(1.0, 2.0), (2.0, 1.0)], "two": [(2.0, 1.0)]}
+    }
+    assert list(curves({"one": both}, "policy")) == ["train/loss", "dev/accuracy"]
+    assert curves({"one": FIT[:1], "two": []}, "warmup") == {}
+    assert set(METRIC_WORDS) == {metric for metrics in CURVES.values() for metric in metrics}
 
 
-def test_the_first_page_holds_table_warnings_and_figures_as_texts(tmp_path):
-    edit_ratios({"x": [0.5]}, 0.5, tmp_path / "d.png")
-    warning = NamedWarning("some_name", "a < b", "policy.<x>")
-    table = "| model | accuracy |\n|---|---|\n| <i>x</i> | 1.0 |\n\nA & B.\n"
-    page = index_html("<t>", table, {"C <p>": tmp_path / "d.png"}, [warning], "tokens.html")
-    for text in (
-        "&lt;t&gt;",
-        "&lt;i&gt;x&lt;/i&gt;",
-        "a &lt; b",
-        "policy.&lt;x&gt;",
-        "C &lt;p&gt;",
-    ):
-        assert text in page
-    assert "some_name" in page
-    assert 'href="tokens.html"' in page
-    assert "data:image/png;base64," in page
-    assert "<script" not in page
-    assert "http" not in page.replace("http-equiv", "")
+def test_a_series_has_one_colour_in_every_figure():
+    assert series_colours(["start", "mine", "rlmec"]) == {
+        "start": GREY,
+        "mine": ORANGE,  # the first colour that no other has
+        "rlmec": BLUE,
+    }
+    assert series_colours(["rlmec", "dpo"])["dpo"] == series_colours(["dpo", "x"])["dpo"]
+    many = series_colours([f"m{i}" for i in range(20)])
+    assert len(many) == 20
 
 
-def test_the_first_page_allows_only_its_own_style():
-    page = index_html("t", "", {}, [], "tokens.html")
-    style = page.partition("<style>")[2].partition("</style>")[0]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = unescape(page.partition('Content-Security-Policy" content="')[2].partition('">')[0])
-    assert f"style-src 'sha256-{digest}'" in policy
-    assert "default-src 'none'" in policy
+def test_a_figure_in_a_page_has_no_style_and_no_colour_of_its_own():
+    nasty = "<b>$x$ \x00 $"
+    svg = inline_svg(errors_figure({nasty: 2}, {nasty: 1}), "errors", "a <label>")
+    root = ElementTree.fromstring(svg)
+    assert "<b>$x$ \ufffd $" in [element.text for element in root.iter("text")]
+    assert root.attrib["aria-label"] == "a <label>"
+    assert (root.attrib["role"], root.attrib["width"]) == ("img", "374")
+    assert not any(e.attrib.get("style") or e.tag == "style" for e in root.iter())
+    colours = {e.attrib[n] for e in root.iter() for n in ("fill", "stroke") if n in e.attrib}
+    assert colours - {"none"}
+    assert all(c == "none" or c.startswith("var(--") for c in colours), colours
+    assert "http" not in svg
 
 
-def test_tables_and_paragraphs_of_markdown_by_hand():
-    found = markdown_blocks("| a | b |\n|---|--:|\n| 1 |  |\n\nx\n| c |\n|---|\n| - |")
-    first = MarkdownTable(["a", "b"], [["1", ""]])
-    assert found == [first, "x", MarkdownTable(["c"], [["-"]])]
-    table = markdown_table(["a|b", ""], [["\\x", "|"]])
-    assert markdown_blocks(table) == [MarkdownTable(["a|b", ""], [["\\x", "|"]])]
+def test_ids_of_two_figures_differ_and_are_all_defined():
+    lines = {"rlmec": [(0.0, 1.0), (5.0, 2.0)], "dpo": [(0.0, 1.0)]}
+    found = [inline_svg(curve_figure("policy", "train/loss", lines), n, "x") for n in ("a", "b")]
+    ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in found]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for svg, own in zip(found, ids, strict=True):
+        assert set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg)) <= {
+            pair for i in own for pair in ((i, ""), ("", i))
+        }
+
+
+def test_accuracies_are_drawn_per_task():
+    bars = [Bar("start", 0.2, 0.1, 0.3, 50), Bar("rlmec", 0.4, 0.3, 0.5, 50)]
+    svg = inline_svg(accuracy_figure({"gsm8k": bars, "svamp": bars[:1]}), "accuracy", "x")
+    texts = [element.text for element in ElementTree.fromstring(svg).iter("text")]
+    assert {"gsm8k, 50 problems", "svamp, 50 problems", "40.0"} <= set(texts)

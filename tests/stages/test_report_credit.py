@@ -16,7 +16,7 @@ from rlmec.records import (
 )
 from rlmec.report.token_page import Case
 from rlmec.stages.report_credit import Scored
-from rlmec.stages.report_pages import run_facts
+from rlmec.stages.report_facts import run_facts
 from rlmec.store.artifacts import Artifact
 
 # Two lines of two tokens and newlines: tokens 0 1 (newline) 2 3 are in the lines 0 0 0 1 1.

@@ -181,7 +181,7 @@ def test_the_table_leaves_empty_what_was_not_measured():
         RoundLine(1, 40, 0.5, 12, 0.25, 30, 0.6, 0.625),
         RoundLine(2, 38, None, 9, None, 30, None, None),
     ]
-    assert rounds_table(lines).splitlines()[2:] == [
+    assert rounds_table(lines).markdown().splitlines()[2:] == [
         "| 1 | 40 | 50.0 % | 12 | 0.250 | 30 | 60.0 % | 62.5 % |",
         "| 2 | 38 |  | 9 |  | 30 |  |  |",
     ]

@@ -1,0 +1,148 @@
+"""What a report says of the run itself: what was run, in words and in figures, and what it took.
+
+In: the settings of the run and the manifests of its artifacts. Out: sentences, pairs of name and
+value, and a table of the stages.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import rlmec
+from rlmec.pipeline.chain import Run, curve_of
+from rlmec.records import Attempt, Correction
+from rlmec.report.tables import Table
+from rlmec.store.artifacts import Artifact
+from rlmec.store.tables import read_table
+
+
+def model_name(run: Run) -> str:
+    """The policy's model as a person calls it."""
+    model = run.settings.model
+    path = model.gguf_file or model.path
+    return f"{model.shape['model_type']} from scratch" if path is None else Path(path).name
+
+
+def teacher_name(run: Run) -> str:
+    """The teacher by the name of its module, such as "oracle"."""
+    return str(run.settings.teacher["_target_"]).split(".")[-2]
+
+
+def run_intro(run: Run) -> str:
+    """What was run, in words for someone who does not know the method."""
+    s = run.settings
+    rounds = f"{s.rounds} rounds" if s.rounds > 1 else "one round"
+    attempts = "wrote attempts" if s.sample.path is None else "is to learn from given attempts"
+    return (
+        f"RLMEC on the task {run.task.name}, in {rounds}. "
+        f"The policy ({model_name(run)}) {attempts}, and a teacher ({teacher_name(run)}) corrected "
+        "wrong ones with as few edits as it could. A generative reward model (GRM) learned from "
+        "these corrections to rewrite wrong attempts, and gave every token of every attempt a "
+        f"reward (rule {_short(s.policy.reward)}). The policy was then trained with the objective "
+        f"{_short(s.policy.objective)} and judged on problems that it had not seen."
+    )
+
+
+def _short(node: Mapping[str, Any]) -> str:
+    """The name of the function that a node of the settings names."""
+    return str(node["_target_"]).rpartition(".")[2]
+
+
+def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
+    """What was run, as (name, value).
+
+    Date and version are those of the `score` artifact, so that the same artifacts give the same
+    page. The command leaves out where files are, which says nothing about the attempts.
+    """
+    s = run.settings
+    recorded = score.manifest.get("environment", {})
+    commit = recorded.get("commit")
+    version = f"{rlmec.__version__}, commit {commit[:12]}" if commit else rlmec.__version__
+    program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["rlmec", "train"]
+    told = [each for each in run.overrides if not each.startswith(("paths.", "hydra."))]
+    return [
+        ("model", model_name(run)),
+        ("seed", str(s.seed)),
+        ("scored", str(score.manifest.get("created", ""))[:10]),
+        ("version", version),
+        ("reward rule", _short(s.policy.reward)),
+        ("command", shlex.join([*program, *told])),
+    ]
+
+
+def page_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
+    """The facts of the first page: those of `run_facts`, and what the chain was made of."""
+    own = run_facts(run, score)
+    chain = [("teacher", teacher_name(run)), ("rounds", str(run.settings.rounds))]
+    return [("task", run.task.name), own[0], *chain, *own[1:]]
+
+
+# --- time and tokens ---
+
+
+def stages_table(parents: Mapping[str, Artifact]) -> Table:
+    """One row per artifact in the order in which they were made, and their sum.
+
+    The tokens are those that a model wrote or learned from. Those of a fit are the mean of its
+    logged steps times all steps. A cell is empty if a figure is not known.
+    """
+    head = ["stage", "result", "seconds", "tokens", "peak memory", "artifact"]
+    made = sorted(parents.items(), key=lambda named: str(named[1].manifest.get("created", "")))
+    rows = []
+    seconds, tokens = 0.0, 0
+    for name, artifact in made:
+        own = float(artifact.manifest.get("seconds", 0))
+        count = tokens_of(artifact)
+        peak = artifact.manifest.get("peak_memory_gib")
+        rows.append(
+            [
+                name.replace("/", ", "),
+                stage_result(artifact),
+                f"{own:,.1f}",
+                "" if count is None else f"{count:,}",
+                "" if peak is None else f"{peak:.2f} GiB",
+                f"{artifact.stage}/{artifact.fingerprint}",
+            ]
+        )
+        seconds += own
+        tokens += count or 0
+    rows.append(["all", "", f"{seconds:,.1f}", f"{tokens:,}", "", ""])
+    return Table("Stages in the order in which they were made", head, rows)
+
+
+def tokens_of(artifact: Artifact) -> int | None:
+    """The tokens that a stage's model wrote or learned from; None if that is not known."""
+    if artifact.stage in ("sample", "evaluate"):
+        attempts = read_table(artifact.file("attempts.parquet"), Attempt)
+        return sum(len(a.completion_ids) for a in attempts)
+    if artifact.stage in ("teach", "score"):
+        corrections = read_table(artifact.file("corrections.parquet"), Correction)
+        return sum(len(c.completion_ids) for c in corrections)
+    logged = [row["train/tokens"] for row in curve_of(artifact) if "train/tokens" in row]
+    return round(fmean(logged) * artifact.rows) if logged else None
+
+
+def stage_result(artifact: Artifact) -> str:
+    """What a stage has made, in a few words."""
+    m = artifact.metrics
+    rows = f"{artifact.rows:,}"
+    if artifact.stage == "sample":
+        right = m.get("sample/accuracy")
+        return f"{rows} attempts" + ("" if right is None else f", {100 * right:.1f} % right")
+    if artifact.stage in ("teach", "score"):
+        return _corrected(artifact.stage, m, rows)
+    if artifact.stage == "evaluate":
+        right = next((v for k, v in m.items() if k.endswith("/accuracy")), None)
+        return f"{rows} answers" + ("" if right is None else f", {100 * right:.1f} % right")
+    return f"{rows} updates"
+
+
+def _corrected(stage: str, m: Mapping[str, Any], rows: str) -> str:
+    accepted = m.get(f"{stage}/accepted", 0)
+    words = f"{accepted:,} corrections accepted"
+    return f"{rows} attempts scored, {words}" if stage == "score" else words
