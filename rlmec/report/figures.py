@@ -233,6 +233,7 @@ def reward_figure(rewards: np.ndarray, *, right: bool) -> Figure:
     figure, axes = _figure(f"{which} attempts: {len(rewards):,} tokens, {zero:.1%} at 0")
     if len(given):
         axes.hist(given, bins=40, color=BLUE if right else ORANGE, log=True)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("token reward (other than 0)")
     axes.set_ylabel("tokens")
     return figure

@@ -60,8 +60,8 @@ def _clean(element: ElementTree.Element, used: set[str]) -> None:
     element.tag = _local(element.tag)
     for child in [c for c in element if _local(c.tag) in ("metadata", "style")]:
         element.remove(child)
-    # Line breaks between elements carry nothing; those of a text do.
-    if element.tag != "text":
+    # Outside texts there are only line breaks.
+    if element.tag not in ("text", "tspan"):
         element.text = None
     element.tail = None
 

@@ -91,7 +91,7 @@ def stages_table(parents: Mapping[str, Artifact]) -> Table:
     The tokens are those that a model wrote or learned from. Those of a fit are the mean of its
     logged steps times all steps. A cell is empty if a figure is not known.
     """
-    head = ["stage", "result", "seconds", "tokens", "peak memory", "artifact"]
+    head = ["stage", "seconds", "tokens", "peak memory", "result", "artifact"]
     made = sorted(parents.items(), key=lambda named: str(named[1].manifest.get("created", "")))
     rows = []
     seconds, tokens = 0.0, 0
@@ -102,16 +102,16 @@ def stages_table(parents: Mapping[str, Artifact]) -> Table:
         rows.append(
             [
                 name.replace("/", ", "),
-                stage_result(artifact),
                 f"{own:,.1f}",
                 "" if count is None else f"{count:,}",
                 "" if peak is None else f"{peak:.2f} GiB",
+                stage_result(artifact),
                 f"{artifact.stage}/{artifact.fingerprint}",
             ]
         )
         seconds += own
         tokens += count or 0
-    rows.append(["all", "", f"{seconds:,.1f}", f"{tokens:,}", "", ""])
+    rows.append(["all", f"{seconds:,.1f}", f"{tokens:,}", "", "", ""])
     return Table("Stages in the order in which they were made", head, rows)
 
 

@@ -180,6 +180,7 @@ def _saved(figure: Figure, caption: str, name: str, work: Path) -> ShownFigure:
     """Saves a figure as PNG, and returns it as it is shown."""
     file = f"{name}.png"
     write_png(figure, work / file)
+    figure.set_layout_engine("none")  # everything has its place now: SVG need not find it again
     return ShownFigure(inline_svg(figure, name, caption), caption, file)
 
 
