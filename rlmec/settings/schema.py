@@ -318,7 +318,9 @@ class ExportSettings:
     Of models: `merge` puts an adapter into its base model, `dtype` (default: as trained) is that of
     the weights. Of pairs, completions and messages: `format` is jsonl or parquet. Of pairs and
     completions: `conversational` (default: with a chat template) writes turns instead of text. Of
-    pairs: `right_and_wrong` adds pairs of a right and a wrong attempt at one problem.
+    pairs: `right_and_wrong` adds pairs of a right and a wrong attempt at one problem. With `hub`
+    the folder is pushed to that repository of the Hugging Face hub, which is made if there is none,
+    and then is `hub_private`; with `hub_dry_run` it is only said what would be pushed.
     """
 
     what: Literal["policy", "grm", "pairs", "completions", "messages", "scores"]
@@ -328,6 +330,9 @@ class ExportSettings:
     format: Literal["jsonl", "parquet"]
     conversational: bool | None
     right_and_wrong: bool
+    hub: str | None
+    hub_private: bool
+    hub_dry_run: bool
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from rlmec.data.pairs import PairTable
+from rlmec.export import hub
 from rlmec.export.model_card import model_card
 from rlmec.export.model_folder import (
     check_target,
@@ -62,6 +63,8 @@ def check_export(settings: RunSettings) -> None:
     if s.path is None:
         raise ConfigurationError("export.path: name the folder to write")
     check_target(Path(s.path))
+    if s.hub is not None:
+        hub.check_hub(s.hub, dry_run=s.hub_dry_run)
 
 
 def export(run: Run) -> None:
@@ -85,6 +88,19 @@ def export(run: Run) -> None:
     )
     shown = "".join(f", {name} {value}" for name, value in counts.items())
     run.say(f"export ({s.what}): {target}{shown}")
+    if s.hub is not None:
+        _push(run, target, s.hub)
+
+
+def _push(run: Run, target: Path, name: str) -> None:
+    s = run.settings.export
+    kind: hub.Kind = "model" if s.what in ("policy", "grm") else "dataset"
+    if s.hub_dry_run:
+        files = hub.shown(hub.files_to_push(target))
+        run.say(f"export: would be pushed to the {kind} {name}:\n{files}")
+    else:
+        address = run.ranks.share(lambda: hub.push(target, name, kind, private=s.hub_private))
+        run.say(f"export: pushed to {address}")
 
 
 def _policy(run: Run, target: Path) -> Mapping[str, Any]:
