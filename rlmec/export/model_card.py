@@ -23,6 +23,33 @@ DESCRIPTIONS = {
 }
 # A path that begins with "/", "~", "." or "..", but not the part of a URL or a fraction.
 _PATH = re.compile(r"(?<![\w./<])(?:~|\.{1,2})?(?:/[^\s/'\",;{}\[\]()`|]+)+/?")
+KEY_FIGURES = {
+    "evaluate": {
+        r"eval/(?P<task>[^/]+)/accuracy": "accuracy on {task}",
+        r"eval/(?P<task>[^/]+)/accuracy_low": "accuracy on {task}, lower end of its 95 % interval",
+        r"eval/(?P<task>[^/]+)/accuracy_high": "accuracy on {task}, upper end",
+        r"eval/(?P<task>[^/]+)/problems": "problems of {task}",
+    },
+    "sample": {"sample/accuracy": "right attempts of the start policy, share"},
+    "teach": {"teach/accepted": "accepted corrections of the teacher"},
+    "grm": {"grm/rewrite_right": "right rewrites of the reward model on its dev problems, share"},
+    "score": {"score/accepted": "accepted corrections of the reward model"},
+    "policy": {
+        "policy/rows": "rows that the policy was trained on",
+        "dev/accuracy": "accuracy on dev",
+    },
+}
+"""The figures that a reader looks for, by stage: a pattern of the name, and the figure in words."""
+
+CITATION = """@inproceedings{chen2024rlmec,
+  title = {Improving Large Language Models via Fine-grained Reinforcement Learning with Minimum Editing Constraint},
+  author = {Chen, Zhipeng and Zhou, Kun and Zhao, Wayne Xin and Wan, Junchen and Zhang, Fuzheng and Zhang, Di and Wen, Ji-Rong},
+  booktitle = {Findings of ACL},
+  year = {2024},
+  note = {arXiv:2401.06081}
+}"""  # noqa: E501
+"""The paper whose method it is."""
+
 _HIDDEN = ("paths.", "hydra.", "export.path", "trainer.progress_bar")
 
 
@@ -32,6 +59,7 @@ def model_card(
     kind: str = "model",
     base_model: str | None = None,
     prompt: str | None = None,
+    chat: bool = False,
     settings: Mapping[str, Any] | None = None,
     figures: Mapping[str, Mapping[str, Any]] | None = None,
     overrides: Sequence[str] | None = None,
@@ -39,8 +67,10 @@ def model_card(
 ) -> str:
     """The text of README.md; a section is left out if its argument is not given.
 
-    `kind` is policy, grm or model. `figures` are metrics by stage, of which the numbers are shown.
-    `settings` is a nested dict. `overrides` are those of the command line.
+    `kind` is policy, grm or model. `prompt` is the template of its prompt, as the user's turn of a
+    conversation if `chat`. `figures` are metrics by stage: those of KEY_FIGURES are shown in words,
+    and all numbers in a section that is folded. `settings` is a nested dict. `overrides` are those
+    of the command line.
     """
     parts = [_front_matter(base_model), f"# {title}", DESCRIPTIONS[kind]]
     parts.append(
@@ -51,9 +81,14 @@ def model_card(
         parts.append(f"Base model: `{placeless(base_model)}`")
     if prompt:
         parts.append(f"## Prompt\n\nNames in braces stand for fields.\n\n```text\n{prompt}\n```")
+    if prompt or kind == "grm":
+        parts.append(f"## Usage\n\n```python\n{_usage(title, kind, prompt or '', chat)}\n```")
+    key = _key_figures(figures or {})
+    if key:
+        parts.append(f"## Figures\n\n{markdown_table(['figure', 'value'], key)}".rstrip("\n"))
     table = _figures_table(figures or {})
     if table:
-        parts.append(f"## Figures\n\n{table}")
+        parts.append(f"<details><summary>All figures</summary>\n\n{table}\n\n</details>")
     if settings:
         lines = [f"{key} = {value}" for key, value in _flat(settings)]
         parts.append("## Settings\n\n```text\n" + "\n".join(lines) + "\n```")
@@ -62,6 +97,7 @@ def model_card(
     if versions:
         lines = [f"{name} {version}" for name, version in versions.items()]
         parts.append("## Versions\n\n" + ", ".join(lines))
+    parts.append(f"## Citation\n\n```bibtex\n{CITATION}\n```")
     parts.append("## Licence\n\nNone is given. The licences of the base model and the data apply.")
     return "\n\n".join(parts) + "\n"
 
@@ -92,6 +128,37 @@ def _front_matter(base_model: str | None) -> str:
     if base_model and re.fullmatch(r"[\w.-]+/[\w.-]+", base_model):
         lines.append(f"base_model: {base_model}")
     return "---\n" + "\n".join(lines) + "\n---"
+
+
+def _usage(title: str, kind: str, prompt: str, chat: bool) -> str:
+    """Python that uses the model, whose folder is named `title`."""
+    if kind == "grm":
+        return (
+            "import rlmec\n\n"
+            f'scored = rlmec.score("{title}", question, attempt, solution=reference)\n'
+            "print(list(zip(scored.tokens, scored.probabilities)))"
+        )
+    asked = f"{prompt!r}.replace('{{question}}', question)"
+    if chat:
+        asked = f"[{{'role': 'user', 'content': {asked}}}]"
+    return (
+        "from transformers import pipeline\n\n"
+        f'generate = pipeline("text-generation", "{title}")\n'
+        f"prompt = {asked}\n"
+        'print(generate(prompt, return_full_text=False)[0]["generated_text"])'
+    )
+
+
+def _key_figures(figures: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of KEY_FIGURES, the evaluation first."""
+    rows = []
+    for stage, patterns in KEY_FIGURES.items():
+        for name, value in figures.get(stage, {}).items():
+            for pattern, words in patterns.items():
+                match = re.fullmatch(pattern, name)
+                if match and isinstance(value, int | float):
+                    rows.append([words.format(**match.groupdict()), f"{value:.4g}"])
+    return rows
 
 
 def _figures_table(figures: Mapping[str, Mapping[str, Any]]) -> str:

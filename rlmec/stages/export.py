@@ -151,6 +151,7 @@ def _card(run: Run, kind: str, artifact: Artifact, title: str) -> str:
         kind=kind,
         base_model=base_model,
         prompt=prompt,
+        chat=s.prompt.chat,
         settings={name: plain[name] for name in nodes},
         figures=figures,
         overrides=run.overrides,

@@ -356,11 +356,34 @@ def test_places_are_cut_to_their_last_name(text, wanted):
     assert placeless(text) == wanted
 
 
+def test_a_card_shows_the_figures_that_matter_in_words_and_the_usage_runs(chain, capsys):
+    figures = {"evaluate": {"eval/sums/accuracy": 0.25, "eval/sums/accuracy_low": 0.125}}
+    figures |= {"sample": {"sample/accuracy": 0.5, "sample/duplicates": 3}}
+    card = model_card("m", kind="policy", prompt="Q: {question}\n", figures=figures)
+    shown = card[card.index("## Figures") : card.index("<details>")]
+    assert [line.split("| ")[1:] for line in shown.splitlines()[4:] if line] == [
+        ["accuracy on sums ", "0.25 |"],
+        ["accuracy on sums, lower end of its 95 % interval ", "0.125 |"],
+        ["right attempts of the start policy, share ", "0.5 |"],
+    ]
+    assert "| sample | `sample/duplicates` | 3 |" in card[card.index("<details>") :]
+
+    for what in ("policy", "grm"):
+        folder = chain[0] / "exports" / what
+        card = (folder / "README.md").read_text()
+        code = card.split("```python\n")[1].split("```")[0].replace(f'"{what}"', repr(str(folder)))
+        known = {"question": "1 + 1?", "attempt": "3", "reference": "2"}
+        exec(code, known)
+        assert capsys.readouterr().out.strip()
+
+
 def test_a_card_names_what_is_known_and_no_licence():
     card = model_card("m", base_model="Qwen/Qwen3-1.7B", figures={"a": {"x": 0.5, "h": [1]}})
     assert "base_model: Qwen/Qwen3-1.7B" in card
     assert "| a | `x` | 0.5 |" in card
     assert "base_model" not in model_card("m", base_model="/home/me/m")
+    assert "## Usage" not in card
+    assert "2401.06081" in card
     assert "license" not in card
     assert command_line(["paths.artifacts=/x", "export.path=/y", "grm.steps=3", "task=a b"]) == (
         "python train.py grm.steps=3 'task=a b'"
