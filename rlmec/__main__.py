@@ -41,8 +41,8 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "rlmec train --help shows the groups of settings with their options, and all settings;",
-            "rlmec train --cfg job ... the settings of a run. --version shows the version.",
+            "rlmec train --help shows the groups of settings with their options, and",
+            "rlmec train --cfg job ... all settings of a run. --version shows the version.",
             "Folders are relative to the one that the command is started in.",
         ]
     )

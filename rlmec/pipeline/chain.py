@@ -131,9 +131,9 @@ class Run:
         return f"[{place}/{len(self.order)}] {stage.title}"
 
     @cached_property
-    def expected(self) -> dict[tuple[str, str], float | None]:
-        """The seconds that each stage of the job may take, by its key, as found at the start."""
-        return expected_seconds(self)
+    def expected(self) -> dict[tuple[str, str], Expected]:
+        """What is to be done for each stage of the job, by its key, as found at the start."""
+        return expected_work(self)
 
     def say_left_out(self, task: Task) -> None:
         """Says which rows of a task were left out, once."""
@@ -263,22 +263,42 @@ def address_of(stage: Stage, known: dict[tuple[str, str], tuple[Stage, str]]) ->
     return known[stage.key][1]
 
 
-def expected_seconds(run: Run) -> dict[tuple[str, str], float | None]:
-    """The seconds that each stage of `run.order` may take, by its key.
+@dataclass(frozen=True)
+class Expected:
+    """What a job has to do for an artifact: "reuse", "continue" or "make" it.
 
-    It is 0 for an artifact that is there, and None where no earlier run tells.
+    The seconds are those of earlier runs that did the same work. They are None if there are none,
+    and for work that continues, of which a part is done.
     """
+
+    what: str
+    seconds: float | None
+
+
+def expected_work(run: Run) -> dict[tuple[str, str], Expected]:
+    """What is to be done for each stage of `run.order`, by its key; empty if that is not known."""
     known: dict[tuple[str, str], tuple[Stage, str]] = {}
     try:
         for stage in run.order:
             address_of(stage, known)
         past = PastRuns(run.store, run.ranks.world, run.threads)
-        return {
-            key: 0.0 if run.store.final(stage.name, fp).is_dir() else past.seconds(stage)
-            for key, (stage, fp) in known.items()
-        }
+        return {key: _expected(stage, fp, past) for key, (stage, fp) in known.items()}
     except (OSError, ValueError):  # the stage itself will say what it cannot read
         return {}
+
+
+def _expected(stage: Stage, fp: str, past: PastRuns) -> Expected:
+    store = stage.run.store
+    if store.final(stage.name, fp).is_dir():
+        return Expected("reuse", 0.0)
+    if is_begun(store.work(stage.name, fp)):
+        return Expected("continue", None)
+    return Expected("make", past.seconds(stage))
+
+
+def is_begun(work: Path) -> bool:
+    """Whether a work folder holds something to continue from."""
+    return any(any((work / name).glob("*")) for name in RESUMING)
 
 
 def make(stage: Stage) -> Artifact:
@@ -344,7 +364,7 @@ def _enter(
     work = store.work(stage.name, address)
     if run.settings.resume == "never":
         shutil.rmtree(work, ignore_errors=True)
-    continues = any(any((work / name).glob("*")) for name in RESUMING)
+    continues = is_begun(work)
 
     # Work under another address is not continued: whoever expected that is told what differs.
     libraries = environment(run.ranks.world, run.threads)["libraries"]
@@ -453,22 +473,18 @@ def _numbers(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _begin_line(stage: Stage, continues: bool) -> str:
-    """That a stage begins: its place in the job, the time since the job began, and what is left.
-
-    The time that is left is that of earlier runs which did the same work. It is not known for work
-    that continues, of which a part is done.
-    """
+    """That a stage begins: its place in the job, the time since the job began, and what is left."""
     run = stage.run
     elapsed = time.monotonic() - run.began
     parts = ["continues"] if continues else []
     if elapsed >= 1:
         parts.append(f"{duration(elapsed)} elapsed")
 
-    to_come = [run.expected.get(s.key) for s in run.order if s.key not in run.made]
-    known = [seconds for seconds in to_come if seconds is not None]
-    own = run.expected.get(stage.key)
-    if own and not continues:
-        parts.append(f"takes about {duration(own)}")
+    expected = run.expected.get(stage.key)
+    if expected and expected.seconds and not continues:
+        parts.append(f"takes about {duration(expected.seconds)}")
+        to_come = [run.expected.get(s.key) for s in run.order if s.key not in run.made]
+        known = [e.seconds for e in to_come if e is not None and e.seconds is not None]
         if 1 < len(to_come) == len(known):
             parts[-1] += f" of about {duration(sum(known))} left"
     return run.numbered(stage) + (": " + ", ".join(parts) if parts else "")

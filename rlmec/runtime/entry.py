@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rlmec.runtime import signals
-from rlmec.runtime.display import log, logged, say, say_error
+from rlmec.runtime.display import log, logged, say, say_error, say_markdown
 from rlmec.runtime.ranks import (
     RankError,
     Ranks,
@@ -37,13 +37,21 @@ from rlmec.runtime.store_commands import PLAN, PRUNE, STATUS, Names, run_store_c
 from rlmec.runtime.sweeps import (
     ERROR,
     JobRecord,
+    SweepPlace,
     read_summary,
     run_as_child,
+    sweep_overview,
     write_sweep_table,
 )
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.check import check
-from rlmec.settings.command_line import check_command_line, checked_arguments, with_split_files
+from rlmec.settings.command_line import (
+    check_command_line,
+    checked_arguments,
+    refuse_command_line,
+    with_split_files,
+)
+from rlmec.settings.help import help_text
 from rlmec.settings.schema import RunSettings
 from rlmec.settings.signatures import SignatureError
 from rlmec.store.artifacts import ArtifactError
@@ -87,9 +95,23 @@ def run_command_line(job: Job, config_dir: Path, config_name: str, argv: list[st
     """
     die_with_parent()
     signals.listen()
-    sys.argv[1:] = check_command_line(with_split_files(argv), config_dir, config_name)
+    given = check_command_line(with_split_files(argv), config_dir, config_name)
+    try:
+        text = help_text(given, config_dir, config_name)
+    except ConfigurationError as error:
+        refuse_command_line(error)
+    if text is not None:
+        print(text)
+        return
+
+    sys.argv[1:] = given
     program = hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)
-    program(job)()
+    try:
+        program(job)()
+    finally:
+        # A sweep that was stopped or has a job that failed is shown, too.
+        if SweepPlace.folder is not None:
+            _show_sweep(SweepPlace.folder)
 
 
 def run_program(
@@ -121,6 +143,9 @@ def _run_program(
 ) -> float | None:
     in_sweep = config.mode is not None and config.mode.name == "MULTIRUN"
     record = JobRecord(Path(config.runtime.output_dir))
+    if in_sweep:
+        own = [override for override in config.overrides.task if override not in sys.argv]
+        say(f"job {config.job.num}: {' '.join(own)}")
     try:
         value = _run_job(cfg, record, program, names)
     except signals.RunStopped as stop:
@@ -136,11 +161,11 @@ def _run_program(
         _show_error(error, record)
         if not in_sweep:
             sys.exit(1)
-        _show_sweep(config)
+        write_sweep_table(Path(config.sweep.dir))
         raise JobFailed(f"job {config.job.num} failed: {error}") from error
 
     if in_sweep:
-        _show_sweep(config)
+        write_sweep_table(Path(config.sweep.dir))
     return value
 
 
@@ -256,14 +281,11 @@ def _shown_overrides(config: HydraConf) -> list[str]:
     return [override.removeprefix("++") for override in config.overrides.task]
 
 
-def _show_sweep(config: HydraConf) -> None:
-    """Write the table of the sweep, and print its first columns and its accuracies."""
-    columns, rows = write_sweep_table(Path(config.sweep.dir))
-    shown = [i for i, name in enumerate(columns) if i < 4 or "accuracy" in name]
-    print("  ".join(columns[i] for i in shown))
-    for row in rows:
-        print("  ".join(row[i] for i in shown))
-    print(f"table of the sweep: {Path(config.sweep.dir) / 'results.md'}", flush=True)
+def _show_sweep(folder: Path) -> None:
+    """Print what the jobs of a sweep came to."""
+    if table := sweep_overview(folder):
+        say_markdown("\n" + table)
+        say(f"table of the sweep: {folder / 'results.md'}")
 
 
 def _show_stop(stop: signals.RunStopped, record: JobRecord) -> None:

@@ -15,7 +15,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from hydra.experimental.callback import Callback
 
 from rlmec.runtime import signals
 from rlmec.runtime.display import markdown_table
@@ -133,6 +135,49 @@ def write_sweep_table(sweep_dir: Path) -> tuple[list[str], list[list[str]]]:
         atomic_write_text(sweep_dir / "results.csv", text.getvalue())
         atomic_write_text(sweep_dir / "results.md", markdown_table(columns, cells))
     return columns, cells
+
+
+class SweepPlace(Callback):
+    """A callback of Hydra (`hydra.callbacks`) that remembers the folder of this process's sweep."""
+
+    folder: ClassVar[Path | None] = None
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        SweepPlace.folder = Path(config.hydra.sweep.dir)
+
+
+def sweep_overview(sweep_dir: Path) -> str:
+    """The jobs of a sweep in Markdown: status, the settings in which they differ, and accuracies.
+
+    A setting is named by its last part if no other one ends so. Empty without jobs.
+    """
+    paths = sorted(sweep_dir.rglob(SUMMARY), key=_job_order)
+    rows = [_row(sweep_dir, path) for path in paths]
+    summaries = [read_summary(path.parent) for path in paths]
+    given = [_by_key(summary.get("overrides", [])) for summary in summaries]
+
+    keys = dict.fromkeys(key for own in given for key in own)
+    differing = [key for key in keys if len({own.get(key) for own in given}) > 1]
+    ends = [key.rpartition(".")[2] for key in differing]
+    heads = [end if ends.count(end) == 1 else key for key, end in zip(differing, ends, strict=True)]
+
+    optimized = {summary.get("optimized_metric_name", "") for summary in summaries} - {""}
+    numbers = dict.fromkeys(name for row in rows for name in row if name.endswith("/accuracy"))
+    numbers = [name for name in numbers if optimized != {name}]
+    cells = [
+        [row["job"], row["status"], *(own.get(key, "") for key in differing)]
+        + [row.get(name, "") for name in ("optimized_metric", *numbers)]
+        for row, own in zip(rows, given, strict=True)
+    ]
+    name = optimized.pop() if len(optimized) == 1 else "optimized_metric"
+    head = ["job", "status", *heads, name, *numbers]
+    return markdown_table(head, cells) if rows else ""
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    """The values of overrides; of two for one key the last counts."""
+    parts = (override.partition("=") for override in overrides)
+    return {key.lstrip("+"): value for key, _, value in parts}
 
 
 def _row(sweep_dir: Path, path: Path) -> dict[str, str]:

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+import rlmec
 from rlmec.settings.binding import (
     ConfigurationError,
     dataclass_signature,
@@ -67,7 +68,7 @@ def with_stage(argv: Sequence[str], stage: str) -> list[str]:
 
     Hydra wants all overrides in one piece. Raises ConfigurationError if another stage is given.
     """
-    overrides = _parser().parse_args(argv).overrides
+    overrides = parser().parse_args(argv).overrides
     for given in overrides:
         key, _, value = given.lstrip("+").partition("=")
         if key == "stage" and value != stage:
@@ -105,7 +106,7 @@ def checked_arguments(argv: Sequence[str], config_dir: Path, config_name: str) -
     Raises ConfigurationError for an unknown key or option or a secret.
     """
     argv = with_home_folders(argv)
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         overrides = OverridesParser.create().parse_overrides(args.overrides)
         for override in overrides:
@@ -116,7 +117,7 @@ def checked_arguments(argv: Sequence[str], config_dir: Path, config_name: str) -
             return argv
 
         own = [str(o.input_line) for o in overrides if not o.is_hydra_override()]
-        searched = _search_path(args.config_dir, overrides)
+        searched = search_path(args.config_dir, overrides)
         with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
             added = _compose_checked(
                 own,
@@ -132,14 +133,16 @@ def checked_arguments(argv: Sequence[str], config_dir: Path, config_name: str) -
         raise ConfigurationError(f"{place}{' '.join(lines[:4])[:1000]}") from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Hydra's parser, under the name by which a user has started the program."""
-    parser = get_args_parser()
-    parser.prog = parser.prog.replace("__main__.py", "rlmec")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """Hydra's parser, with the name by which a user has started the program, and its version."""
+    found = get_args_parser()
+    found.prog = found.prog.replace("__main__.py", "rlmec")
+    (version,) = (action for action in found._actions if "--version" in action.option_strings)
+    version.version = f"rlmec {rlmec.__version__}"  # pyright: ignore
+    return found
 
 
-def _search_path(config_dir: str | None, overrides: Sequence[Override]) -> list[str]:
+def search_path(config_dir: str | None, overrides: Sequence[Override]) -> list[str]:
     """Where further configuration files are, as Hydra's `hydra.searchpath` names places.
 
     These are the folder of `--config-dir` and the entries of an override of hydra.searchpath.
@@ -187,7 +190,7 @@ def _compose_checked(argv: list[str], name: str, multirun: bool, searched: list[
         return loader.get_group_options(group, kind, overrides=search)
 
     groups = {o.key_or_group: options(o.key_or_group) for o in overrides}
-    known = list(_groups(options))
+    known = list(groups_of(options))
     choices = [o for o in overrides if groups[o.key_or_group]]
     values = [o for o in overrides if not groups[o.key_or_group]]
     lines = {id(o): _lines(o) if multirun else [str(o.input_line)] for o in overrides}
@@ -264,13 +267,13 @@ def _adds(override: Override, tree: DictConfig, groups: Sequence[str]) -> bool:
     raise ConfigurationError(f"unknown key {key!r}: {hint}")
 
 
-def _groups(options: Callable[[str, ObjectType], list[str]], above: str = "") -> Iterator[str]:
+def groups_of(options: Callable[[str, ObjectType], list[str]], above: str = "") -> Iterator[str]:
     """Every group of the configuration, nested ones as policy/reward; Hydra's own are left out."""
     for name in options(above, ObjectType.GROUP):
         group = f"{above}/{name}" if above else name
         if group != "hydra":
             yield group
-            yield from _groups(options, group)
+            yield from groups_of(options, group)
 
 
 def _settable(parent: Any, key: str) -> Collection[str]:

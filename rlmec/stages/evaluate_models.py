@@ -59,6 +59,14 @@ def judge_all(run: Run) -> list[Judgement]:
             "evaluate.attempts=FILE"
         )
     tasks: list[str | None] = [*judged_tasks(run)] or [None]
+    run.expect(
+        *(
+            EvaluateStage(ModelSource(run, path=path), name if at else "", task)
+            for at, (path, name) in enumerate(zip(subjects, short_names(subjects), strict=True))
+            if not is_stored(path)
+            for task in tasks
+        )
+    )
     out = []
     for at, (path, name) in enumerate(zip(subjects, short_names(subjects), strict=True)):
         if s.model is None and at < len(first):

@@ -27,7 +27,7 @@ from rlmec.pipeline.import_solutions import solution_file
 from rlmec.pipeline.memory_plan import plan_memory
 from rlmec.pipeline.run_logs import check_loggers
 from rlmec.records import require_same_tokenizer
-from rlmec.runtime.display import say
+from rlmec.runtime.display import duration, say
 from rlmec.runtime.ranks import Ranks
 from rlmec.runtime.store_commands import PLAN, Named
 from rlmec.settings.binding import ConfigurationError
@@ -96,6 +96,9 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
 
     asked = flow.stage(run, settings.stage)
     run.asked = asked.title
+    run.expect(asked)
+    if settings.stage == "evaluate":
+        run.expect(*(flow.evaluation(run, task) for task in judged_tasks(run)))
     artifact = make(asked)
     _show(run, artifact)
     return _close(run)
@@ -145,11 +148,28 @@ def _say_plan(run: Run) -> None:
         prompts = None
 
     s = run.settings
+    if s.stage == PLAN:
+        run.expect(flow.stage(run, last_stage(s)))
+        for line in artifact_lines(run):
+            say(line)
     planned = plan_memory(s, run.ranks.world, prompts)
     examples = _examples(run)
     rows = None if examples is None else row_files(s, run.ranks.world, examples, prompts)
     if line := disk_line(planned, s, rows):
         say(line)
+
+
+def artifact_lines(run: Run) -> list[str]:
+    """Which artifacts the stages in `run.order` would reuse, continue or make, and in what time."""
+    if not run.expected:
+        return ["which artifacts would be made is not known: stage=status says why"]
+    lines = ["this run would"]
+    for stage in run.order:
+        found = run.expected[stage.key]
+        time = "unknown time" if found.seconds is None else f"about {duration(found.seconds)}"
+        shown = f"{found.what:8}  {stage.title}"
+        lines.append(f"  {shown}" if found.what == "reuse" else f"  {shown}, {time}")
+    return lines
 
 
 def _examples(run: Run) -> Examples | None:

@@ -24,6 +24,7 @@ from rlmec.runtime.sweeps import (
     JobRecord,
     read_summary,
     run_as_child,
+    sweep_overview,
     write_summary,
     write_sweep_table,
 )
@@ -636,3 +637,28 @@ def test_the_table_of_a_sweep_holds_every_job(tmp_path):
 
 def test_a_sweep_without_results_has_an_empty_table(tmp_path):
     assert write_sweep_table(tmp_path) == ([], [])
+
+
+def test_the_overview_of_a_sweep_has_the_settings_in_which_jobs_differ(tmp_path):
+    for job, overrides in enumerate(
+        (
+            ["a=1", "++policy.lr=0.1", "grm.lr=0.2", "policy.objective.epsilon=0.3"],
+            ["a=1", "++policy.lr=0.2", "grm.lr=0.2", "policy.objective.epsilon=0.3"],
+            ["a=1", "++policy.lr=0.1", "grm.lr=0.4"],
+        )
+    ):
+        record = JobRecord(tmp_path / str(job))
+        record.begin([])
+        metrics = {"dev/accuracy": 0.5, "report/rlmec/accuracy": 0.25, "dev/accuracy_low": 0.1}
+        found = {"overrides": overrides, "stages": [{"metrics": metrics}]}
+        write_summary(tmp_path / str(job), found | {"optimized_metric_name": "dev/accuracy"})
+        if job < 2:
+            record.finished(0.5)
+    assert sweep_overview(tmp_path).splitlines() == [
+        "| job | status | policy.lr | grm.lr | epsilon | dev/accuracy | report/rlmec/accuracy |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| 0 | finished | 0.1 | 0.2 | 0.3 | 0.5 | 0.25 |",
+        "| 1 | finished | 0.2 | 0.2 | 0.3 | 0.5 | 0.25 |",
+        "| 2 | running | 0.1 | 0.4 |  |  |  |",
+    ]
+    assert sweep_overview(tmp_path / "none") == ""

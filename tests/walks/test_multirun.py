@@ -57,6 +57,9 @@ def test_a_bad_job_fails_alone_and_the_exit_code_tells(copied):
     assert done.code == 1
     errors = [line for line in done.output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
+    _, overview = done.output.split("| job | status | max_length | ")  # once
+    lines = [line.split(" | ")[:3] for line in overview.splitlines()[2:5]]
+    assert lines == [["| 0", "finished", "512"], ["| 1", "failed", "3"], ["| 2", "finished", "500"]]
     assert "no row to train on" in errors[0]
     assert "longer_than_max_length" in errors[0]
     finished = {
