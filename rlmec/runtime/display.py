@@ -274,4 +274,5 @@ def _display(unit: str) -> Any:
         column("{task.fields[text]}", ratio=1),
         expand=True,
         speed_estimate_period=SPEED_SECONDS,
+        transient=True,
     )
