@@ -59,6 +59,19 @@ class ShownAttempt:
 
 
 @dataclass(frozen=True)
+class SideBySide:
+    """This run next to another one, whose first page is at `link`.
+
+    `credit` has the name and a sentence of each run, `figures` the curves of both.
+    """
+
+    link: str
+    tables: Sequence[Table]
+    credit: Sequence[tuple[str, str]]
+    figures: Sequence[ShownFigure]
+
+
+@dataclass(frozen=True)
 class FirstPage:
     """What the page shows.
 
@@ -85,6 +98,7 @@ class FirstPage:
     downloads: Sequence[tuple[str, str]]
     figures: Sequence[ShownFigure]
     tokens_page: str
+    against: SideBySide | None = None
 
 
 def index_html(page: FirstPage) -> str:

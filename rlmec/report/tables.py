@@ -113,6 +113,28 @@ def _line_cells(line: Line, start: Line) -> list[str]:
     ]
 
 
+def compared_lines(
+    first: Sequence[Line], second: Sequence[Line], paired: Mapping[str, float | None]
+) -> Table:
+    """One row per model of both runs: its accuracies, their difference, and the `paired` p-value.
+
+    A p-value is missing where the two were judged on different problems.
+    """
+    others = {line.name: line for line in second}
+    rows = []
+    for line in first:
+        other = others.get(line.name)
+        if other is None:
+            continue
+        accuracies = [
+            f"{_percent(one.accuracy)} ({_interval(one.low, one.high)})" for one in (line, other)
+        ]
+        difference = f"{100 * (line.accuracy - other.accuracy):+.1f}"
+        rows.append([line.name, *accuracies, difference, _p_value(paired.get(line.name))])
+    head = ["model", "this run", "other run", "difference", "p"]
+    return Table("Accuracy, with its 95 % interval", head, rows)
+
+
 LEVEL = 0.05
 """The p-value below which a difference is called more than chance."""
 

@@ -50,6 +50,7 @@ IGNORED = (
     "evaluate.attempts",
     "evaluate.against",
     "evaluate.tasks",
+    "report.against",  # by the fingerprint of the report that it names
     *("evaluate.text_field", "evaluate.question_field"),
     "export",
     "prune",

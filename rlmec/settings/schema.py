@@ -298,11 +298,12 @@ class EvaluateSettings(Completing):
 class ReportSettings:
     """The final table: the start, each of `compare` (changes to the policy node; null leaves a
     policy out), with `each_round` the policy of every round, the policy. The token-reward page
-    shows `page_pairs` attempts at most."""
+    shows `page_pairs` attempts at most. `against` is a run folder or a report to compare with."""
 
     compare: dict[str, dict[str, Any] | None] | None
     page_pairs: PositiveInt
     each_round: bool
+    against: PathText | None
 
     @property
     def variants(self) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,9 @@ from rlmec.report.tables import (
 from rlmec.settings.schema import as_plain
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.evaluate_models import judgement_of, panels_of
+from rlmec.stages.report_against import find_other, read_other
 from rlmec.stages.report_credit import scored_attempts
+from rlmec.stages.report_facts import page_facts
 from rlmec.stages.report_pages import Found, pictures
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
@@ -57,7 +59,7 @@ class ReportStage(Stage):
     """
 
     name = "report"
-    version = 5  # a first page with SVG figures, telling attempts, time and tokens
+    version = 6  # a first page with attempts, time and tokens; facts; another run next to it
 
     def __init__(
         self,
@@ -106,7 +108,8 @@ class ReportStage(Stage):
         return super().settings() | {"tasks": judged_tasks(self.run)}
 
     def inputs(self) -> dict[str, str]:
-        return self.start.inputs()
+        other = find_other(self.run)
+        return self.start.inputs() | ({} if other is None else {"against": other.fingerprint})
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         return self.run.ranks.share(lambda: self._report(work, parents))
@@ -131,9 +134,10 @@ class ReportStage(Stage):
         warned = [*self._untrained(), *warning_lines(everything)]
         table = [rounds_table(rounds).markdown()] if len(rounds) > 1 else []
 
+        facts = {"facts": page_facts(self.run, parents["score"])}
         text = markdown(own, credit, [*table, *notes, *warned], lines)
         atomic_write_text(work / "table.md", text)
-        atomic_write_json(work / "table.json", _plain_tables(own, lines, credit, rounds))
+        atomic_write_json(work / "table.json", _plain_tables(own, lines, credit, rounds) | facts)
 
         s = self.run.settings.evaluate
         policy = [judgement for judgement in everything if judgement.model == MAIN]
@@ -141,7 +145,10 @@ class ReportStage(Stage):
             work / "results.json", harness_results(policy, s.num_fewshot, as_plain(s))
         )
         ends = (parents[f"evaluate/{name}"] for name in (START, MAIN))
-        found = Found(own, lines, panels_of(everything), rounds, credit, notes, *ends)
+        report = find_other(self.run)
+        other = None if report is None else read_other(self.run, report)
+        panels = panels_of(everything)
+        found = Found(own, lines, panels, rounds, credit, notes, *ends, other=other)
         warnings = pictures(self.run, work, parents, scored, found)
 
         metrics: dict[str, Any] = {f"report/{line.name}/accuracy": line.accuracy for line in own}

@@ -20,6 +20,9 @@ from rlmec.report.tables import Table
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table
 
+_PLACES = ("paths.", "hydra.", "report.against=")
+"""Overrides that say where files are."""
+
 
 def model_name(run: Run) -> str:
     """The policy's model as a person calls it."""
@@ -64,7 +67,7 @@ def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
     commit = recorded.get("commit")
     version = f"{rlmec.__version__}, commit {commit[:12]}" if commit else rlmec.__version__
     program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["rlmec", "train"]
-    told = [each for each in run.overrides if not each.startswith(("paths.", "hydra."))]
+    told = [each for each in run.overrides if not each.startswith(_PLACES)]
     return [
         ("model", model_name(run)),
         ("seed", str(s.seed)),

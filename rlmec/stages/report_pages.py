@@ -28,7 +28,13 @@ from rlmec.report.figures import (
     reward_figure,
     write_png,
 )
-from rlmec.report.first_page import FirstPage, ShownFigure, index_html, telling_attempts
+from rlmec.report.first_page import (
+    FirstPage,
+    ShownFigure,
+    SideBySide,
+    index_html,
+    telling_attempts,
+)
 from rlmec.report.inline_svg import inline_svg
 from rlmec.report.tables import (
     Line,
@@ -41,6 +47,7 @@ from rlmec.report.tables import (
     rounds_table,
 )
 from rlmec.report.token_page import Case, chosen, page_data, page_html
+from rlmec.stages.report_against import OtherRun, both_fits, side_by_side
 from rlmec.stages.report_credit import Scored
 from rlmec.stages.report_facts import page_facts, run_facts, run_intro, stages_table
 from rlmec.store.artifacts import Artifact
@@ -73,6 +80,7 @@ class Found:
 
     `lines` are the judged models on the task of training, `others` those on further tasks, `panels`
     the bars of all of them. `start` and `policy` are the evaluations on the task of training.
+    `other` is the run to compare with.
     """
 
     lines: list[Line]
@@ -83,6 +91,7 @@ class Found:
     notes: list[str]
     start: Artifact
     policy: Artifact
+    other: OtherRun | None = None
 
 
 def pictures(
@@ -109,10 +118,11 @@ def pictures(
             ("punished tokens", 100 * found.credit["grm/credit_precision"]),
             ("any tokens (chance)", 100 * found.credit["grm/credit_base_rate"]),
         ]
+    facts = page_facts(run, parents["score"])
     page = FirstPage(
         title=run.task.name,
         intro=run_intro(run),
-        facts=page_facts(run, parents["score"]),
+        facts=facts,
         outcome=outcome_words(found.lines),
         tables=_tables(run, found),
         notes=found.notes,
@@ -127,9 +137,25 @@ def pictures(
         downloads=[*DOWNLOADS.items()],
         figures=[*figures.values()],
         tokens_page=TOKENS_PAGE,
+        against=_against(found, facts, parents, work),
     )
     atomic_write_text(work / FIRST_PAGE, index_html(page))
     return warnings
+
+
+def _against(
+    found: Found, facts: list[tuple[str, str]], parents: dict[str, Artifact], work: Path
+) -> SideBySide | None:
+    """This run next to the other one, if there is one to compare with."""
+    if found.other is None:
+        return None
+    drawn = []
+    fits = both_fits(found.other, parents, found.lines[-1].name)
+    for metric, lines in curves(fits, "policy").items():
+        figure = curve_figure("policy", metric, lines)
+        name = f"against_{metric.replace('/', '_')}"
+        drawn.append(_saved(figure, f"{METRIC_WORDS[metric]}.", name, work))
+    return side_by_side(found.other, facts, found.lines, found.credit, parents, drawn)
 
 
 def tokens_page(

@@ -43,6 +43,7 @@ from rlmec.stages.evaluate_models import (
     judgement_of,
 )
 from rlmec.stages.export import check_export, export, last_stage
+from rlmec.stages.report_against import find_other
 from rlmec.stages.teach import check_teacher
 from rlmec.stages.warmup import warmup_task
 from rlmec.store.artifacts import Artifact
@@ -224,6 +225,8 @@ def check_inputs(run: Run) -> None:
     check_machine(run, until)
 
     _check_prompt(run)
+    if "report" in until:
+        find_other(run)
 
     samples = s.sample.path is None or s.rounds > 1
     if "sample" in until and ("sample", "") not in run.made and samples:

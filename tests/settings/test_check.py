@@ -444,6 +444,7 @@ COUNTS = {
     "evaluate.question_field": set(),
     "report": {"report"},
     "report.each_round": set(),  # by what the report reads
+    "report.against": set(),  # by the report that it names
     "engine": {"sample", "evaluate"},
     "engine.tensor_parallel_size": set(),
     "engine.gpu_memory_utilization": set(),
