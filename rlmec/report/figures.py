@@ -73,7 +73,7 @@ def _plain_axes(axes: Any, title: str) -> None:
     axes.set_title(_literal(title), fontsize=9, loc="left", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=QUIET, labelsize=SMALL, length=0)
+    axes.tick_params(which="both", colors=QUIET, labelsize=SMALL, length=0)
     axes.grid(color=LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     for label in (axes.xaxis.label, axes.yaxis.label):

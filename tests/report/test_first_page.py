@@ -2,11 +2,15 @@
 
 import base64
 import hashlib
+import re
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
+import pytest
+from colours import contrast, rgb
 from synthetic import NASTY, made, texts
 
 from rlmec.evaluation.run_warnings import NamedWarning
@@ -18,6 +22,7 @@ from rlmec.report.first_page import (
     telling_attempts,
     visible,
 )
+from rlmec.report.inline_svg import VARIABLES
 from rlmec.report.tables import Line, Table, credit_table, lines_table, outcome_words
 from rlmec.report.token_page import telling
 
@@ -187,3 +192,23 @@ def test_shares_and_tables_in_words():
     assert credit_table({}).rows == []
     table = lines_table([line("start", 0.2), line("rlmec", 0.24, 0.03)], "c")
     assert table.rows[1] == ["rlmec", "24.0 %", "19.0 to 29.0", "+4.0", "0.03", "", "30", "9"]
+
+
+def colours(scheme):
+    """The page's colours; those of series are the figures' own unless the page sets them."""
+    found = {re.findall(r"--(\w+),", v)[0]: colour for colour, v in VARIABLES.items()}
+    style = files("rlmec.report").joinpath("first_page.css").read_text(encoding="utf-8")
+    light, _, dark = style.partition("@media (prefers-color-scheme: dark)")
+    found |= re.findall(r"--([\w-]+): (#\w{6});", light)
+    return found if scheme == "light" else found | dict(re.findall(r"--([\w-]+): (#\w{6});", dark))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_and_series_can_be_told_from_what_is_below_it(scheme):
+    of = {name: rgb(text) for name, text in colours(scheme).items()}
+    pairs = [(text, below) for text in ("ink", "quiet", "accent") for below in ("paper", "card")]
+    pairs += [("ink", "warn"), ("ink", "neg"), ("edit", "card"), ("neg-text", "card")]
+    series = ("grey", "blue", "orange", "green", "purple", "ochre", "pink")
+    pairs += [(name, "card") for name in series]
+    found = [(contrast(of[one], of[below]), one, below) for one, below in pairs]
+    assert min(found)[0] >= 4.5, min(found)

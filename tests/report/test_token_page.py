@@ -11,6 +11,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from colours import contrast, rgb
 from synthetic import END, NASTY, array, decode, made, texts
 
 from rlmec.method.alignment import apply, edit_script
@@ -191,22 +192,6 @@ def variables(theme, palette):
         if asked.items() <= {"theme": theme, "palette": palette}.items():
             found |= dict(re.findall(r"--([\w-]+): ([#\w%]+);", body))
     return found
-
-
-def rgb(text):
-    return np.array([int(text[at : at + 2], 16) for at in (1, 3, 5)], dtype=float)
-
-
-def luminance(colour):
-    """Relative luminance of WCAG 2.2."""
-    part = colour / 255
-    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def contrast(one, other):
-    low, high = sorted([luminance(one), luminance(other)])
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_contrast_of_black_and_white_is_21():
