@@ -70,7 +70,7 @@ def markdown(
     notes: list[str],
     others: Mapping[str, Sequence[Line]] | None = None,
 ) -> str:
-    """The closing table: the judged models, then credit quality and notes.
+    """The closing table: the judged models, then the quality of the credit in words, and notes.
 
     The start is the first of the `lines`, the policy the last one. `others` holds the lines of
     further tasks, each of which gets a table of its own.
@@ -81,12 +81,7 @@ def markdown(
         parts.append(f"On {task}, {judged[0].problems} problems:\n\n{table}")
 
     if credit:
-        rows = [
-            [name, f"{value:.3f}" if isinstance(value, float) else str(value)]
-            for name, value in credit.items()
-        ]
-        head = ["credit on wrong attempts that the GRM was not trained on", ""]
-        parts.append(markdown_table(head, rows))
+        parts += [credit_words(credit) + "\n", credit_table(credit).markdown()]
 
     parts += [note.rstrip("\n") + "\n" for note in notes]
     return "\n".join(parts)
