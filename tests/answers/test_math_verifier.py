@@ -279,12 +279,19 @@ def test_a_forked_process_leaves_its_parents_children_alone(verifier):
 TIMEOUTS = ("power", "factorial", "long sum", "binomial")
 
 
+OF_EACH_KIND = (*TIMEOUTS, "tower of nines", "power against itself and one", "integral")
+OF_EACH_KIND += ("matrix of symbols", "polynomial", "nested brackets", "many digits", "a long text")
+
+
 @pytest.mark.slow
-def test_thirty_six_bombs():
+@pytest.mark.parametrize(
+    "names", [OF_EACH_KIND, pytest.param(tuple(BOMBS), marks=pytest.mark.long)]
+)
+def test_bombs(names):
     """In under 120 seconds of processor time (about 20; the clock depends on who else is at work)
     and 3 GiB, each with a verdict and none of them right."""
-    assert len(BOMBS) == 36
-    pairs = [(gold, answer) for answer, gold in BOMBS.values()]
+    assert len(names) in (12, 36)
+    pairs = [BOMBS[name][::-1] for name in names]
     verifier = Verifier()
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     verdicts = in_main(verifier, pairs)
@@ -294,7 +301,7 @@ def test_thirty_six_bombs():
     memory = verifier.processes * after.ru_maxrss / 2**20
     print(f"{seconds:.1f} s of processor time, {time.monotonic() - start:.1f} s by the")
     print(f"clock, {memory:.2f} GiB at most")
-    named = dict(zip(BOMBS, verdicts, strict=True))
+    named = dict(zip(names, verdicts, strict=True))
     assert set(verdicts) <= {"wrong", "timeout", "memory"}
     assert {named[name] for name in TIMEOUTS} == {"timeout"}
     assert seconds < 120
@@ -302,7 +309,7 @@ def test_thirty_six_bombs():
 
 
 def easy_pairs() -> list[tuple[str, str]]:
-    """Three hundred pairs of answers, half of them equal."""
+    """A hundred and fifty pairs of answers, half of them equal."""
     forms = (
         *(("{a}", "{a}"), ("{a}", "{b}"), (r"\frac{{{a}}}{{{b}}}", "{a}/{b}")),
         *((r"\sqrt{{{a}}}", "{a}^{{1/2}}"), ("{a}x+{b}", "{b}+{a}x"), ("({a},{b})", "({b},{a})")),
@@ -310,7 +317,7 @@ def easy_pairs() -> list[tuple[str, str]]:
     )
     return [
         (gold.format(a=a, b=b), answer.format(a=a, b=b))
-        for a, b in ((n, (7 * n) % 101 + 1) for n in range(2, 32))
+        for a, b in ((n, (7 * n) % 101 + 1) for n in range(2, 32, 2))
         for gold, answer in forms
     ]
 
@@ -324,14 +331,14 @@ def test_easy_answers_equal_direct_math_verify():
         return parse(f"${answer}$", extraction_config=[LatexExtractionConfig()])
 
     pairs = easy_pairs()
-    assert len(pairs) == 300
+    assert len(pairs) == 150
     verifier = Verifier()
     found = verifier.check_many(pairs)
     verifier.close()
     direct = [bool(verify(read(g), read(a))) for g, a in pairs]
     assert [verdict == "right" for verdict in found] == direct
     assert set(found) == {"right", "wrong"}
-    assert 120 < sum(direct) < 270
+    assert 60 < sum(direct) < 135
 
 
 def test_signals_to_all_processes_of_a_job_leave_the_children_at_work(verifier):

@@ -144,6 +144,7 @@ def test_every_setting_that_names_a_place_has_a_case():
         "evaluate.model",
         "evaluate.attempts",
         "evaluate.against",
+        "report.against",
     }  # by digest, or no artifact
     assert set(paths_of(RunSettings)) - free - judged <= {*FILES, *MODELS}
 
