@@ -16,6 +16,7 @@ from rlmec.runtime.entry import Program, config_folder, run_command_line, run_he
 from rlmec.runtime.ranks import COMMAND
 from rlmec.runtime.store_commands import Names
 from rlmec.runtime.sweeps import SUMMARY, read_summary
+from rlmec.runtime.threads import bound_spinning
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.command_line import refuse_command_line, with_stage
 
@@ -89,6 +90,7 @@ def start(
     started as `rlmec NAME`, and its ranks are started in that way, too. With `stage` the command
     line may name no other stage.
     """
+    bound_spinning(os.environ)
     os.environ.pop(COMMAND, None)
     if config_dir is None:
         os.environ[COMMAND] = name
