@@ -59,7 +59,7 @@ def test_edit_scripts_go_from_table_to_table(tmp_path):
 
 
 HOLDS = "import subprocess, sys; a = bytearray(60 << 20); {more}"
-SLEEPS = "import time; b = bytearray(60 << 20); time.sleep(0.4)"
+SLEEPS = "import time; b = bytearray(60 << 20); time.sleep(1.5)"
 CHILD = f"subprocess.run([sys.executable, '-c', '{SLEEPS}'])"
 
 

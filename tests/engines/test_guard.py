@@ -33,7 +33,7 @@ def process():
 
 def test_children_end_with_a_killed_process(process):
     child = psutil.Process(int(process.stdout.readline()))
-    time.sleep(1.5)  # the guard has looked
+    time.sleep(4)  # the guard has looked
     process.kill()
     child.wait(60)  # raises TimeoutExpired if the child lives on
     assert not child.is_running()
