@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -137,14 +137,14 @@ class GrmStage(RoundStage):
 
         history = fit(run, self.title, settings, work, module, data, validation)
         save_model(run, self.name, module, model.tokenizer, model.codec, work)
-        last = {k: v for k, v in history[-1].items() if k != "step"}
         counts = {
             "grm/rows": len(data.rows),
             "grm/tokens": int(data.rows.lengths.sum()),
             "grm/dropped_too_long": data.dropped["longer_than_max_length"],
             "grm/held_out": len(held_out),
         }
-        return Outcome(int(history[-1]["step"]), last | counts | {"history": history})
+        figures = kept_figures(history) | counts | {"history": history}
+        return Outcome(int(history[-1]["step"]), figures)
 
     def _untrained(
         self, work: Path, model: models.LanguageModel, parents: dict[str, Artifact]
@@ -296,3 +296,15 @@ def _mixture(
 def _nearly_all_right(parents: dict[str, Artifact]) -> bool:
     """Whether so few attempts are wrong that their corrections may well all be rejected."""
     return parents["sample"].metrics["sample/accuracy"] >= ALL_RIGHT
+
+
+def kept_figures(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The figures of the validation whose weights are kept, and its step.
+
+    It is the first of those with the best `grm/rewrite_success` after an update; the last one where
+    nothing was rewritten.
+    """
+    scored = [h for h in history if h["step"] and "grm/rewrite_success" in h]
+    kept = max(scored, key=lambda h: h["grm/rewrite_success"], default=history[-1])
+    figures = {name: value for name, value in kept.items() if name != "step"}
+    return figures | {"grm/best_step": kept["step"]}
