@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rlmec.export.model_folder import RECORD
+from rlmec.export.model_folder import RECORD, names_below
 
 Kind = Literal["model", "dataset"]
 
@@ -49,9 +49,8 @@ def check_hub(name: str, *, dry_run: bool) -> None:
 
 def files_to_push(folder: Path) -> list[tuple[str, int]]:
     """Names and bytes of what a push would send: everything but the record of the export."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    named = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
-    return [(name, size) for name, size in named if name != RECORD]
+    names = [name for name in names_below(folder) if name != RECORD]
+    return [(name, (folder / name).stat().st_size) for name in names]
 
 
 def push(folder: Path, name: str, kind: Kind, *, private: bool) -> str:

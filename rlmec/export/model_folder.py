@@ -80,7 +80,7 @@ def check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise FileExistsError(f"export: {target} is a file, not a folder")
-    names = _names(target)
+    names = names_below(target)
     if not names:
         return
 
@@ -115,13 +115,13 @@ def write_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target, replace=True) as folder:
         found = dict(fill(folder))
-        record = {"format": 1, "what": what, "files": _names(folder), **found}
+        record = {"format": 1, "what": what, "files": names_below(folder), **found}
         atomic_write_json(folder / RECORD, record)
         sync_below(folder)
     return record
 
 
-def _names(folder: Path) -> list[str]:
+def names_below(folder: Path) -> list[str]:
     """The relative paths of everything below a folder that is not a folder itself."""
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
 

@@ -40,7 +40,7 @@ class TokenRewards:
         prompts: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
         is_right: Sequence[bool],
-        columns: Mapping[str, Sequence[Any]],
+        columns: Mapping[str, list[Any]],
     ) -> list[list[float]]:
         """One reward per token of each completion.
 
@@ -52,9 +52,9 @@ class TokenRewards:
         questions = columns.get("question") or [question_of(prompt) for prompt in prompts]
         answers = columns.get("answer")
         scored = self.model.score_ids(
-            list(questions),
+            questions,
             completion_ids,
-            solution=_as_list(columns.get("solution")),
+            solution=columns.get("solution"),
             answer=None if answers is None else [str(answer) for answer in answers],
             is_right=list(is_right),
             reward=self.rule,
@@ -170,7 +170,3 @@ class VerlRewardManager:
             data_source=source, solution_str=text, ground_truth=answer, extra_info=info
         )
         return float(found["score"] if isinstance(found, dict) else found)
-
-
-def _as_list(values: Sequence[Any] | None) -> list[Any] | None:
-    return None if values is None else list(values)

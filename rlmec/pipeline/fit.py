@@ -189,6 +189,16 @@ def fit(
     return validation.history if validation else []
 
 
+def kept_validation(history: list[dict[str, float]], monitor: str) -> dict[str, float] | None:
+    """The line of a fit's history whose weights are kept, by the figure named `monitor`.
+
+    It is the first of the best ones after an update, as `BestWeights` has it; None if no line after
+    an update has the figure.
+    """
+    scored = [line for line in history if line["step"] and monitor in line]
+    return max(scored, key=lambda line: line[monitor], default=None)
+
+
 def _fit_arguments(run: Run, strategy: Any, logs: list[Logger]) -> dict[str, Any]:
     trainer = run.settings.trainer
     deepspeed = isinstance(strategy, DeepSpeedStrategy)

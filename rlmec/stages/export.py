@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from rlmec.export.model_folder import (
 )
 from rlmec.export.preferences import (
     WRITERS,
-    Form,
     completions,
     preferences,
     text_columns,
@@ -167,41 +167,36 @@ def _evaluation(run: Run, policy: Artifact) -> dict[str, Any]:
 
 
 def _pairs(run: Run, target: Path) -> Mapping[str, Any]:
-    s = run.settings.export
-    prompts, table = _joined(run)
     as_turns = _as_turns(run)
-
-    def fill(folder: Path) -> Mapping[str, Any]:
-        dropped = Counter[str]()
-        rows = preferences(
-            table, prompts, dropped, conversational=as_turns, right_and_wrong=s.right_and_wrong
-        )
-        path = folder / f"pairs.{s.format}"
-        columns = text_columns(("prompt", "chosen", "rejected"), as_turns)
-        count = WRITERS[s.format](path, rows, columns)
-        return {"rows": count, "dropped": dict(dropped)}
-
-    return run.ranks.share(lambda: write_folder(target, "pairs", fill))
+    both = run.settings.export.right_and_wrong
+    rows = partial(preferences, conversational=as_turns, right_and_wrong=both)
+    return _rows(run, target, rows, text_columns(("prompt", "chosen", "rejected"), as_turns))
 
 
 def _completions(run: Run, target: Path) -> Mapping[str, Any]:
     as_turns = _as_turns(run)
-    names = ("prompt", "completion")
-    return _imitated(run, target, "turns" if as_turns else "texts", text_columns(names, as_turns))
+    rows = partial(completions, form="turns" if as_turns else "texts")
+    return _rows(run, target, rows, text_columns(("prompt", "completion"), as_turns))
 
 
 def _messages(run: Run, target: Path) -> Mapping[str, Any]:
-    return _imitated(run, target, "messages", text_columns(("messages",), True))
+    rows = partial(completions, form="messages")
+    return _rows(run, target, rows, text_columns(("messages",), True))
 
 
-def _imitated(run: Run, target: Path, form: Form, columns: pa.Schema) -> Mapping[str, Any]:
-    """What the policy imitates, in a form for fine-tuning."""
+def _rows(
+    run: Run,
+    target: Path,
+    made: Callable[[PairTable, Prompts, Counter[str]], Iterator[dict[str, Any]]],
+    columns: pa.Schema,
+) -> Mapping[str, Any]:
+    """The joined pairs as rows for another trainer, in a file named by what is exported."""
     s = run.settings.export
     prompts, table = _joined(run)
 
     def fill(folder: Path) -> Mapping[str, Any]:
         dropped = Counter[str]()
-        rows = completions(table, prompts, dropped, form=form)
+        rows = made(table, prompts, dropped)
         count = WRITERS[s.format](folder / f"{s.what}.{s.format}", rows, columns)
         return {"rows": count, "dropped": dict(dropped)}
 

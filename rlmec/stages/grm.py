@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +28,14 @@ from rlmec.evaluation.run_warnings import ALL_RIGHT
 from rlmec.method.objectives import weighted_likelihood
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import ROWS, Outcome, Settings, Stage
-from rlmec.pipeline.fit import best_weights, can_share_prefixes, fit, plan_settings, save_model
+from rlmec.pipeline.fit import (
+    best_weights,
+    can_share_prefixes,
+    fit,
+    kept_validation,
+    plan_settings,
+    save_model,
+)
 from rlmec.pipeline.judges import rewriting_judge
 from rlmec.pipeline.sources import ModelSource, RoundStage, is_taught
 from rlmec.records import (
@@ -298,13 +305,11 @@ def _nearly_all_right(parents: dict[str, Artifact]) -> bool:
     return parents["sample"].metrics["sample/accuracy"] >= ALL_RIGHT
 
 
-def kept_figures(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def kept_figures(history: list[dict[str, float]]) -> dict[str, float]:
     """The figures of the validation whose weights are kept, and its step.
 
-    It is the first of those with the best `grm/rewrite_success` after an update; the last one where
-    nothing was rewritten.
+    It is the last validation if nothing was rewritten.
     """
-    scored = [h for h in history if h["step"] and "grm/rewrite_success" in h]
-    kept = max(scored, key=lambda h: h["grm/rewrite_success"], default=history[-1])
+    kept = kept_validation(history, "grm/rewrite_success") or history[-1]
     figures = {name: value for name, value in kept.items() if name != "step"}
     return figures | {"grm/best_step": kept["step"]}

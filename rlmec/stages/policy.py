@@ -19,6 +19,7 @@ from rlmec.pipeline.fit import (
     best_weights,
     can_share_prefixes,
     fit,
+    kept_validation,
     new_policy_module,
     plan_settings,
     save_model,
@@ -165,9 +166,7 @@ class PolicyStage(RoundStage):
         )
 
     def _metrics(self, data: SolutionPairDataModule, history: list[dict[str, float]]) -> Settings:
-        scored = [h for h in history if h["step"] and "dev/accuracy" in h]
-        best = max(scored, key=lambda h: h["dev/accuracy"], default={})
-
+        best = kept_validation(history, "dev/accuracy") or {}
         signs = Counter[str]()
         for row in data.rows:
             signs["positive"] += int((row.token_rewards > 0).sum())

@@ -19,6 +19,7 @@ from rlmec.pipeline.chain import ROWS, Outcome, Run, Settings, Stage
 from rlmec.pipeline.fit import (
     best_weights,
     fit,
+    kept_validation,
     new_policy_module,
     plan_settings,
     save_model,
@@ -101,7 +102,7 @@ class WarmupStage(Stage):
 
         history = fit(run, self.title, settings, work, module, data, validation)
         save_model(run, self.name, module, tokenizer, prompts.codec, work)
-        best = max(history, key=lambda line: line.get("dev/accuracy", 0.0))
+        best = kept_validation(history, "dev/accuracy") or {}
         return Outcome(
             int(history[-1]["step"]),
             {"dev/accuracy": best.get("dev/accuracy"), "history": history},
