@@ -94,7 +94,7 @@ def good_prefix(
     """
     if reward < 0:
         raise ValueError(f"reward is {reward}: it must not be below 0")
-    own = _call(rule, grm_logprobs, is_right, removed, first_edit, old_logprobs)  # [n]
+    own = rewards_of(rule, grm_logprobs, is_right, removed, first_edit, old_logprobs)  # [n]
     if is_right or first_edit is None:
         return own
     return np.where(np.arange(len(own)) < first_edit, reward, own).astype(np.float32)  # [n]
@@ -119,12 +119,12 @@ def bounded_penalty(
     """
     if bound < 0:
         raise ValueError(f"bound is {bound}: it must not be below 0")
-    own = _call(rule, grm_logprobs, is_right, removed, first_edit, old_logprobs)  # [n]
+    own = rewards_of(rule, grm_logprobs, is_right, removed, first_edit, old_logprobs)  # [n]
     largest = bound * token_probability(np.asarray(old_logprobs, dtype=np.float64))  # [n]
     return np.maximum(own, -largest).astype(np.float32)  # [n]
 
 
-def _call(
+def rewards_of(
     rule: RewardRule,
     grm_logprobs: np.ndarray,
     is_right: bool,
@@ -132,6 +132,6 @@ def _call(
     first_edit: int | None,
     old_logprobs: np.ndarray | None,
 ) -> np.ndarray:
-    """The rewards of the inner rule, which gets the optional arguments that it has."""
+    """The rewards of a rule inside another one, which gets the optional arguments that it has."""
     more = accepted_arguments(rule, first_edit=first_edit, old_logprobs=old_logprobs)
     return rule(grm_logprobs, is_right, removed, **more)
