@@ -1,11 +1,18 @@
-"""Compares methods: tunes each on dev, trains it again with fresh seeds, judges it on test.
+"""Compares methods over whole chains: tunes each on dev, trains it in fresh chains, judges on test.
 
-python -m benchmarks.compare FOLDER [--methods a,b] [--rates x,y] [--seeds 11,12] [settings ...]
+python -m benchmarks.compare FOLDER [--methods a,b] [--chains 2,3] [--seeds 11,12] [settings ...]
+
+A chain is a run from its own start: with another `seed` its problems, warm-up, samples, corrections
+and GRM are others. Chains are the unit of the test; `--seeds` are trainings of the policy within
+each. A method is a file of conf/method or conf/ablation, or several joined by "+".
+
+Every method is tuned on a chain of its own (`--tuned-on`): three learning rates, more where the
+best is the lowest or the highest, then three values of one further setting. With a single `--rates`
+nothing is tuned. The last weights are judged, in tuning as in the test.
 
 Settings are those of train.py. Sweeps leave their jobs below FOLDER. Artifacts are shared, so the
-same command continues a run that was interrupted. It writes rates.json, comparison.csv,
-comparison.md and comparison.png. Every method is tuned at the same number of learning rates. Those
-of DPO and PPO are lower, because the rates of the other methods ruin their policy (LOG.md).
+same command continues a run that was interrupted. It writes chosen.json, comparison.csv,
+comparison.md and comparison.png.
 """
 
 from __future__ import annotations
@@ -14,54 +21,100 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 CONF = TRAIN.parent / "conf"
 METHODS = ("rlmec", "imitation_alone", "continued_sft", "rft", "dpo_corrections", "sequence_ppo")
-RATES = {  # three each
-    "dpo_corrections": "0.00001,0.00003,0.0001",
-    "dpo_attempts": "0.00001,0.00003,0.0001",
-    "sequence_ppo": "0.0001,0.0004,0.0012",
+
+RATE = "policy.optimizer.lr"
+RATES = (0.0004, 0.0012, 0.0036)
+LOWER_RATES = {  # the rates of the other methods ruin the policies of these (LOG.md)
+    "dpo": (0.00001, 0.00003, 0.0001),
+    "sequence_ppo": (0.0001, 0.0004, 0.0012),
+    "grpo": (0.0001, 0.0004, 0.0012),
 }
-OTHER_RATES = "0.0004,0.0012,0.0036"
+WIDEST = 3
+"""Rates that a grid may gain where its best is at an edge."""
+
+FURTHER = {  # a key and its values, by the beginning of a method's name
+    "rlmec": ("policy.objective.policy_coef", ("0.5", "2.0", "8.0")),
+    "imitation_alone": ("policy.edit_weights.kept", ("0.25", "0.5", "1.0")),
+    "rft": ("policy.max_right_per_problem", ("1", "2", "null")),
+    "dpo": ("policy.objective.beta", ("0.03", "0.1", "0.3")),
+    "sequence_ppo": ("policy.objective.kl_coef", ("0.0", "0.01", "0.1")),
+    "grpo": ("policy.objective.kl_coef", ("0.0", "0.01", "0.1")),
+}
+ANY_FURTHER = ("policy.optimizer.weight_decay", ("0.0", "0.01", "0.1"))
 LAST_STEP = "policy.val_every_steps=${policy.steps}"  # the fresh trainings keep their last weights
+
+Chosen = dict[str, str]
+"""Settings that tuning has chosen for a method: overrides by their keys."""
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--methods", default=",".join(METHODS), help="files of conf/method or conf/ablation"
+        "--methods", default=",".join(METHODS), help="files of conf/method and conf/ablation"
     )
-    parser.add_argument("--rates", help="learning rates that each is tuned at, default: its own")
-    parser.add_argument("--seeds", default="11,12,13,14,15", help="seeds of the final trainings")
+    parser.add_argument("--rates", help="learning rates for all methods; a single one is not tuned")
+    parser.add_argument("--chains", default="2,3,4,5,6,7", help="seeds of the chains of the test")
+    parser.add_argument("--seeds", default="11,12", help="seeds of the policy's training in each")
+    parser.add_argument(
+        "--tuned-on", default="1", help="seed of the chain that methods are tuned on"
+    )
     parser.add_argument("--against", default="rlmec", help="the method compared with")
     parser.add_argument("--table", action="store_true", help="only the table, of finished jobs")
     return parser.parse_known_args(argv)
 
 
-def grids(methods: list[str], rates: str | None) -> list[tuple[str, str, list[str]]]:
-    """(group, learning rates, methods) of each sweep: methods of one group (`method` or `ablation`)
-    that are tuned at the same rates share a sweep. The rates are `rates`, or each method's own."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for method in methods:
-        key = group_of(method), rates or RATES.get(method, OTHER_RATES)
-        found.setdefault(key, []).append(method)
-    return [(group, tried, names) for (group, tried), names in found.items()]
+def overrides_of(method: str) -> list[str]:
+    """The groups that a method chooses; exits where a name is in neither group."""
+    return [f"{group_of(name)}={name}" for name in method.split("+")]
 
 
-def group_of(method: str) -> str:
-    """The group that a method is an option of; exits if neither group has it."""
+def group_of(name: str) -> str:
+    """The group that a name is an option of; exits if neither group has it."""
     for group in ("method", "ablation"):
-        if (CONF / group / f"{method}.yaml").is_file():
+        if (CONF / group / f"{name}.yaml").is_file():
             return group
-    sys.exit(f"error: {method!r} is a file of neither conf/method nor conf/ablation")
+    sys.exit(f"error: {name!r} is a file of neither conf/method nor conf/ablation")
+
+
+def rates_of(method: str, given: str | None) -> list[float]:
+    """The learning rates that tuning begins with: those given, or the method's own."""
+    if given is not None:
+        return [float(rate) for rate in given.split(",")]
+    return list(_by_beginning(LOWER_RATES, method) or RATES)
+
+
+def further_of(method: str) -> tuple[str, tuple[str, ...]]:
+    """The second setting that a method is tuned in, and its values."""
+    return _by_beginning(FURTHER, method) or ANY_FURTHER
+
+
+def _by_beginning(known: Mapping[str, tuple], method: str) -> tuple | None:
+    return next((value for name, value in known.items() if method.startswith(name)), None)
+
+
+def wider(rates: Sequence[float], best: float) -> float | None:
+    """The rate to try next where the best is the lowest or the highest; None where it is neither.
+
+    The grid goes on with the factor of its last step in that direction.
+    """
+    ordered = sorted(rates)
+    if len(ordered) < 2 or best not in (ordered[0], ordered[-1]):
+        return None
+    if best == ordered[0]:
+        return float(f"{ordered[0] ** 2 / ordered[1]:.2g}")
+    return float(f"{ordered[-1] ** 2 / ordered[-2]:.2g}")
 
 
 def sweep(folder: Path, *overrides: str) -> None:
-    """One `train.py -m hparams_search=compare`, its jobs below `folder`."""
-    command = [sys.executable, str(TRAIN), "-m", "hparams_search=compare"]
+    """One `train.py -m` without the policies of a comparison, its jobs below `folder`."""
+    command = [sys.executable, str(TRAIN), "-m", "report.compare=null"]
     command += [f"hydra.sweep.dir={folder}", *overrides]
     print(" ".join(command), flush=True)
     done = subprocess.run(command, check=False)
@@ -69,21 +122,61 @@ def sweep(folder: Path, *overrides: str) -> None:
         sys.exit(done.returncode)
 
 
+def tuned(folder: Path, method: str, given: argparse.Namespace, settings: list[str]) -> Chosen:
+    """The settings that are best on dev, tried below `folder`."""
+    from benchmarks.method_table import dev_accuracies
+
+    rates = rates_of(method, given.rates)
+    if len(rates) == 1:
+        return {RATE: f"{rates[0]:g}"}
+
+    common = [*overrides_of(method), *settings, f"seed={given.tuned_on}", "stage=policy"]
+    tried = ",".join(f"{rate:g}" for rate in rates)
+    sweep(folder / "rates" / "first", *common, f"{RATE}={tried}")
+    found = dev_accuracies(folder / "rates", RATE)
+    while len(found) < len(rates) + WIDEST:
+        more = wider([float(rate) for rate in found], float(_best(found)))
+        if more is None:
+            break
+        sweep(folder / "rates" / f"{more:g}", *common, f"{RATE}={more:g}")
+        found = dev_accuracies(folder / "rates", RATE)
+
+    rate = _best(found)
+    key, values = further_of(method)
+    sweep(folder / "further", *common, f"{RATE}={rate}", f"{key}={','.join(values)}")
+    return {RATE: rate, key: _best(dev_accuracies(folder / "further", key))}
+
+
+def _best(found: Mapping[str, float]) -> str:
+    """The value with the highest accuracy; of equal ones that which comes first in the order of
+    numbers, then of texts."""
+    return min(found, key=lambda value: (-found[value], _order(value)))
+
+
+def _order(value: str) -> tuple[float, str]:
+    try:
+        return float(value), ""
+    except ValueError:
+        return float("inf"), value
+
+
 def main(argv: list[str]) -> None:
-    from benchmarks.method_table import chosen_rates, read_jobs, write_comparison
+    from benchmarks.method_table import read_jobs, write_comparison
 
     given, settings = arguments(argv)
     folder: Path = given.folder
+    methods = given.methods.split(",")
+    for method in methods:
+        overrides_of(method)  # a wrong name ends the program before anything is trained
     if not given.table:
-        for group, rates, methods in grids(given.methods.split(","), given.rates):
-            tried = [f"{group}={','.join(methods)}", f"policy.optimizer.lr={rates}"]
-            sweep(folder / "tune" / methods[0], *tried, *settings)
-        rates = chosen_rates(read_jobs(folder / "tune"))
-        (folder / "rates.json").write_text(json.dumps(rates, indent=2) + "\n", encoding="utf-8")
-        for method, rate in rates.items():
-            final = [f"{group_of(method)}={method}", f"policy.optimizer.lr={rate}"]
-            final += [f"policy.seed={given.seeds}", "stage=evaluate", LAST_STEP]
-            sweep(folder / "test" / method, *settings, *final)
+        chosen = {m: tuned(folder / "tune" / m, m, given, settings) for m in methods}
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(chosen, indent=2) + "\n"
+        (folder / "chosen.json").write_text(text, encoding="utf-8")
+        for method, best in chosen.items():
+            final = [*overrides_of(method), *settings, *(f"{k}={v}" for k, v in best.items())]
+            final += [f"seed={given.chains}", f"policy.seed={given.seeds}", "stage=evaluate"]
+            sweep(folder / "test" / method, *final, LAST_STEP)
     write_comparison(read_jobs(folder / "test"), given.against, folder)
     print((folder / "comparison.md").read_text(encoding="utf-8"))
 

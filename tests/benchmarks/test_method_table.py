@@ -6,8 +6,8 @@ import json
 import pytest
 
 from benchmarks.method_table import (
-    chosen_rates,
     comparison_table,
+    dev_accuracies,
     mean_curve,
     read_jobs,
     write_comparison,
@@ -25,7 +25,7 @@ def artifact(folder, **manifest):
     return folder
 
 
-def job(root, name, method, seed, rate=0.001, dev=0.5, right=None, steps=10, extra=()):
+def job(root, name, method, seed, rate=0.001, dev=0.5, right=None, steps=10, chain=1):
     """A job's folder with its summary, its policy and, where it was judged, its attempts."""
     history = [{"step": 0, "dev/accuracy": 0.1}, {"step": steps, "dev/accuracy": dev}]
     policy = artifact(
@@ -53,7 +53,12 @@ def job(root, name, method, seed, rate=0.001, dev=0.5, right=None, steps=10, ext
         ]
         write_table(judged / "attempts.parquet", attempts, Attempt)
         stages.append({"name": "evaluate", "variant": "", "artifact": str(judged), "metrics": {}})
-    overrides = [f"method={method}", f"policy.optimizer.lr={rate}", f"policy.seed={seed}", *extra]
+    overrides = [
+        f"method={method}",
+        f"policy.optimizer.lr={rate}",
+        f"policy.seed={seed}",
+        f"seed={chain}",
+    ]
     place = root / "jobs" / name
     place.mkdir(parents=True)
     (place / "summary.json").write_text(json.dumps({"overrides": overrides, "stages": stages}))
@@ -66,15 +71,13 @@ def judged(tmp_path):
     return tmp_path
 
 
-def test_each_method_gets_the_rate_that_is_best_on_dev(tmp_path):
-    tried = {"rlmec": {0.001: 0.7, 0.002: 0.8}, "rft": {0.001: 0.6, 0.002: 0.6}}
-    for method, rates in tried.items():
-        for rate, dev in rates.items():
-            job(tmp_path, f"{method}-{rate}", method, 1, rate, dev)
-    assert chosen_rates(read_jobs(tmp_path)) == {"rlmec": 0.002, "rft": 0.001}
-    job(tmp_path, "more", "rft", 1, 0.004, 0.9)
-    with pytest.raises(ValueError, match=r"unequal numbers of learning rates.*'rft': 3"):
-        chosen_rates(read_jobs(tmp_path))
+def test_dev_accuracies_are_those_of_the_last_weights(tmp_path):
+    """Two jobs at 0.001, with 0.7 and 0.5; one at 0.002, which was better before its end."""
+    job(tmp_path, "a", "rlmec", 1, 0.001, 0.7)
+    job(tmp_path, "b", "rlmec", 2, 0.001, 0.5)
+    job(tmp_path, "c", "rlmec", 1, 0.002, 0.05)  # 0.1 at step 0
+    found = dev_accuracies(tmp_path, "policy.optimizer.lr")
+    assert found == pytest.approx({"0.001": 0.6, "0.002": 0.05})
 
 
 def test_the_table_by_hand(judged):
@@ -87,28 +90,54 @@ def test_the_table_by_hand(judged):
     assert (second.method, second.accuracy, second.difference) == ("rft", 0.25, -0.375)
     assert second.deviation == pytest.approx(0.3535534)
     assert second.p_value == second.p_holm == pytest.approx(0.2048328, abs=1e-6)
-    assert -1 <= second.low < -0.375 < second.high <= 0
-    assert (second.seeds, second.problems, second.tokens, second.seconds) == (2, 4, 2000, 3.0)
+    # One degree of freedom: t_0.975 = 12.7062, t_0.8 = 1.376382; the standard error is 0.125.
+    assert (second.low, second.high) == pytest.approx((-1.963276, 1.213276), abs=1e-5)
+    assert second.detectable == pytest.approx(1.760323, abs=1e-5)
+    assert (second.chains, second.seeds, second.problems) == (1, 2, 4)
+    assert (second.tokens, second.seconds) == (2000, 3.0)
     rows = list(csv.DictReader((judged / "comparison.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["rlmec", "rft"]
     assert float(rows[1]["p_holm"]) == second.p_holm
     page = (judged / "comparison.md").read_text()
     assert "| rft | 0.001 | 25.0 % | 35.4 | -37.5 |" in page
+    assert "2 seeds on one chain: other chains are not covered" in page
     assert (judged / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_unit_is_the_chain(tmp_path):
+    """Shares of two seeds in each of three chains, of two problems. rlmec: (1, 0.5), (0.5, 0.5),
+    (1, 1), so 0.75, 0.5, 1; rft: 0.5, 0.25, 0.25. Differences 0.25, 0.25, 0.75: mean 0.4166667, sd
+    0.2886751, t = 2.5; with two degrees of freedom p = 1 - t / sqrt(2 + t^2) = 0.1296118."""
+    right = {
+        "rlmec": {1: ("11", "10"), 2: ("10", "01"), 3: ("11", "11")},
+        "rft": {1: ("10", "10"), 2: ("10", "00"), 3: ("00", "01")},
+    }
+    for method, chains in right.items():
+        for chain, (one, two) in chains.items():
+            job(tmp_path, f"{method}-{chain}-1", method, 11, right=one, chain=chain)
+            job(tmp_path, f"{method}-{chain}-2", method, 12, right=two, chain=chain)
+    first, second = write_comparison(read_jobs(tmp_path), "rlmec", tmp_path)
+    assert (first.chains, first.seeds, first.accuracy) == (3, 2, 0.75)
+    assert first.deviation == pytest.approx(0.25)
+    assert second.difference == pytest.approx(-0.4166667)
+    assert second.p_value == pytest.approx(0.1296118, abs=1e-6)
+    assert (
+        "3 chains, each from its own start, with 2 trainings of" in (tmp_path / "comparison.md").read_text()
+    )
 
 
 def test_an_unfair_or_unfinished_comparison_is_refused(judged):
     jobs = read_jobs(judged)
-    with pytest.raises(ValueError, match=r"rft has the seeds \[12\], rlmec has \[11, 12\]"):
+    with pytest.raises(ValueError, match=r"rft has the \(chain, seed\) \[\(1, 12\)\], rlmec"):
         comparison_table([j for j in jobs if (j.method, j.seed) != ("rft", 11)], "rlmec")
     with pytest.raises(ValueError, match=r"'dpo'.*rft, rlmec"):
         comparison_table(jobs, "dpo")
     job(judged, "others", "rft", 13, right="1100000")
     job(judged, "mine", "rlmec", 13, right="1100")
-    with pytest.raises(ValueError, match="rft, seed 13: judged on other problems"):
+    with pytest.raises(ValueError, match="chain 1, seed 13: judged on other problems"):
         comparison_table(read_jobs(judged), "rlmec")
     job(judged, "late", "rft", 14)
-    with pytest.raises(ValueError, match="rft, seed 14: not judged yet"):
+    with pytest.raises(ValueError, match="rft, chain 1, seed 14: not judged yet"):
         comparison_table(read_jobs(judged), "rlmec")
 
 
@@ -118,7 +147,7 @@ def test_a_job_of_another_sweep_is_refused_and_one_that_failed_left_out(judged):
     path.write_text(json.dumps(summary | {"stages": []}))
     assert len(read_jobs(judged)) == 3
     path.write_text(json.dumps(summary | {"overrides": ["method=rft"]}))
-    with pytest.raises(ValueError, match=r"rft-11.*no override of policy.optimizer.lr, policy.s"):
+    with pytest.raises(ValueError, match=r"rft-11.*no override of policy.optimizer.lr, seed,"):
         read_jobs(judged)
 
 

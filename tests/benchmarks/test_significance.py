@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.significance import bootstrap_interval, holm, paired_t
+from benchmarks.significance import holm, paired_t
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,18 @@ def test_a_paired_t_test_by_hand():
     assert found.mean == pytest.approx(0.02)
     assert found.t == pytest.approx(3.4641016, abs=1e-6)
     assert found.p_value == pytest.approx(0.0741799, abs=1e-6)
+    # t_0.975 = 4.302653 and t_0.8 = 1.060660; the standard error is 0.01 / sqrt 3.
+    assert (found.low, found.high) == pytest.approx((-0.0048414, 0.0448414), abs=1e-6)
+    assert found.detectable == pytest.approx(0.0309651, abs=1e-6)
     back = paired_t([0.80, 0.82, 0.83], [0.81, 0.84, 0.86])
     assert (back.mean, back.p_value) == (-found.mean, found.p_value)
 
 
-def test_seeds_that_all_differ_alike():
+def test_units_that_all_differ_alike():
     assert paired_t([0.5, 0.6], [0.5, 0.6]).p_value == 1.0
     assert paired_t([0.5, 0.75], [0.25, 0.5]).p_value == 0.0
     for bad in (([0.5], [0.5]), ([0.5, 0.6], [0.5, 0.6, 0.7])):
-        with pytest.raises(ValueError, match=f"{len(bad[0])} and {len(bad[1])} seeds"):
+        with pytest.raises(ValueError, match=f"{len(bad[0])} and {len(bad[1])} units"):
             paired_t(*bad)
 
 
@@ -62,21 +65,3 @@ def test_holm_by_hand():
     assert holm({"a": 0.02}) == {"a": 0.02}
     assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
     assert holm({}) == {}
-
-
-def test_the_bootstrap_draws_seeds_and_problems():
-    """A difference of 1 everywhere has no spread. Seeds that differ by 0 and 1 on every problem:
-    two drawn of two are 0, 1/2 or 1. Problems that differ so: a mean of n draws of a coin."""
-    ones, none = np.ones((3, 4)), np.zeros((3, 4))
-    assert bootstrap_interval(ones, none, draws=50) == (1.0, 1.0)
-    seeds = np.array([[0.0] * 5, [1.0] * 5])
-    assert bootstrap_interval(seeds, 0 * seeds) == (0.0, 1.0)
-    problems = np.tile([0.0, 1.0], (3, 200))
-    low, high = bootstrap_interval(problems, 0 * problems)
-    sd = 0.5 / math.sqrt(400)
-    assert (low, high) == pytest.approx((0.5 - 1.96 * sd, 0.5 + 1.96 * sd), abs=0.006)
-    assert bootstrap_interval(problems, 0 * problems) == (low, high)
-    with pytest.raises(ValueError, match=r"\(3, 4\) and \(2, 4\)"):
-        bootstrap_interval(ones, none[:2])
-    with pytest.raises(ValueError, match=r"\(1, 4\)"):
-        bootstrap_interval(ones[:1], none[:1])
