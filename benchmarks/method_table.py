@@ -231,8 +231,8 @@ def comparison_markdown(lines: Sequence[Line], against: str) -> str:
         f"{units}; {first.problems} test problems in each. Settings chosen on dev. sd: over "
         f"{unit}. p: paired t-test over {unit}, with Holm's correction over the methods; interval: "
         f"Student's, over {unit}. Could be seen: the difference that this test finds with a "
-        f"probability of {100 * POWER:.0f} %. Tokens and seconds are those of the policy's training, "
-        f"summed; the stages before it are shared."
+        f"probability of {100 * POWER:.0f} %. Tokens and seconds are those of the policy's "
+        f"training, summed; the stages before it are shared."
     )
     return f"{markdown_table(head, map(_cells, lines))}\n{note}\n"
 

@@ -1,4 +1,5 @@
-"""Training rows of the baselines: rejection fine-tuning, sequence rewards and preferences.
+"""Training rows of the baselines: fine-tuning on right attempts or on a teacher's whole solutions,
+sequence rewards and preferences.
 
 In: the problems and pairs that the DataModule has joined. Out: rows, one after the other. A row
 function is chosen in the configuration (`policy/rows`); docs/method.md has the objective that
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -21,7 +22,7 @@ import numpy as np
 from rlmec.data.policy_rows import Joined
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
-from rlmec.records import Pair
+from rlmec.records import Pair, Problem
 from rlmec.settings.ranges import AnyFloat, AtMost
 
 Logprobs = Sequence[float] | np.ndarray
@@ -48,6 +49,16 @@ class JoinedWithStart(Joined, Protocol):
     start_logprobs: dict[str, list[float]]
 
 
+class JoinedWithTeacher(Joined, Protocol):
+    """What `teacher_solution_rows` also uses."""
+
+    @property
+    def solve(self) -> Callable[[Problem], str | None] | None:
+        """The teacher's own whole solution of a problem, None where it has none; None itself where
+        the teacher writes none at all."""
+        ...
+
+
 def right_rows(data: Joined) -> Iterator[Row]:
     """Rows for plain likelihood of the right attempts alone (rejection fine-tuning, RFT).
 
@@ -63,6 +74,31 @@ def right_rows(data: Joined) -> Iterator[Row]:
             yield Row.likelihood(pair.attempt.id, ids, len(prompt))
     if not found:
         raise ValueError("no attempt is right: nothing to fine-tune on")
+
+
+def teacher_solution_rows(data: JoinedWithTeacher) -> Iterator[Row]:
+    """The rows of imitation, with the teacher's whole solution in place of each correction.
+
+    A corrected attempt gives a row for the likelihood of what the teacher writes on its problem
+    without seeing it, all tokens with weight 1. Right attempts have their imitation weights. So it
+    is a control of what the corrections owe to their nearness to the attempt. Raises ValueError if
+    the teacher writes no whole solutions.
+    """
+    if data.solve is None:
+        raise ValueError("the teacher writes no whole solutions: it has no method `solve`")
+    codec = data.prompts.codec
+    for pair in data.pairs:
+        id_ = pair.attempt.id
+        prompt = pair.attempt.prompt_ids
+        if pair.attempt.is_right:
+            ids = pair.attempt.completion_ids
+            zeros = np.zeros(len(ids), dtype=np.float32)  # [n]
+            yield trim(Row.flat(id_, [*prompt, *ids], len(prompt), zeros, zeros, pair.edit_weights))
+        elif pair.target_ids:
+            text = data.solve(data.problems[pair.attempt.problem_id])
+            if text:
+                ids = [*prompt, *codec.completion(text)]
+                yield Row.likelihood(f"{id_}/solved", ids, len(prompt))
 
 
 def advantage_rows(

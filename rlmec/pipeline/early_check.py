@@ -23,12 +23,13 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
+from rlmec.data.baseline_rows import teacher_solution_rows
 from rlmec.lm.loading import new_network
 from rlmec.method.objectives import ObjectiveSums, TokenBatch
 from rlmec.method.rewards import accepted_arguments
 from rlmec.pipeline.chain import Run
 from rlmec.pipeline.fit import check_strategy, fit_strategy, trainer_arguments
-from rlmec.settings.binding import ConfigurationError, build
+from rlmec.settings.binding import ConfigurationError, build, offers
 from rlmec.settings.check import rebind
 from rlmec.settings.schema import FitSettings, PolicySettings, RunSettings
 from rlmec.training.module import CompletionModule
@@ -140,7 +141,12 @@ def _check_policy(key: str, node: PolicySettings, settings: RunSettings) -> None
             f"{key}.precision is {node.precision}, but the scores are made at "
             f"{settings.score.precision} (score.precision): give both the same"
         )
-    _built(f"{key}.rows", node.rows)
+    rows = _built(f"{key}.rows", node.rows)
+    if rows.func is teacher_solution_rows and not offers(settings.teacher, "solve"):
+        raise ConfigurationError(
+            f"{key}.rows: the teacher {settings.teacher['_target_']} writes no whole solutions, as "
+            f"teacher=oracle and teacher=reference do (a method `solve`)"
+        )
 
     rule = _built(f"{key}.reward", node.reward)
     with _named(f"{key}.reward"):

@@ -374,6 +374,11 @@ def accepts(node: dict[str, Any], name: str) -> bool:
     return name in inspect.signature(get_object(node["_target_"])).parameters
 
 
+def offers(node: dict[str, Any], name: str) -> bool:
+    """Whether the class that a node names has a method `name`."""
+    return callable(getattr(get_object(node["_target_"]), name, None))
+
+
 def _build_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_build_value(item) for item in value]

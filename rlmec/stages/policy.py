@@ -7,7 +7,9 @@ Where nothing was wrong, or nothing could be corrected, it is the policy that th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from rlmec.data.datamodule import NothingToTrain, SolutionPairDataModule
@@ -28,7 +30,8 @@ from rlmec.pipeline.judges import accuracy_judge
 from rlmec.pipeline.pair_records import join_arguments, pair_records
 from rlmec.pipeline.score_sequences import correction_logprobs
 from rlmec.pipeline.sources import ModelSource, RoundStage, dev_problems
-from rlmec.settings.binding import build
+from rlmec.records import Problem
+from rlmec.settings.binding import build, offers
 from rlmec.settings.ranges import is_mixed
 from rlmec.settings.schema import ModelSettings, PolicySettings, as_plain
 from rlmec.stages.sample import counted
@@ -161,9 +164,19 @@ class PolicyStage(RoundStage):
             corrections=records.corrections,
             scores=records.scores,
             dropped=records.dropped,
+            solve=self._solver(),
             scratch=work and work / ROWS,
             **join_arguments(self.node),
         )
+
+    def _solver(self) -> Callable[[Problem], str | None] | None:
+        """The teacher's own solutions, for rows that want them; the teacher is made when the first
+        is asked for."""
+        node = self.run.settings.teacher
+        if not offers(node, "solve"):
+            return None
+        teacher = cache(lambda: build(node, task=self.run.task))
+        return lambda problem: teacher().solve(problem)
 
     def _metrics(self, data: SolutionPairDataModule, history: list[dict[str, float]]) -> Settings:
         best = kept_validation(history, "dev/accuracy") or {}

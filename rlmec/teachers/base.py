@@ -79,9 +79,10 @@ class Proposals:
 class Teacher(Protocol):
     """A teacher that corrects one attempt at a time.
 
-    `correct` returns the text of the whole corrected solution, or None if it has no proposal. An
-    optional method `check()` is called before anything is sampled and raises if the teacher lacks
-    something (a key, a library). An optional method `close()` is called after the last correction.
+    `correct` returns the text of the whole corrected solution, or None if it has no proposal.
+    Optional methods: `check()` is called before anything is sampled and raises if the teacher lacks
+    something (a key, a library); `close()` is called after the last correction; `solve(problem)`
+    returns a whole solution of the teacher's own, or None (`method=teacher_solutions` needs it).
     """
 
     name: str

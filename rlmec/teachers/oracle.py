@@ -29,3 +29,7 @@ class OracleTeacher:
     def correct(self, problem: Problem, attempt: str) -> str | None:
         """Return the task's own correction of `attempt`."""
         return self._task.oracle(problem, attempt)
+
+    def solve(self, problem: Problem) -> str | None:
+        """Return the task's own solution: its correction of an attempt without a text."""
+        return self._task.oracle(problem, "")

@@ -63,6 +63,10 @@ class ReferenceTeacher:
         candidates = (spliced, "\n".join(reference))
         return min(candidates, key=lambda text: Levenshtein.distance(attempt_tokens, tokens(text)))
 
+    def solve(self, problem: Problem) -> str | None:
+        """Return the reference solution."""
+        return problem.solution
+
 
 def _in_marker_style(reference: list[str], attempt: str) -> list[str]:
     """The reference with its answer after the marker of the attempt's last answer line."""

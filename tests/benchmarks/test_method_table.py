@@ -122,7 +122,8 @@ def test_the_unit_is_the_chain(tmp_path):
     assert second.difference == pytest.approx(-0.4166667)
     assert second.p_value == pytest.approx(0.1296118, abs=1e-6)
     assert (
-        "3 chains, each from its own start, with 2 trainings of" in (tmp_path / "comparison.md").read_text()
+        "3 chains, each from its own start, with 2 trainings of"
+        in (tmp_path / "comparison.md").read_text()
     )
 
 

@@ -16,6 +16,7 @@ from rlmec.data.baseline_rows import (
     correction_preferences,
     group_advantage_rows,
     right_rows,
+    teacher_solution_rows,
 )
 from rlmec.data.policy_rows import pair_rows
 from rlmec.data.prefix_tree import flat_rows
@@ -220,3 +221,34 @@ def test_attempt_tokens_are_counted_once_with_credit_or_without():
     (tree,) = pair_rows(data(pair("w", (10, 13, 14), (10, 20, 12), (0, -0.1, -0.1))))
     assert not tree.is_flat
     assert sum(row.attempt_tokens for row in flat_rows(tree)) == tree.attempt_tokens == 3
+
+
+# --- whole solutions of a teacher ---
+
+
+def solved(*pairs, solve):
+    problem = SimpleNamespace(id="p0")
+    return SimpleNamespace(pairs=pairs, prompts=prompts(), problems={"p0": problem}, solve=solve)
+
+
+def test_a_whole_solution_stands_in_for_a_correction():
+    """The right attempt keeps its weights 0.5; the corrected one becomes the teacher's text, all
+    weights 1; the uncorrected one has no row."""
+    right = pair("r", (10, 11), (10, 11), (0, 0))
+    wrong = pair("w", (10, 12), (10, 13), (0, -0.1), (0.5, 1))
+    lost = pair("u", (10, 14), (), (0, 0))
+    text = prompts().codec.completion("7\n8")
+    rows = list(teacher_solution_rows(solved(right, wrong, lost, solve=lambda problem: "7\n8")))
+    assert [row.id for row in rows] == ["r", "w/solved"]
+    assert rows[0].weights.tolist() == [0.5, 0.5]
+    assert rows[1].targets.tolist() == text
+    assert rows[1].weights.tolist() == [1.0] * len(text)
+    assert not any(row.token_rewards.any() for row in rows)
+    assert rows[1].input_ids[: len(PROMPT)].tolist() == PROMPT
+
+
+def test_a_problem_that_the_teacher_cannot_solve_has_no_row():
+    wrong = pair("w", (10, 12), (10, 13), (0, 0))
+    assert not list(teacher_solution_rows(solved(wrong, solve=lambda problem: None)))
+    with pytest.raises(ValueError, match="no method `solve`"):
+        list(teacher_solution_rows(solved(wrong, solve=None)))

@@ -163,6 +163,7 @@ BUILT = [
         "lr_end",
     ),
     ("report.compare.mine={optimizer: {lr: -1}}", "report.compare.mine.optimizer: ValueError"),
+    ("method=teacher_solutions teacher=continuation", "policy.rows: the teacher", "no whole sol"),
     ("report.compare.mine={precision: bf16-mixed}", "report.compare.mine.precision", "score"),
     ("policy.reward.right_low=1", "policy.reward: ValueError: the lower bound 1.0"),
     ("policy.precision=bf16-mixed score.precision=32-true", "policy.precision is bf16-mixed"),

@@ -17,6 +17,15 @@ def test_it_gives_the_tasks_own_correction():
         assert task.judge(teacher.correct(problem, wrong), problem) == "right"
 
 
+def test_it_solves_what_it_has_not_seen_an_attempt_of():
+    """Also where the policy's references are another's, or hidden."""
+    plain = ArithmeticTask(train=20)
+    for hidden in (ArithmeticTask(train=20, reference_share=0.0), plain):
+        teacher = OracleTeacher(task=hidden)
+        for problem, known in zip(hidden.problems("train"), plain.problems("train"), strict=True):
+            assert teacher.solve(problem) == known.solution
+
+
 class Mute:
     name = "mute"
 

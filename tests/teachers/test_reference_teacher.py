@@ -81,6 +81,11 @@ def test_it_is_a_teacher_and_needs_a_reference():
     assert TEACHER.correct(Problem("x", "2 + 2?", "4", " "), "A: 5") is None
 
 
+def test_its_whole_solution_is_the_reference():
+    problem = Problem("p", "How many?", "4", "2 + 2 = 4\n#### 4")
+    assert ReferenceTeacher().solve(problem) == problem.solution
+
+
 def test_the_reference_itself_is_kept():
     assert TEACHER.correct(DUCKS, DUCKS.solution) == DUCKS.solution
 
