@@ -126,6 +126,14 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """How often an attempt was drawn that stands for several identical ones."""
+
+    attempt_id: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Correction:
     """A rewrite of a wrong attempt, accepted or rejected with the reason why.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -31,7 +31,15 @@ STD_EPSILON = 1e-6
 """What is added to the standard deviation of a group of attempts before it divides."""
 
 
-class JoinedThatCounts(Joined, Protocol):
+class JoinedWithDraws(Joined, Protocol):
+    """What `advantage_rows` also reads: how often an attempt was drawn, by its id, where that is
+    more than once."""
+
+    @property
+    def draws(self) -> Mapping[str, int]: ...
+
+
+class JoinedThatCounts(JoinedWithDraws, Protocol):
     """What `group_advantage_rows` also uses."""
 
     def leave_out(self, reason: str, count: int) -> None:
@@ -102,14 +110,15 @@ def teacher_solution_rows(data: JoinedWithTeacher) -> Iterator[Row]:
 
 
 def advantage_rows(
-    data: Joined, *, right: AnyFloat = 1.0, wrong: AnyFloat = -1.0, center: bool = True
+    data: JoinedWithDraws, *, right: AnyFloat = 1.0, wrong: AnyFloat = -1.0, center: bool = True
 ) -> Iterator[Row]:
-    """One row per attempt, with the same reward (its advantage) on all its tokens.
+    """One row per drawn attempt, with the same reward (its advantage) on all its tokens.
 
     The advantage is `right` or `wrong`, by the attempt's verdict; with `center`, the mean over the
     problem's attempts is subtracted. An attempt with advantage 0 has no row, so a centred problem
-    whose attempts are all right or all wrong has none. There is no imitation. Wrong attempts
-    without a correction are included if `policy.keep_uncorrected` is on.
+    whose attempts are all right or all wrong has none. There is no imitation. An attempt that was
+    drawn several times has as many rows. Wrong attempts without a correction are included if
+    `policy.keep_uncorrected` is on.
 
     Source: the group mean of GRPO, arXiv 2402.03300, section 4.1, without the division by the
     standard deviation.
@@ -117,18 +126,19 @@ def advantage_rows(
     values: dict[str, list[float]] = {}
     for pair in data.pairs if center else ():
         value = right if pair.attempt.is_right else wrong
-        values.setdefault(pair.attempt.problem_id, []).append(value)
+        drawn = data.draws.get(pair.attempt.id, 1)
+        values.setdefault(pair.attempt.problem_id, []).extend([value] * drawn)
 
     for pair in data.pairs:
         advantage = right if pair.attempt.is_right else wrong
         if center:
             advantage -= float(np.mean(values[pair.attempt.problem_id]))
         if advantage:
-            yield _with_advantage(pair, advantage)
+            yield from _with_advantage(pair, advantage, data.draws)
 
 
 def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) -> Iterator[Row]:
-    """One row per attempt, with its advantage over its group on all its tokens (GRPO).
+    """One row per drawn attempt, with its advantage over its group on all its tokens (GRPO).
 
     A group is the attempts at one problem, with r = 1 for a right and r = 0 for a wrong one. The
     advantage of an attempt is (r - mean) / (std + STD_EPSILON), where `std` is the standard
@@ -136,21 +146,24 @@ def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) 
     r - mean. There is no imitation.
 
     A group whose attempts are all right or all wrong gives no gradient: its attempts have no row
-    and are counted as `group_all_right` or `group_all_wrong`. The sample stage keeps one of several
-    identical attempts, so each counts once. Wrong attempts without a correction are included if
-    `policy.keep_uncorrected` is on.
+    and are counted as `group_all_right` or `group_all_wrong`. An attempt that was drawn several
+    times counts as often in its group and has as many rows. Wrong attempts without a correction are
+    included if `policy.keep_uncorrected` is on.
 
     Source: GRPO, arXiv 2402.03300, section 4.1.2; without the standard deviation Dr. GRPO, arXiv
     2503.20783.
     """
-    size = Counter[str]()  # attempts at each problem
+    size = Counter[str]()  # drawn attempts at each problem
     right = Counter[str]()  # right ones among them
+    stored = Counter[str]()  # without repeats
     for pair in data.pairs:
-        size[pair.attempt.problem_id] += 1
-        right[pair.attempt.problem_id] += pair.attempt.is_right
+        drawn = data.draws.get(pair.attempt.id, 1)
+        size[pair.attempt.problem_id] += drawn
+        right[pair.attempt.problem_id] += drawn * pair.attempt.is_right
+        stored[pair.attempt.problem_id] += 1
 
-    for problem_id, count in size.items():
-        if right[problem_id] == count:
+    for problem_id, count in stored.items():
+        if right[problem_id] == size[problem_id]:
             data.leave_out("group_all_right", count)
         elif not right[problem_id]:
             data.leave_out("group_all_wrong", count)
@@ -161,7 +174,7 @@ def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) 
         if divide_by_std:
             advantage /= math.sqrt(mean * (1 - mean)) + STD_EPSILON  # r is 0 or 1
         if advantage:
-            yield _with_advantage(pair, advantage)
+            yield from _with_advantage(pair, advantage, data.draws)
 
 
 def correction_preferences(data: JoinedWithStart, *, likelihood: bool = False) -> Iterator[Row]:
@@ -213,12 +226,15 @@ def attempt_preferences(
             yield _preference(id_, loser, ids, winner.old_logprobs, likelihood)
 
 
-def _with_advantage(pair: Pair, advantage: float) -> Row:
-    """The row of an attempt with one reward on all its tokens."""
+def _with_advantage(pair: Pair, advantage: float, draws: Mapping[str, int]) -> Iterator[Row]:
+    """The row of an attempt with one reward on all its tokens, as often as it was drawn."""
     ids = pair.attempt.completion_ids
     rewards = np.full(len(ids), advantage)  # [n]
     old = pair.old_logprobs
-    return trim(_rewarded(pair.attempt.id, pair.attempt.prompt_ids, ids, rewards, old))
+    row = trim(_rewarded(pair.attempt.id, pair.attempt.prompt_ids, ids, rewards, old))
+    yield row
+    for again in range(1, draws.get(pair.attempt.id, 1)):
+        yield replace(row, id=f"{row.id}/again{again}")
 
 
 def _preference(

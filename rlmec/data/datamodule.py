@@ -61,13 +61,14 @@ class SolutionPairDataModule(L.LightningDataModule):
     """Joins attempts with corrections and serves the rows that `rows` builds from them.
 
     `rows` and `val_rows` are functions of this object: they read `pairs`, `problems`, `prompts`,
-    `start_logprobs`, `solve` and the two limits, count with `leave_out` the attempts that have no
-    row, and return or yield rows. `edited_weight`, `kept_weight`, `keep_uncorrected`,
+    `start_logprobs`, `draws`, `solve` and the two limits, count with `leave_out` the attempts that
+    have no row, and return or yield rows. `edited_weight`, `kept_weight`, `keep_uncorrected`,
     `max_right_per_problem`, `reward` and `dropped` are those of `data.pairs.join_pairs`. Attempts,
     corrections and scores may be lists, or `store.tables.TableRecords`, of which only a few are in
-    memory. `solve` writes the teacher's own solution of a problem. `scratch` is the folder of the
-    temporary file (default: the system's). Records that were made with another tokenizer than the
-    prompts' are refused with a ValueError.
+    memory. `draws` says how often an attempt was drawn, by its id (default: once). `solve` writes
+    the teacher's own solution of a problem. `scratch` is the folder of the temporary file (default:
+    the system's). Records that were made with another tokenizer than the prompts' are refused with
+    a ValueError.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         keep_uncorrected: bool = False,
         max_right_per_problem: int | None = None,
         dropped: Mapping[str, int] | None = None,
+        draws: Mapping[str, int] | None = None,
         solve: Callable[[Problem], str | None] | None = None,
         scratch: Path | None = None,
     ) -> None:
@@ -95,6 +97,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         self.prompts = prompts
         self.problems = by_id(problems)
         self.settings = plan
+        self.draws = draws or {}
         self.solve = solve
         self.start_logprobs: Mapping[str, list[float]] = {}
         self.position = 0  # micro-batches handed out on this rank

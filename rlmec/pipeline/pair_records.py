@@ -8,11 +8,11 @@ from typing import Any
 
 from rlmec.data.pairs import PairTable, join_pairs
 from rlmec.pipeline.chain import Run
-from rlmec.records import GRM, Attempt, Correction, Problem, Score
+from rlmec.records import GRM, Attempt, Correction, Draws, Problem, Score
 from rlmec.settings.binding import build
 from rlmec.settings.schema import PolicySettings
 from rlmec.store.artifacts import Artifact
-from rlmec.store.tables import TableRecords
+from rlmec.store.tables import TableRecords, read_table
 
 MAKERS = {"both": ("teach", "score"), "teacher": ("teach",), "grm": ("score",)}
 """The stages whose corrections count by `policy.corrections`."""
@@ -20,13 +20,17 @@ MAKERS = {"both": ("teach", "score"), "teacher": ("teach",), "grm": ("score",)}
 
 @dataclass(frozen=True)
 class PairRecords:
-    """The records that `join_pairs` is given; `dropped` counts attempts that were left out."""
+    """The records that `join_pairs` is given; `dropped` counts attempts that were left out.
+
+    `draws` says how often an attempt was drawn, by its id, where that is more than once.
+    """
 
     problems: list[Problem]
     attempts: Sequence[Attempt]
     corrections: Sequence[Correction]
     scores: Sequence[Score]
     dropped: dict[str, int] = field(default_factory=dict)
+    draws: dict[str, int] = field(default_factory=dict)
 
 
 def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]) -> PairRecords:
@@ -60,6 +64,7 @@ def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]
         corrections,
         scores,
         {"too_long_to_score": missing},
+        {d.attempt_id: d.count for d in read_table(parents["sample"].file("draws.parquet"), Draws)},
     )
 
 

@@ -164,6 +164,7 @@ class PolicyStage(RoundStage):
             corrections=records.corrections,
             scores=records.scores,
             dropped=records.dropped,
+            draws=records.draws,
             solve=self._solver(),
             scratch=work and work / ROWS,
             **join_arguments(self.node),

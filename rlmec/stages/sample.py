@@ -1,12 +1,12 @@
 """The stage `sample`: attempts at the train problems, each with its verdict.
 
-In: the model that the round starts from, the train problems. Out: `attempts.parquet`. In round 1 a
-file of ready-made solutions (`sample.path`) can take the place of sampling.
+In: the model that the round starts from, the train problems. Out: `attempts.parquet`, in which of
+identical attempts the first stays, and `draws.parquet`, which says how many it stands for. In round
+1 a file of ready-made solutions (`sample.path`) can take the place of sampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from rlmec.pipeline.chain import Outcome, Settings
 from rlmec.pipeline.import_solutions import counts_of, import_parts
 from rlmec.pipeline.score_sequences import logprob_difference
 from rlmec.pipeline.sources import RoundStage
-from rlmec.records import Attempt
+from rlmec.records import Attempt, Draws
 from rlmec.store.artifacts import Artifact
 from rlmec.store.parts import PartFolder
+from rlmec.store.tables import iter_columns, write_records
 
 
 class SampleStage(RoundStage):
@@ -29,8 +30,9 @@ class SampleStage(RoundStage):
 
     @property
     def version(self) -> int:
-        """3: imported by parts; 2: each sample has random numbers of its own."""
-        return 2 if self.imported is None else 3
+        """4 and 5: identical attempts are counted; 3: imported by parts; 2: each sample has random
+        numbers of its own."""
+        return 4 if self.imported is None else 5
 
     @property
     def imported(self) -> str | None:
@@ -61,7 +63,7 @@ class SampleStage(RoundStage):
 
     def _import(self, work: Path, model: models.LanguageModel) -> Outcome:
         folder, found = import_parts(self.run, self.title, work, model)
-        outcome = _finished(work, folder, unique=("problem_id", "completion_ids"))
+        outcome = _finished(work, folder)
         counts = folder.counts()
         extra: dict[str, Any] = {
             "sample/unknown_rows": found.unknown_rows,
@@ -72,26 +74,20 @@ class SampleStage(RoundStage):
         return Outcome(outcome.rows, outcome.metrics | extra)
 
 
-def without_duplicates(attempts: list[Attempt]) -> list[Attempt]:
-    """The first attempt of each (problem, token ids)."""
-    first: dict[tuple[str, tuple[int, ...]], Attempt] = {}
-    for attempt in attempts:
-        first.setdefault((attempt.problem_id, tuple(attempt.completion_ids)), attempt)
-    return list(first.values())
-
-
 def counted(attempts: list[Attempt]) -> tuple[list[Attempt], dict[str, int]]:
-    """The attempts without duplicates, and the counts of all of them."""
-    return without_duplicates(attempts), counts_of(attempts)
+    """The attempts and their counts."""
+    return attempts, counts_of(attempts)
 
 
-def _finished(work: Path, folder: PartFolder, unique: Sequence[str] = ()) -> Outcome:
-    """Merges the parts into one table and turns their counts into figures.
+def _finished(work: Path, folder: PartFolder) -> Outcome:
+    """Merges the parts into one table without duplicates, and turns their counts into figures."""
+    table = work / "attempts.parquet"
+    repeats: dict[int, int] = {}
+    rows = folder.merge("attempts", Attempt, table, ("problem_id", "completion_ids"), repeats)
+    ids = (id_ for (id_,) in iter_columns(table, Attempt, ("id",)))
+    draws = (Draws(id_, repeats[row]) for row, id_ in enumerate(ids) if row in repeats)
+    write_records(work / "draws.parquet", draws, Draws)
 
-    Rows that are equal in the columns `unique` are duplicates, as are those that a part has left
-    out already.
-    """
-    rows = folder.merge("attempts", Attempt, work / "attempts.parquet", unique)
     counts = folder.counts()
     total = max(counts["attempts"], 1)
     duplicates = counts["attempts"] - rows

@@ -77,13 +77,20 @@ class PartFolder:
             atomic_write_json(folder / "part.json", {"counts": dict(counts), "digests": digests})
 
     def merge(
-        self, name: str, record_type: type, out_path: Path, unique: Sequence[str] = ()
+        self,
+        name: str,
+        record_type: type,
+        out_path: Path,
+        unique: Sequence[str] = (),
+        repeats: dict[int, int] | None = None,
     ) -> int:
         """Write one table from the table `name` of every part, in the order of their indices.
 
         Returns the number of rows. Only one part is in memory at a time. Of rows that are equal in
         all columns of `unique` (texts and lists), the first one stays; this holds 16 bytes per row
-        in memory. Raises TableError that names a part if it is missing or damaged.
+        in memory. `repeats` is filled with the number of each row that stands for several (counted
+        from 0 in the written table) and how many these are. Raises TableError that names a part if
+        it is missing or damaged.
         """
 
         def tables() -> Iterator[pa.Table]:
@@ -94,7 +101,7 @@ class PartFolder:
                     raise TableError(damage)
                 yield read_arrow(self.part(index) / f"{name}.parquet", record_type)
 
-        merged = without_repeats(tables, unique) if unique else tables()
+        merged = without_repeats(tables, unique, repeats) if unique else tables()
         return write_arrow(out_path, merged, schema(record_type))
 
     def counts(self) -> dict[str, int]:
@@ -121,9 +128,14 @@ class PartFolder:
 
 
 def without_repeats(
-    tables: Callable[[], Iterator[pa.Table]], columns: Sequence[str]
+    tables: Callable[[], Iterator[pa.Table]],
+    columns: Sequence[str],
+    repeats: dict[int, int] | None = None,
 ) -> Iterator[pa.Table]:
     """The tables without the rows whose `columns` are equal to those of an earlier row.
+
+    `repeats` gets the number of each row that stays for several, among those that stay, and how
+    many it stands for.
 
     `tables` is called twice: the first pass keeps only a digest of each row, so that the whole
     table is never in memory.
@@ -136,12 +148,19 @@ def without_repeats(
     # Sorting puts equal digests next to each other. The sort is stable: the first row comes first.
     pairs = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)  # [rows, 2]
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    repeats = np.zeros(len(pairs), dtype=bool)  # [rows]
-    repeats[order[1:]] = (pairs[order[1:]] == pairs[order[:-1]]).all(axis=1)
+    again = np.zeros(len(pairs), dtype=bool)  # [rows]
+    again[order[1:]] = (pairs[order[1:]] == pairs[order[:-1]]).all(axis=1)
+    if repeats is not None:
+        firsts = np.flatnonzero(~again[order])  # where a group begins in the order of digests
+        sizes = np.diff(firsts, append=len(order))  # [groups]
+        place = np.cumsum(~again) - 1  # [rows] the number of each row among those that stay
+        some = sizes > 1
+        rows = place[order[firsts[some]]]
+        repeats.update(sorted(zip(rows.tolist(), sizes[some].tolist(), strict=True)))
 
     start = 0
     for table in tables():
-        some = repeats[start : start + table.num_rows]
+        some = again[start : start + table.num_rows]
         start += table.num_rows
         yield table.filter(pa.array(~some)) if some.any() else table
 

@@ -29,7 +29,13 @@ ALONE = pair("u", (30, 31), (), (0, -0.1), ())  # wrong, and never corrected
 
 
 def data(*pairs, **more):
-    plain = {"prompts": prompts(), "problems": {}, "max_length": 100, "max_tokens": None}
+    plain = {
+        "prompts": prompts(),
+        "problems": {},
+        "max_length": 100,
+        "max_tokens": None,
+        "draws": {},
+    }
     return SimpleNamespace(pairs=list(pairs), **(plain | more))
 
 
@@ -42,14 +48,14 @@ def group(name, verdicts):
     ]
 
 
-def grouped(*pairs):
+def grouped(*pairs, **more):
     """The joined data with a counter of what a row function leaves out."""
     counts = Counter()
 
     def leave_out(reason, count):
         counts[reason] += count
 
-    return data(*pairs, leave_out=leave_out), counts
+    return data(*pairs, leave_out=leave_out, **more), counts
 
 
 def signs(row):
@@ -121,6 +127,21 @@ def test_a_group_that_is_all_alike_has_no_row_and_is_counted():
     made, counts = grouped(*group("p", "rr"), *group("q", "www"), *group("s", "r"))
     assert list(group_advantage_rows(made)) == []
     assert counts == {"group_all_right": 3, "group_all_wrong": 3}
+
+
+def test_an_attempt_counts_as_often_as_it_was_drawn():
+    """The wrong attempt was drawn three times, so its group is one right and three wrong ones: 3/4
+    and -1/4 (GRPO without the standard deviation); 1 - (-1/2) and -1 - (-1/2) (PPO)."""
+    drawn = {"draws": {"p/1": 3}}
+    made, _ = grouped(*group("p", "rw"), **drawn)
+    rows = list(group_advantage_rows(made, divide_by_std=False))
+    assert [row.id for row in rows] == ["p/0", "p/1", "p/1/again1", "p/1/again2"]
+    assert [values(row)[0][0] for row in rows] == [0.75, -0.25, -0.25, -0.25]
+    plain = list(advantage_rows(data(*group("p", "rw"), **drawn)))
+    assert [values(row)[0][0] for row in plain] == [1.5, -0.5, -0.5, -0.5]
+    made, counts = grouped(*group("q", "ww"), draws={"q/0": 5})
+    assert not list(group_advantage_rows(made))
+    assert counts == {"group_all_wrong": 2}  # attempts that are stored, as elsewhere in the figures
 
 
 def test_the_gradient_of_group_advantages_at_the_start():

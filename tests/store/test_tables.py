@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -359,7 +360,11 @@ def test_of_equal_rows_in_all_tables_the_first_stays(parts):
         for part in cut:
             yield pa.table([pa.array(c) for c in zip(*part, strict=True)] or [[]] * 3, columns)
 
-    found = [t.column("n").to_pylist() for t in without_repeats(made, ["p", "ids"])]
+    repeats = {}
+    found = [t.column("n").to_pylist() for t in without_repeats(made, ["p", "ids"], repeats)]
     first = {(p, tuple(ids)): number for number, p, ids in reversed(rows)}
     assert [n for numbers in found for n in numbers] == sorted(first.values())
     assert len(found) == len(parts)
+    drawn = Counter((p, tuple(ids)) for _, p, ids in rows)
+    kept = [(p, tuple(ids)) for n, p, ids in rows if n in first.values()]
+    assert repeats == {at: drawn[key] for at, key in enumerate(kept) if drawn[key] > 1}
