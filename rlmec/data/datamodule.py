@@ -63,7 +63,8 @@ class SolutionPairDataModule(L.LightningDataModule):
     `rows` and `val_rows` are functions of this object: they read `pairs`, `problems`, `prompts`,
     `start_logprobs`, `draws`, `solve` and the two limits, count with `leave_out` the attempts that
     have no row, and return or yield rows. `edited_weight`, `kept_weight`, `keep_uncorrected`,
-    `max_right_per_problem`, `reward` and `dropped` are those of `data.pairs.join_pairs`. Attempts,
+    `max_right_per_problem`, `imitate_corrections`, `reward` and `dropped` are those of
+    `data.pairs.join_pairs`. Attempts,
     corrections and scores may be lists, or `store.tables.TableRecords`, of which only a few are in
     memory. `draws` says how often an attempt was drawn, by its id (default: once). `solve` writes
     the teacher's own solution of a problem. `scratch` is the folder of the temporary file (default:
@@ -87,6 +88,7 @@ class SolutionPairDataModule(L.LightningDataModule):
         kept_weight: float = 0.5,
         keep_uncorrected: bool = False,
         max_right_per_problem: int | None = None,
+        imitate_corrections: bool = True,
         dropped: Mapping[str, int] | None = None,
         draws: Mapping[str, int] | None = None,
         solve: Callable[[Problem], str | None] | None = None,
@@ -111,6 +113,7 @@ class SolutionPairDataModule(L.LightningDataModule):
             "kept_weight": kept_weight,
             "keep_uncorrected": keep_uncorrected,
             "max_right_per_problem": max_right_per_problem,
+            "imitate_corrections": imitate_corrections,
             "dropped": dropped,
         }
         self._share_prefixes = True

@@ -72,6 +72,7 @@ def join_pairs(
     kept_weight: float,
     keep_uncorrected: bool = False,
     max_right_per_problem: int | None = None,
+    imitate_corrections: bool = True,
     dropped: Mapping[str, int] | None = None,
 ) -> PairTable:
     """One pair per attempt that has a target, with the credit of its tokens.
@@ -79,8 +80,9 @@ def join_pairs(
     The target of a wrong attempt is its accepted correction; with `keep_uncorrected` a wrong
     attempt without one gives a pair with an empty target. The target of a right attempt is the
     attempt itself; more than `max_right_per_problem` right attempts per problem are dropped, in
-    their order. Without a `reward` rule all rewards are zero. `dropped` counts attempts that were
-    left out before, by reason.
+    their order. Without a `reward` rule all rewards are zero. Without `imitate_corrections` the
+    tokens of corrections have weight 0, so that they only place rewards. `dropped` counts attempts
+    that were left out before, by reason.
 
     Raises ValueError for an attempt whose problem is not known, for one without a score where there
     is a reward rule, and for records that were not made with `tokenizer` (its digest). A score of
@@ -121,7 +123,7 @@ def join_pairs(
             raise ValueError(f"attempt {id_!r}: it has no score")
         numbers.append(number, correction, scored.get(id_, -1))
 
-    credit = Credit(reward, edited_weight, kept_weight)
+    credit = Credit(reward, edited_weight, kept_weight, imitate_corrections)
     pairs = JoinedPairs(attempts, corrections, scores, numbers, credit)
     return PairTable(pairs, counts, known, attempts, corrections, scores)
 
@@ -180,6 +182,7 @@ class Credit:
     reward: RewardRule | None
     edited_weight: float
     kept_weight: float
+    imitate_corrections: bool = True
 
     @cached_property
     def more(self) -> set[str]:
@@ -285,4 +288,6 @@ def _weights(target: list[int], script: EditScript | None, credit: Credit) -> np
     """
     if script is None:
         return np.full(len(target), credit.kept_weight, dtype=np.float32)  # [m]
+    if not credit.imitate_corrections:
+        return np.zeros(len(target), dtype=np.float32)  # [m]
     return edit_weights(script, edited_weight=credit.edited_weight, kept_weight=credit.kept_weight)

@@ -106,6 +106,11 @@ def dev_problems(run: Run, count: int) -> list[Problem]:
     return run.task.problems("dev")[:count] if count else []
 
 
+def is_asked(settings: TeachSettings, round: int) -> bool:
+    """Whether the teacher corrects in a round."""
+    return settings.rounds is None or round <= settings.rounds
+
+
 def is_taught(settings: TeachSettings, problem_id: str) -> bool:
     """Whether a problem is in the teacher's share of the problems."""
     return hash_share(settings.seed, "teach", problem_id) < settings.share

@@ -46,6 +46,7 @@ IGNORED = (
     "tags",
     "optimized_metric",
     *("rounds", "warmup.when", "grm.later_steps", "report.each_round"),  # they select artifacts
+    *("sample.fresh", "teach.rounds", "policy.imitated_rounds"),  # stages say what they come to
     "evaluate.model",
     "evaluate.attempts",
     "evaluate.against",

@@ -151,6 +151,7 @@ class SampleSettings(Completing):
     """Sampling from the start policy, or importing from the file `path` (JSON lines).
 
     Of `logprob_checks` sampled attempts the sampler's log-probs are compared with the trainer's.
+    With `fresh` each round samples at the next `max_problems` problems, not at the same ones.
     """
 
     seed: Seed
@@ -160,6 +161,7 @@ class SampleSettings(Completing):
     max_completion_length: PositiveInt | None
     part_size: PositiveInt
     max_problems: AtMost | None
+    fresh: bool
     precision: Precision
     logprob_checks: AtMostOrNone
     path: PathText | None
@@ -170,10 +172,14 @@ class SampleSettings(Completing):
 
 @dataclass(frozen=True)
 class TeachSettings:
-    """Of a `share` of the problems (by a hash) the teacher corrects the wrong attempts."""
+    """Of a `share` of the problems (by a hash) the teacher corrects the wrong attempts.
+
+    In the first `rounds` rounds alone, if that is set.
+    """
 
     seed: Seed
     share: PositiveShare
+    rounds: PositiveInt | None
     max_edit_ratio: NonNegativeFloat
     part_size: PositiveInt
 
@@ -243,7 +249,8 @@ class PolicySettings(FitSettings, Completing):
     `corrections` says who corrected the wrong attempts that are trained on; of two corrections of
     an attempt the teacher's counts. `score_corrections` computes the start's log-probs of
     corrections (for DPO on them); `one_schedule` is one schedule of the learning rate over all
-    rounds.
+    rounds. Corrections are imitated in the first `imitated_rounds` rounds alone, if that is set; in
+    later ones they place rewards and no more.
     """
 
     objective: dict[str, Any]
@@ -257,6 +264,7 @@ class PolicySettings(FitSettings, Completing):
     corrections: Literal["both", "teacher", "grm"]
     score_corrections: bool
     one_schedule: bool
+    imitated_rounds: PositiveInt | None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from rlmec.pipeline.fit import (
 from rlmec.pipeline.judges import accuracy_judge
 from rlmec.pipeline.pair_records import join_arguments, pair_records
 from rlmec.pipeline.score_sequences import correction_logprobs
-from rlmec.pipeline.sources import ModelSource, RoundStage, dev_problems
+from rlmec.pipeline.sources import ModelSource, RoundStage, dev_problems, is_asked
 from rlmec.records import Problem
 from rlmec.settings.binding import build, offers
 from rlmec.settings.ranges import is_mixed
@@ -65,9 +65,11 @@ class PolicyStage(RoundStage):
 
     def settings(self) -> Settings:
         node = as_plain(self.node)
-        del node["one_schedule"]
+        del node["one_schedule"], node["imitated_rounds"]
         if self.schedule != (1, 1):
             node["schedule"] = self.schedule
+        if not self.imitates_corrections:
+            node["imitates_corrections"] = False
         return super().settings() | {"policy": node}
 
     @property
@@ -76,11 +78,17 @@ class PolicyStage(RoundStage):
         rounds = self.run.settings.rounds
         return (self.round, rounds) if self.node.one_schedule else (1, 1)
 
+    @property
+    def imitates_corrections(self) -> bool:
+        """Whether corrections are imitated in this round."""
+        most = self.node.imitated_rounds
+        return most is None or self.round <= most
+
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run = self.run
         node = self.node
         model = self.source.model(parents)
-        if reason := nothing_to_learn(parents):
+        if reason := nothing_to_learn(parents, is_asked(run.settings.teach, self.round)):
             return self._untrained(work, model, reason)
         data = self.data(model, parents, work)
         start_logprobs = None
@@ -167,6 +175,7 @@ class PolicyStage(RoundStage):
             draws=records.draws,
             solve=self._solver(),
             scratch=work and work / ROWS,
+            imitate_corrections=self.imitates_corrections,
             **join_arguments(self.node),
         )
 
@@ -210,9 +219,12 @@ def _ratio_error(module: PolicyModule) -> Settings:
     }
 
 
-def nothing_to_learn(parents: dict[str, Artifact]) -> str:
-    """Why a round has nothing to train its policy on; empty if it has."""
-    if not parents["teach"].rows:
+def nothing_to_learn(parents: dict[str, Artifact], asked: bool) -> str:
+    """Why a round has nothing to train its policy on; empty if it has.
+
+    Where the teacher was not `asked`, the attempts may still be wrong.
+    """
+    if asked and not parents["teach"].rows:
         return "no attempt at a taught problem is wrong"
     if parents["score"].metrics.get("grm/untrained"):
         return "no correction was accepted that a GRM could be trained on"

@@ -204,6 +204,16 @@ def _check_stage(settings: RunSettings) -> None:
     """Raises ConfigurationError for a stage that this run cannot have."""
     if settings.stage == EXPORT:
         check_export(settings)
+    if settings.sample.fresh and settings.rounds > 1 and settings.sample.max_problems is None:
+        raise ConfigurationError(
+            "sample.fresh: say with sample.max_problems how many problems each round is to have"
+        )
+    asked = settings.teach.rounds
+    if settings.grm.later_steps is not None and asked is not None and asked < settings.rounds:
+        raise ConfigurationError(
+            f"grm.later_steps trains the GRM on the teacher's corrections of each round, but the "
+            f"teacher corrects in the first {asked} alone (teach.rounds)"
+        )
     if settings.stage == "warmup" and not settings.has_warmup:
         raise ConfigurationError(
             "stage=warmup: the model is a finished one; fine-tune it first with warmup=always"
@@ -235,8 +245,7 @@ def check_inputs(run: Run) -> None:
     fits = [name for name in ("warmup", "grm", "policy") if name in until]
     check_disk(s, run.ranks.world, [name for name in fits if (name, "") not in run.made])
 
-    for split in _splits(s, until):
-        run.task.problems(split)  # raises if it is empty
+    _check_problems(run, until)
     run.say_left_out(run.task)
 
     # A reference that contradicts its gold answer teaches the GRM and the policy what is wrong.
@@ -259,6 +268,21 @@ def check_inputs(run: Run) -> None:
         _check_finished(run, s.grm.model, "grm.model")
         found = models.LanguageModel(s.grm.model, s).codec.digest
         require_same_tokenizer(tokenizer_digest(start), found, f"grm.model ({s.grm.model})")
+
+
+def _check_problems(run: Run, until: list[str]) -> None:
+    """Raises ValueError for an empty split, and for too few problems for rounds on fresh ones."""
+    s = run.settings
+    for split in _splits(s, until):
+        run.task.problems(split)  # raises if it is empty
+    if s.sample.fresh and s.sample.max_problems is not None:
+        needed = s.rounds * s.sample.max_problems
+        found = len(run.task.problems("train"))
+        if needed > found:
+            raise ValueError(
+                f"sample.fresh: {s.rounds} rounds of {s.sample.max_problems} problems need "
+                f"{needed} train problems, and there are {found}"
+            )
 
 
 def _check_finished(run: Run, path: str, what: str) -> None:

@@ -42,7 +42,15 @@ class SampleStage(RoundStage):
     def settings(self) -> Settings:
         found = super().settings()
         found["sample"] |= {"path": self.imported}
+        if self.first_problem:
+            found["first_problem"] = self.first_problem
         return found
+
+    @property
+    def first_problem(self) -> int:
+        """The train problem with which the round begins, counted from 0."""
+        s = self.run.settings.sample
+        return (self.round - 1) * (s.max_problems or 0) if s.fresh else 0
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         model = self.source.model(parents)
@@ -53,7 +61,7 @@ class SampleStage(RoundStage):
     def _sample(self, work: Path, model: models.LanguageModel) -> Outcome:
         run = self.run
         s = run.settings.sample
-        problems = run.task.problems("train")[: s.max_problems]
+        problems = run.task.problems("train")[self.first_problem :][: s.max_problems]
         decoding = Decoding(s.completion_length, s.temperature, s.top_p, s.num_generations)
 
         folder = attempt_parts(self, work, model, problems, decoding, s, counted)

@@ -25,7 +25,7 @@ from rlmec.pipeline.chain import Outcome, Run, Settings, Stage, address_of
 from rlmec.pipeline.judges import correction_metrics
 from rlmec.pipeline.models import LanguageModel
 from rlmec.pipeline.predict import Tables, in_parts, make_parts
-from rlmec.pipeline.sources import RoundStage, is_taught
+from rlmec.pipeline.sources import RoundStage, is_asked, is_taught
 from rlmec.prompts import Codec
 from rlmec.records import Attempt, Correction, Problem, by_id, is_wrong
 from rlmec.runtime import signals
@@ -64,6 +64,14 @@ class TeachStage(RoundStage):
 
     name = "teach"
 
+    def settings(self) -> Settings:
+        found = super().settings()
+        return found if self._is_asked else found | {"asked": False}
+
+    @property
+    def _is_asked(self) -> bool:
+        return is_asked(self.run.settings.teach, self.round)
+
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         return self.run.ranks.share(lambda: self._teach(work, parents))
 
@@ -78,7 +86,9 @@ class TeachStage(RoundStage):
         teacher = as_batch_teacher(own_teacher)
 
         total = self._count(table)
-        if not total:
+        if not self._is_asked:
+            run.say(f"  {self.title}: the teacher corrects up to round {s.rounds} (teach.rounds)")
+        elif not total:
             run.say(
                 f"  {self.title}: no wrong attempt in the taught share ({s.share}) of "
                 f"{count_rows(table)} attempts: nothing to correct, so the policy of this round "
@@ -140,12 +150,16 @@ class TeachStage(RoundStage):
 
     def _count(self, table: Path) -> int:
         """How many attempts are to be corrected."""
+        if not self._is_asked:
+            return 0
         s = self.run.settings.teach
         rows = iter_columns(table, Attempt, ("problem_id", "verdict", "clipped"))
         return sum(is_taught(s, problem) and is_wrong(*how) for problem, *how in rows)
 
     def _wrong(self, table: Path) -> Iterator[Attempt]:
         """The attempts that are to be corrected, in the order of the table."""
+        if not self._is_asked:
+            return
         for attempt in iter_table(table, Attempt):
             if attempt.is_wrong and is_taught(self.run.settings.teach, attempt.problem_id):
                 yield attempt

@@ -103,3 +103,11 @@ def test_the_data_module_serves_the_same_pairs():
 def test_records_that_do_not_belong_together_are_refused(changes, named):
     with pytest.raises(ValueError, match=named):
         list(joined(**changes).pairs)
+
+
+def test_corrections_that_are_not_imitated_only_place_rewards():
+    wrong, right = joined(imitate_corrections=False).pairs
+    assert wrong.target_ids == [10, 20, 12]
+    assert wrong.token_rewards.tolist() == pytest.approx([0, -0.1, 0])
+    assert wrong.edit_weights.tolist() == [0, 0, 0]
+    assert right.edit_weights.tolist() == [0.5, 0.5, 0.5]

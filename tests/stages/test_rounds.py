@@ -185,3 +185,47 @@ def test_the_table_leaves_empty_what_was_not_measured():
         "| 1 | 40 | 50.0 % | 12 | 0.250 | 30 | 60.0 % | 62.5 % |",
         "| 2 | 38 |  | 9 |  | 30 |  |  |",
     ]
+
+
+# --- fresh problems, and a teacher that falls silent ---
+
+FRESH = (*ONLINE, "sample.fresh=true", "sample.max_problems=10", "teach.rounds=1")
+FRESH += (
+    "policy.imitated_rounds=1",
+    "policy.keep_uncorrected=true",
+    "report.compare=null",
+    "stage=policy",
+)
+
+
+def test_a_later_round_has_fresh_problems_and_no_teacher(online, tmp_path):
+    _, model, plain = online
+    found = stages(tmp_path, model, *FRESH)
+    problems = [
+        {a.problem_id for a in read_table(Path(path) / "attempts.parquet", Attempt)}
+        for path in (found["sample", "", n]["artifact"] for n in (1, 2))
+    ]
+    assert [len(each) for each in problems] == [10, 10]
+    assert not problems[0] & problems[1]
+    assert found["teach", "", 1]["rows"] > 0 == found["teach", "", 2]["rows"]
+    assert found["policy", "", 2]["rows"] == 2, "trained, although nothing was taught"
+    assert (
+        manifest(found["policy", "", 1])["settings"].keys()
+        == manifest(plain["policy", "", 1])["settings"].keys()
+    )
+    assert manifest(found["policy", "", 2])["settings"]["policy"]["imitates_corrections"] is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("sample.fresh=true",), "sample.fresh: say with sample.max_problems"),
+        (("teach.rounds=1", "grm.later_steps=5"), "first 1 alone"),
+        (("sample.fresh=true", "sample.max_problems=9000"), "2 rounds of 9000 problems need 18000"),
+    ],
+)
+def test_rounds_that_cannot_be_made_are_refused_at_the_start(online, tmp_path, overrides, words):
+    _, model, _ = online
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path, model, *ONLINE, *overrides)
+    assert not list((tmp_path / "artifacts").glob("sample/*/manifest.json"))
