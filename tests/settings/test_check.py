@@ -433,6 +433,9 @@ COUNTS = {
     "grm": {"grm"},
     "warmup.when": set(),
     "grm.later_steps": set(),  # in the GRM of a later round alone
+    "sample.fresh": set(),  # in later rounds alone, as the next two
+    "teach.rounds": set(),
+    "policy.imitated_rounds": set(),
     "score": {"score"},
     "policy": {"policy"},
     "evaluate": {"evaluate"},

@@ -41,11 +41,13 @@ CHANGES = {
     "rlmec": [],
     "discriminator": ["grm", "score", "policy"],
     "grm_only": ["score", "policy"],
+    "authors_mixture": ["grm"],
 }
 
 
 def test_a_method_changes_the_policy_node_alone():
-    """But for the discriminator, whose GRM learns labels, and for corrections by the GRM alone."""
+    """But for the discriminator, whose GRM learns labels, corrections by the GRM alone, and the
+    authors' mixture of the GRM."""
     plain = settings()
     groups = ("method", "ablation")
     for path in [file for group in groups for file in (CONF / group).glob("*.yaml")]:

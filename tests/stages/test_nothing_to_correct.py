@@ -115,7 +115,8 @@ def test_a_round_with_corrections_and_a_grm_has_something_to_learn(tmp_path):
     def made(rows, **metrics):
         return Artifact("s", "f", tmp_path, {"rows": rows, "metrics": metrics})
 
-    assert policy.nothing_to_learn({"teach": made(3), "score": made(9)}) == ""
-    assert policy.nothing_to_learn({"teach": made(0), "score": made(9)})
+    assert policy.nothing_to_learn({"teach": made(3), "score": made(9)}, asked=True) == ""
+    assert policy.nothing_to_learn({"teach": made(0), "score": made(9)}, asked=True)
+    assert policy.nothing_to_learn({"teach": made(0), "score": made(9)}, asked=False) == ""
     untrained = made(9, **{"grm/untrained": 1})
-    assert policy.nothing_to_learn({"teach": made(3), "score": untrained})
+    assert policy.nothing_to_learn({"teach": made(3), "score": untrained}, asked=True)
