@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlmec.data.policy_rows import Joined
+from rlmec.data.policy_rows import Joined, rows_of
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
 from rlmec.records import Pair, Problem
@@ -88,7 +88,7 @@ def teacher_solution_rows(data: JoinedWithTeacher) -> Iterator[Row]:
     """The rows of imitation, with the teacher's whole solution in place of each correction.
 
     A corrected attempt gives a row for the likelihood of what the teacher writes on its problem
-    without seeing it, all tokens with weight 1. Right attempts have their imitation weights. So it
+    without seeing it, all tokens with weight 1. Right attempts have the rows of `pair_rows`. So it
     is a control of what the corrections owe to their nearness to the attempt. Raises ValueError if
     the teacher writes no whole solutions.
     """
@@ -96,17 +96,14 @@ def teacher_solution_rows(data: JoinedWithTeacher) -> Iterator[Row]:
         raise ValueError("the teacher writes no whole solutions: it has no method `solve`")
     codec = data.prompts.codec
     for pair in data.pairs:
-        id_ = pair.attempt.id
-        prompt = pair.attempt.prompt_ids
         if pair.attempt.is_right:
-            ids = pair.attempt.completion_ids
-            zeros = np.zeros(len(ids), dtype=np.float32)  # [n]
-            yield trim(Row.flat(id_, [*prompt, *ids], len(prompt), zeros, zeros, pair.edit_weights))
+            yield from map(trim, rows_of(pair))
         elif pair.target_ids:
             text = data.solve(data.problems[pair.attempt.problem_id])
             if text:
+                prompt = pair.attempt.prompt_ids
                 ids = [*prompt, *codec.completion(text)]
-                yield Row.likelihood(f"{id_}/solved", ids, len(prompt))
+                yield Row.likelihood(f"{pair.attempt.id}/solved", ids, len(prompt))
 
 
 def advantage_rows(

@@ -64,12 +64,11 @@ class SolutionPairDataModule(L.LightningDataModule):
     `start_logprobs`, `draws`, `solve` and the two limits, count with `leave_out` the attempts that
     have no row, and return or yield rows. `edited_weight`, `kept_weight`, `keep_uncorrected`,
     `max_right_per_problem`, `imitate_corrections`, `reward` and `dropped` are those of
-    `data.pairs.join_pairs`. Attempts,
-    corrections and scores may be lists, or `store.tables.TableRecords`, of which only a few are in
-    memory. `draws` says how often an attempt was drawn, by its id (default: once). `solve` writes
-    the teacher's own solution of a problem. `scratch` is the folder of the temporary file (default:
-    the system's). Records that were made with another tokenizer than the prompts' are refused with
-    a ValueError.
+    `data.pairs.join_pairs`. Attempts, corrections and scores may be lists, or
+    `store.tables.TableRecords`, of which only a few are in memory. `draws` says how often an
+    attempt was drawn, by its id (default: once). `solve` writes the teacher's own solution of a
+    problem. `scratch` is the folder of the temporary file (default: the system's). Records that
+    were made with another tokenizer than the prompts' are refused with a ValueError.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ def pair_rows(data: Joined) -> Iterator[Row]:
             if data.max_tokens is None or len(tree.input_ids) <= data.max_tokens:
                 yield tree
                 continue
-        yield from map(trim, _rows_of(pair))
+        yield from map(trim, rows_of(pair))
 
 
 def problem_rows(data: Joined) -> Iterator[Row]:
@@ -89,7 +89,7 @@ def problem_rows(data: Joined) -> Iterator[Row]:
     problem = None
 
     for pair in data.pairs:
-        own = _rows_of(pair)
+        own = rows_of(pair)
         if not own:
             continue
 
@@ -113,7 +113,7 @@ def separate_rows(data: Joined) -> Iterator[Row]:
     The loss is that of `pair_rows`, for about twice the work.
     """
     for pair in data.pairs:
-        yield from map(trim, _rows_of(pair))
+        yield from map(trim, rows_of(pair))
 
 
 def pair_tree(pair: Pair) -> Row:
@@ -184,7 +184,7 @@ def _has_two_rows(pair: Pair) -> bool:
     return bool(pair.edit_weights.any() and pair.token_rewards.any())
 
 
-def _rows_of(pair: Pair) -> list[Row]:
+def rows_of(pair: Pair) -> list[Row]:
     """Flat rows of one pair: the correction and the attempt, each if it has credit."""
     prompt = pair.attempt.prompt_ids
     attempt = pair.attempt.completion_ids

@@ -22,7 +22,7 @@ from rlmec.tasks.base import Task
 from rlmec.training.policy_module import PolicyModule
 from rlmec.training.predict_parts import GenerationPart, cut, part_seed
 
-Keep = Callable[[list[Attempt]], tuple[list[Attempt], dict[str, int]]]
+Count = Callable[[list[Attempt]], dict[str, int]]
 
 
 def attempt_parts(
@@ -32,15 +32,15 @@ def attempt_parts(
     problems: list[Problem],
     decoding: Decoding,
     settings: SampleSettings | EvaluateSettings,
-    keep: Keep,
+    count: Count,
     task: Task | None = None,
     examples: Sequence[Problem] = (),
 ) -> PartFolder:
     """The finished parts of a stage, each with a table of `attempts`.
 
-    `keep` gets all attempts of a part and returns those to write, with the part's counts. `task`
-    judges (default: the run's task). `examples` precede every problem in its prompt. Raises
-    ValueError if a prompt and its completion do not fit the model's context.
+    `count` makes the counts of a part from its attempts. `task` judges (default: the run's task).
+    `examples` precede every problem in its prompt. Raises ValueError if a prompt and its completion
+    do not fit the model's context.
     """
     run = stage.run
     codec = model.codec
@@ -67,8 +67,8 @@ def attempt_parts(
         for at, completion in enumerate(output):
             problem, number = groups[part.index][at // each], at % each
             answers.append(Answer(problems[problem], number, prompts[problem], completion))
-        kept, counts = keep(attempts_of(judge, codec, answers))
-        return {"attempts": (kept, Attempt)}, counts
+        attempts = attempts_of(judge, codec, answers)
+        return {"attempts": (attempts, Attempt)}, count(attempts)
 
     def first_item(index: int) -> str:
         return problems[groups[index][0]].id

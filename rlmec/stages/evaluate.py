@@ -117,7 +117,7 @@ class EvaluateStage(Stage):
             problems,
             decoding_of(s),
             s,
-            lambda attempts: (attempts, {}),
+            lambda attempts: {},
             task=task,
             examples=examples_before(run, self.task, problems),
         )

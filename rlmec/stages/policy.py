@@ -26,6 +26,7 @@ from rlmec.pipeline.fit import (
     plan_settings,
     save_model,
 )
+from rlmec.pipeline.import_solutions import counts_of
 from rlmec.pipeline.judges import accuracy_judge
 from rlmec.pipeline.pair_records import join_arguments, pair_records
 from rlmec.pipeline.score_sequences import correction_logprobs
@@ -34,7 +35,6 @@ from rlmec.records import Problem
 from rlmec.settings.binding import build, offers
 from rlmec.settings.ranges import is_mixed
 from rlmec.settings.schema import ModelSettings, PolicySettings, as_plain
-from rlmec.stages.sample import counted
 from rlmec.store.artifacts import Artifact
 from rlmec.training.policy_module import PolicyModule
 from rlmec.training.validation import Validation
@@ -150,7 +150,7 @@ class PolicyStage(RoundStage):
                 max_completion_length=length,
                 precision=self.node.precision,
             )
-            parts = attempt_parts(self, work, model, dev, Decoding(length), how, counted)
+            parts = attempt_parts(self, work, model, dev, Decoding(length), how, counts_of)
             counts = run.ranks.share(parts.counts)
             metrics["dev/accuracy"] = counts["right"] / counts["attempts"]
         return Outcome(0, metrics)

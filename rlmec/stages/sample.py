@@ -64,7 +64,7 @@ class SampleStage(RoundStage):
         problems = run.task.problems("train")[self.first_problem :][: s.max_problems]
         decoding = Decoding(s.completion_length, s.temperature, s.top_p, s.num_generations)
 
-        folder = attempt_parts(self, work, model, problems, decoding, s, counted)
+        folder = attempt_parts(self, work, model, problems, decoding, s, counts_of)
         outcome = run.ranks.share(lambda: _finished(work, folder))
         checked = logprob_difference(self, work, model)
         return Outcome(outcome.rows, outcome.metrics | checked)
@@ -80,11 +80,6 @@ class SampleStage(RoundStage):
         if counts["labels_checked"]:
             extra["sample/label_agreement"] = counts["labels_agree"] / counts["labels_checked"]
         return Outcome(outcome.rows, outcome.metrics | extra)
-
-
-def counted(attempts: list[Attempt]) -> tuple[list[Attempt], dict[str, int]]:
-    """The attempts and their counts."""
-    return attempts, counts_of(attempts)
 
 
 def _finished(work: Path, folder: PartFolder) -> Outcome:

@@ -10,11 +10,11 @@ from small_pairs import pair, values
 from small_rows import edited
 
 from rlmec.data.policy_rows import (
-    _rows_of,
     pair_rows,
     pair_tree,
     problem_rows,
     reference_rows,
+    rows_of,
     separate_rows,
 )
 from rlmec.data.prefix_tree import merge, trim
@@ -163,7 +163,7 @@ def test_the_tree_of_a_pair_is_the_trimmed_tree_of_its_flat_rows(seed):
         rewards = draw.choice([0, -0.1, 0.2], len(attempt), p=[0.5, 0.3, 0.2])
         weights = draw.choice([0, 0.5, 1], len(target))
         one = pair("a", tuple(attempt), tuple(target), rewards, weights)
-        flat = _rows_of(one)
+        flat = rows_of(one)
         if target == attempt or len(flat) < 2:
             continue
         wanted = trim(merge("a", flat))
