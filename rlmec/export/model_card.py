@@ -50,7 +50,7 @@ CITATION = """@inproceedings{chen2024rlmec,
 }"""  # noqa: E501
 """The paper whose method it is."""
 
-_HIDDEN = ("paths.", "hydra.", "export.path", "trainer.progress_bar")
+_HIDDEN = ("paths.", "hydra.", "export.path", "trainer.progress_bar", "report.against=")
 
 
 def model_card(
@@ -102,10 +102,10 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def command_line(overrides: Sequence[str]) -> str:
+def command_line(overrides: Sequence[str], program: Sequence[str] = ("python", "train.py")) -> str:
     """The command that made the run, without folders and without what does not change a result."""
     kept = [placeless(o) for o in overrides if not o.lstrip("+~").startswith(_HIDDEN)]
-    return shlex.join(["python", "train.py", *kept])
+    return shlex.join([*program, *kept])
 
 
 def placeless(text: str) -> str:

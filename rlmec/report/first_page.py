@@ -21,7 +21,7 @@ from rlmec.evaluation.run_warnings import NamedWarning
 from rlmec.lm.token_texts import TokenTexts
 from rlmec.method.alignment import edit_script
 from rlmec.report.tables import Table
-from rlmec.report.token_page import Case, allowed, policy_of, telling
+from rlmec.report.token_page import Case, allowed, policy_of, telling, verdict_words
 
 HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn")
 """Unicode categories of characters that cannot be seen or change how others are shown."""
@@ -48,7 +48,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShownAttempt:
-    """A wrong attempt and its correction, in pieces; `link` leads to it on the token page."""
+    """A wrong attempt and its correction, in pieces; `link` leads to it on the token page.
+
+    `now` is what the trained policy writes at the same problem and `now_verdict` the verdict on it;
+    both are empty if it was not asked.
+    """
 
     question: str
     answer: str
@@ -56,6 +60,8 @@ class ShownAttempt:
     correction: Sequence[Piece]
     words: str
     link: str
+    now: Sequence[Piece] = ()
+    now_verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ def _shown(case: Case, texts: TokenTexts, tokens_page: str) -> ShownAttempt:
         f"correction. It is from {by} and has an edit ratio of {correction.edit_ratio:.2f}. "
         f"The GRM {trained} trained on this problem."
     )
+    solution = case.again.solution if case.again else None
     return ShownAttempt(
         visible(" \u00b7 ".join(case.problem.question.splitlines())),
         visible(case.problem.answer),
@@ -156,6 +163,8 @@ def _shown(case: Case, texts: TokenTexts, tokens_page: str) -> ShownAttempt:
         _joined(after),
         words,
         f"{tokens_page}#q={quote(case.pair.attempt.id, safe='')}",
+        [Piece(visible(solution.text))] if solution else (),
+        verdict_words(solution) if solution else "",
     )
 
 

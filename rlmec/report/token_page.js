@@ -22,6 +22,8 @@ const old = unpacked("old_logprobs", Float32Array);
 const targets = unpacked("targets", Uint32Array); // the same, correction by correction
 const instead = unpacked("instead", Uint32Array); // the same, data.per_place for each of an attempt's places
 const insteadLogprobs = unpacked("instead_logprobs", Float32Array);
+const solutions = unpacked("solutions", Uint32Array); // the same, of the attempts that the trained policy was asked about
+const fresh = unpacked("new_logprobs", Float32Array); // its log-probs of these attempts' tokens
 const special = new Set(data.special);
 
 // The bounds of the colour scale.
@@ -33,19 +35,23 @@ for (const r of rewards) {
 }
 
 // ---- facts of every attempt ------------------------------------------------------------------
-// at, targetAt, insteadAt: where the tokens of the attempt, of its correction and of its
-// alternatives begin in the arrays.
+// at, targetAt, insteadAt, solutionAt, freshAt: where the tokens of the attempt, of its correction,
+// of its alternatives and of the trained policy's solution begin in the arrays, and its log-probs.
 // hunk, targetHunk: which edit operation changes a token, so that both sides can be linked.
 // hits, kept, missed: tokens that are punished and removed, punished and kept, removed and not
 // punished. They are counted for corrected attempts only.
 let at = 0;
 let targetAt = 0;
 let insteadAt = 0;
+let solutionAt = 0;
+let freshAt = 0;
 const cases = data.attempts.map((a, number) => {
-  const c = { ...a, number, at, targetAt, insteadAt, problem: data.problems[a.problem] };
+  const c = { ...a, number, at, targetAt, insteadAt, solutionAt, freshAt, problem: data.problems[a.problem] };
   at += a.n;
   targetAt += a.m;
   insteadAt += a.places.length * data.per_place;
+  solutionAt += a.k;
+  if (a.now) freshAt += a.n;
   c.right = a.verdict === "right" && !a.clipped;
   c.removed = new Uint8Array(a.n);
   c.edited = new Uint8Array(a.m);
@@ -99,6 +105,10 @@ const CHOICES = {
     missed: ["removed but not punished", (c) => c.missed > 0],
     agrees: ["agrees with the edit", (c) => c.hits > 0 && !c.kept && !c.missed],
   },
+  now: {
+    all: ["any", () => true], right: ["right now", (c) => c.now === "right"],
+    wrong: ["not right now", (c) => c.now && c.now !== "right"], none: ["not asked", (c) => !c.now],
+  },
   share: { all: ["all", () => true], taught: ["taught to the GRM", (c) => c.taught], unseen: ["not taught", (c) => !c.taught] },
   sort: {
     telling: ["most telling", (a, b) => b.telling - a.telling],
@@ -108,7 +118,7 @@ const CHOICES = {
     unlikely: ["least likely to the GRM", (a, b) => a.leastLikely - b.leastLikely],
     long: ["longest", (a, b) => b.n - a.n],
   },
-  colour: { reward: ["reward"], grm: ["GRM probability"], old: ["old policy probability"] },
+  colour: { reward: ["reward"], grm: ["GRM probability"], old: ["old policy probability"], new: ["trained policy probability"] },
   palette: { blue: ["blue and orange"], green: ["green and red"] },
   theme: { auto: ["as the system"], light: ["light"], dark: ["dark"] },
   size: { 20: ["20"], 10: ["10"], 50: ["50"], 100: ["100"] },
@@ -121,7 +131,10 @@ let shown = cases;
 
 for (const [name, options] of Object.entries(CHOICES)) {
   if (name === "share" && !cases.some((c) => c.taught)) $(name).parentElement.hidden = true;
-  for (const [value, [label]] of Object.entries(options)) $(name).append(new Option(label, value));
+  if (name === "now" && !cases.some((c) => c.now)) $(name).parentElement.hidden = true;
+  for (const [value, [label]] of Object.entries(options)) {
+    if (name !== "colour" || value !== "new" || fresh.length) $(name).append(new Option(label, value));
+  }
   $(name).value = START[name];
   const turns = LOOKS.includes(name) ? {} : { page: "1" };
   $(name).addEventListener("change", () => go({ [name]: $(name).value, ...turns }));
@@ -177,11 +190,11 @@ function look() {
 function draw() {
   look();
   hideTip();
-  const chosen = ["q", "show", "fix", "credit", "share", "sort"].filter((k) => state[k] !== START[k]).length;
+  const chosen = ["q", "show", "fix", "credit", "now", "share", "sort"].filter((k) => state[k] !== START[k]).length;
   $("fold").firstElementChild.textContent = chosen ? `Filters (${chosen} set)` : "Filters";
 
   const words = state.q.toLowerCase();
-  const tests = ["show", "fix", "credit", "share"].map((k) => CHOICES[k][state[k]][1]);
+  const tests = ["show", "fix", "credit", "now", "share"].map((k) => CHOICES[k][state[k]][1]);
   shown = cases.filter((c) => tests.every((test) => test(c)) && (!words || found(c, words)));
   const sort = CHOICES.sort[state.sort][1];
   shown.sort((a, b) => sort(a, b) || a.number - b.number);
@@ -260,12 +273,13 @@ function tokenSpan(piece, kind, tag = "span") {
 }
 
 // What a reward or a probability looks like: the name of a fill, and its strength from 0 to 1.
-function fillOf(where) {
+function fillOf(c, i) {
+  if (state.colour === "new" && !c.now) return ["", 0];
   if (state.colour !== "reward") {
-    const p = Math.exp(Math.min(0, (state.colour === "grm" ? grm : old)[where]));
-    return ["heat", 1 - p];
+    const logprob = state.colour === "new" ? fresh[c.freshAt + i] : (state.colour === "grm" ? grm : old)[c.at + i];
+    return ["heat", 1 - Math.exp(Math.min(0, logprob))];
   }
-  const r = rewards[where];
+  const r = rewards[c.at + i];
   return r < 0 ? ["neg", r / lowest] : r > 0 ? ["pos", r / highest] : ["", 0];
 }
 
@@ -286,6 +300,7 @@ function card(c) {
   const sides = make("div", "sides");
   sides.append(attemptSide(c));
   if (c.m) sides.append(correctionSide(c));
+  if (c.now) sides.append(solutionSide(c));
   article.append(head, question);
   if (c.problem.solution) article.append(folded("Reference solution", visible(c.problem.solution, "\n")));
   article.append(sides);
@@ -348,7 +363,7 @@ function attemptSide(c) {
 function attemptTokens(c, from, to) {
   const spans = [];
   for (let i = from; i < to; i++) {
-    const r = rewards[c.at + i], [fill, strength] = fillOf(c.at + i), gone = c.corrected && c.removed[i];
+    const r = rewards[c.at + i], [fill, strength] = fillOf(c, i), gone = c.corrected && c.removed[i];
     const span = tokenSpan(tokens[c.at + i], r < 0 ? "neg" : r > 0 ? "pos" : "", gone ? "del" : "span");
     if (fill) span.style.setProperty("--a", strength.toFixed(4));
     if (fill === "heat") span.classList.add("heat");
@@ -369,6 +384,13 @@ function correctionSide(c) {
     if (c.targetHunk[i] >= 0) span.dataset.h = c.targetHunk[i];
     row.append(span);
   }
+  return box;
+}
+
+// What the trained policy writes at the same problem.
+function solutionSide(c) {
+  const [box, row] = side(`After training, the policy writes (${c.now})`, "solved");
+  for (let i = 0; i < c.k; i++) row.append(tokenSpan(solutions[c.solutionAt + i], ""));
   return box;
 }
 
@@ -419,6 +441,7 @@ function showTip(span) {
   listed(list, [
     ["token", ""], ["reward", number(rewards[where])], ["GRM probability", probability(grm[where])],
     ["old policy probability", probability(old[where])],
+    ...(c.now ? [["trained policy probability", probability(fresh[c.freshAt + i])]] : []),
     ...alternativesOf(c, i),
     ["edit", editOf(c, i)],
     ["position, id", `${i + 1} of ${c.n}, ${ids[where]}`],
@@ -491,7 +514,7 @@ function example() {
   part.append(...attemptTokens(c, first, last));
   for (const span of part.children) span.removeAttribute("tabindex");
   line("The attempt is wrong: the right answer is ", code(c.problem.answer), ". In this line of it the penalty is largest: ", part);
-  line("The GRM gives the token ", code(data.pieces[tokens[where]]), ` a probability of ${probability(grm[where])}; the policy itself gave it ${probability(old[where])}.`);
+  line("The GRM gives the token ", code(data.pieces[tokens[where]]), ` a probability of ${probability(grm[where])}; the policy itself gave it ${probability(old[where])}${c.now ? ` before training and ${probability(fresh[c.freshAt + worst])} after it` : ""}.`);
   line(`From the GRM's probability the reward rule makes ${number(rewards[where])}, a penalty; the scale ends at ${number(lowest)}.`);
   const change = t1 > t0 ? ["puts ", code(text(c.targetAt + t0, t1 - t0, targets)), " in the place of "] : ["removes "];
   line("The correction", c.by ? ` (by ${c.by}) ` : " ", ...change, code(text(c.at + s0, s1 - s0, tokens)), `. It was accepted: its answer is right, and its edit ratio is ${c.ratio.toFixed(2)}.`);
@@ -521,6 +544,7 @@ if (data.index) {
 $("run").hidden = !data.facts.length;
 $("run").firstElementChild.textContent = `About this run: ${data.facts.slice(0, 3).map((fact) => fact.join(" ")).join(", ")}`;
 listed($("facts"), data.facts);
+$("again").hidden = !fresh.length;
 fold();
 addEventListener("hashchange", fromHash);
 fromHash();

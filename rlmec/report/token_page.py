@@ -23,7 +23,7 @@ import numpy as np
 
 from rlmec.lm.token_texts import TokenTexts
 from rlmec.method.alignment import edit_script
-from rlmec.records import Alternatives, Correction, Pair, Problem, hash_share
+from rlmec.records import Alternatives, Attempt, Correction, Pair, Problem, hash_share
 
 MOST_TOKENS = 2_000_000
 """The most tokens of attempts on a page: about 40 MB, which a browser opens in seconds."""
@@ -39,12 +39,25 @@ _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 
 
 @dataclass(frozen=True, eq=False)
+class AskedAgain:
+    """What the trained policy makes of an attempt of the old one.
+
+    `logprobs` [n] are those of the attempt's tokens (nats). `solution` is its own greedy attempt at
+    the problem.
+    """
+
+    logprobs: Sequence[float]
+    solution: Attempt
+
+
+@dataclass(frozen=True, eq=False)
 class Case:
     """A scored attempt with its credit, the GRM's view of it, and its correction.
 
     `grm_logprobs` [n] are raw (nats). `correction` is the accepted one; without one a rejected one;
     without that None. `taught` is True if the GRM was trained on the problem. `alternatives` is
-    what the GRM would have written in some places, if `score` kept it.
+    what the GRM would have written in some places, if `score` kept it. `again` is the trained
+    policy's view, if it was asked.
     """
 
     pair: Pair
@@ -53,14 +66,18 @@ class Case:
     correction: Correction | None
     taught: bool
     alternatives: Alternatives | None = None
+    again: AskedAgain | None = None
 
     def __post_init__(self) -> None:
         tokens = len(self.pair.attempt.completion_ids)
-        scored = len(self.grm_logprobs)
-        if tokens != scored:
-            raise ValueError(
-                f"attempt {self.pair.attempt.id!r} has {tokens} tokens, grm_logprobs {scored}"
-            )
+        scored = {"grm_logprobs": len(self.grm_logprobs)}
+        if self.again is not None:
+            scored["again.logprobs"] = len(self.again.logprobs)
+        for name, found in scored.items():
+            if tokens != found:
+                raise ValueError(
+                    f"attempt {self.pair.attempt.id!r} has {tokens} tokens, {name} {found}"
+                )
 
 
 def chosen(cases: Sequence[Case], most: int, most_tokens: int = MOST_TOKENS) -> list[Case]:
@@ -137,6 +154,8 @@ def page_data(
     - `tokens` and `targets` are numbers of texts in `pieces`: those of the attempts and of the
       corrections, one after the other. `special` are the numbers of end tokens.
     - `ids`, `rewards`, `grm_logprobs` and `old_logprobs` have one value per token of `tokens`.
+    - `solutions` are those of the trained policy's solutions, and `new_logprobs` have one value per
+      token of the attempts that it was asked about, one after the other.
     - `instead` and `instead_logprobs` are tokens that the GRM would have written, and their
       log-probs: `per_place` of them for each of an attempt's `places`, one after the other.
     """
@@ -145,13 +164,15 @@ def page_data(
     attempts: list[dict[str, Any]] = []
     tokens: list[int] = []
     targets: list[int] = []
+    solutions: list[int] = []
     instead: list[int] = []
     per_place = _per_place(cases)
     for case in cases:
         attempts.append(_attempt_entry(case, problems(case.problem.id, case.problem)))
         ids = case.pair.attempt.completion_ids
         target = case.correction.completion_ids if case.correction else []
-        for found, into in ((ids, tokens), (target, targets)):
+        now = case.again.solution.completion_ids if case.again else []
+        for found, into in ((ids, tokens), (target, targets), (now, solutions)):
             for id_, text in zip(found, texts(found), strict=True):
                 into.append(pieces((text, id_ in ends), text))
         # Alternatives are no text together: each is read by itself.
@@ -161,7 +182,7 @@ def page_data(
 
     pairs = [case.pair for case in cases]
     return {
-        "format": 2,
+        "format": 3,
         "title": title,
         "choice": choice,
         "credit": credit,
@@ -169,19 +190,11 @@ def page_data(
         "facts": [list(fact) for fact in facts],
         "pieces": pieces.values,
         "special": [number for (_, end), number in pieces.numbers.items() if end],
-        "problems": [
-            {
-                "id": p.id,
-                "question": p.question,
-                "answer": p.answer,
-                "kind": p.kind,
-                "solution": p.solution,
-            }
-            for p in problems.values
-        ],
+        "problems": [_problem_entry(problem) for problem in problems.values],
         "attempts": attempts,
         "tokens": _packed([tokens], "<u4"),
         "targets": _packed([targets], "<u4"),
+        "solutions": _packed([solutions], "<u4"),
         "per_place": per_place,
         "instead": _packed([instead], "<u4"),
         "instead_logprobs": _packed(
@@ -191,6 +204,7 @@ def page_data(
         "rewards": _packed([pair.token_rewards for pair in pairs], "<f4"),
         "grm_logprobs": _packed([case.grm_logprobs for case in cases], "<f4"),
         "old_logprobs": _packed([pair.old_logprobs for pair in pairs], "<f4"),
+        "new_logprobs": _packed([case.again.logprobs for case in cases if case.again], "<f4"),
     }
 
 
@@ -206,16 +220,23 @@ def _per_place(cases: Sequence[Case]) -> int:
     return found.pop() if found else 0
 
 
+def _problem_entry(problem: Problem) -> dict[str, Any]:
+    names = ("id", "question", "answer", "kind", "solution")
+    return {name: getattr(problem, name) for name in names}
+
+
 def _attempt_entry(case: Case, problem: int) -> dict[str, Any]:
     """The facts of one case; `problem` is the number of its problem.
 
     `n` and `m` are the lengths of the attempt and of the correction (0 without one). `ops` is the
     edit script, five numbers per operation: tag (0 kept, 1 replaced, 2 inserted, 3 deleted), source
-    start and end, target start and end. `places` are the tokens that have alternatives.
+    start and end, target start and end. `places` are the tokens that have alternatives. `now` is
+    the verdict on the trained policy's solution (empty if it was not asked), `k` its length.
     """
     attempt = case.pair.attempt
     correction = case.correction
     target = correction.completion_ids if correction else []
+    now = case.again.solution if case.again else None
     ops = edit_script(attempt.completion_ids, target).opcodes if target else ()
     return {
         "id": attempt.id,
@@ -231,8 +252,15 @@ def _attempt_entry(case: Case, problem: int) -> dict[str, Any]:
         "ratio": round(correction.edit_ratio, 4) if correction else 0.0,
         "telling": telling(case),
         "places": list(case.alternatives.places) if case.alternatives else [],
+        "now": verdict_words(now) if now else "",
+        "k": len(now.completion_ids) if now else 0,
         "ops": [number for op in ops for number in (_TAGS[op.tag], *op[1:])],
     }
+
+
+def verdict_words(attempt: Attempt) -> str:
+    """The verdict on an attempt, as a page says it."""
+    return "cut off" if attempt.clipped else attempt.verdict.replace("_", " ")
 
 
 class _Numbered:

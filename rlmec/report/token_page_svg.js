@@ -73,7 +73,7 @@ function svgOf(c) {
   heading(`Attempt, coloured by ${CHOICES.colour[state.colour][0]}`);
   const least = parseFloat(colours.least) / 100, most = parseFloat(colours.most) / 100;
   for (let i = 0; i < c.n; i++) {
-    const r = rewards[c.at + i], [name, strength] = fillOf(c.at + i);
+    const r = rewards[c.at + i], [name, strength] = fillOf(c, i);
     const share = name === "heat" ? strength * most : least + strength * (most - least);
     token(shownText(tokens[c.at + i]), {
       fill: name ? onWhite(colours[name], share) : "",

@@ -306,10 +306,12 @@ class EvaluateSettings(Completing):
 class ReportSettings:
     """The final table: the start, each of `compare` (changes to the policy node; null leaves a
     policy out), with `each_round` the policy of every round, the policy. The token-reward page
-    shows `page_pairs` attempts at most. `against` is a run folder or a report to compare with."""
+    shows `page_pairs` attempts at most; the trained policy is asked again about `asked_again` wrong
+    ones of them. `against` is a run folder or a report to compare with."""
 
     compare: dict[str, dict[str, Any] | None] | None
     page_pairs: PositiveInt
+    asked_again: NonNegativeInt
     each_round: bool
     against: PathText | None
 

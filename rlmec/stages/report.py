@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlmec.evaluation.run_warnings import of_no_training
 from rlmec.pipeline.chain import Outcome, Settings, Stage
+from rlmec.pipeline.models import of_artifact
 from rlmec.pipeline.sources import ModelSource
 from rlmec.prompts import Codec
 from rlmec.records import Correction
@@ -26,13 +27,15 @@ from rlmec.report.tables import (
     rounds_table,
     warning_lines,
 )
+from rlmec.report.token_page import AskedAgain
 from rlmec.settings.schema import as_plain
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.evaluate_models import judgement_of, panels_of
+from rlmec.stages.report_again import asked_again, to_ask
 from rlmec.stages.report_against import find_other, read_other
-from rlmec.stages.report_credit import scored_attempts
+from rlmec.stages.report_credit import Scored, scored_attempts
 from rlmec.stages.report_facts import page_facts
-from rlmec.stages.report_pages import Found, pictures
+from rlmec.stages.report_pages import Found, pictures, shown_cases
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
 from rlmec.store.tables import read_table
@@ -59,7 +62,7 @@ class ReportStage(Stage):
     """
 
     name = "report"
-    version = 6  # a first page with attempts, time and tokens; facts; another run next to it
+    version = 7  # the trained policy's solutions and log-probs on the pages
 
     def __init__(
         self,
@@ -112,9 +115,19 @@ class ReportStage(Stage):
         return self.start.inputs() | ({} if other is None else {"against": other.fingerprint})
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
-        return self.run.ranks.share(lambda: self._report(work, parents))
+        scored = scored_attempts(self.run, self.start.model(parents).codec, parents)
+        cases = to_ask(shown_cases(self.run, scored), self.run.settings.report.asked_again)
+        policy = of_artifact(parents[f"policy/{MAIN}"], self.run.settings)
+        asked = asked_again(self, work, policy, cases)
+        return self.run.ranks.share(lambda: self._report(work, parents, scored, asked))
 
-    def _report(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
+    def _report(
+        self,
+        work: Path,
+        parents: dict[str, Artifact],
+        scored: Scored,
+        asked: Mapping[str, AskedAgain],
+    ) -> Outcome:
         judged = {
             task: [
                 judgement_of(parents[f"{_judged_as(task)}/{name}"], name, stage.label)
@@ -125,10 +138,8 @@ class ReportStage(Stage):
         own = self._lines(judged[None])
         lines = {task: self._lines(models) for task, models in judged.items() if task is not None}
 
-        codec = self.start.model(parents).codec
-        scored = scored_attempts(self.run, codec, parents)
         credit = scored.metrics()
-        rounds = self._rounds(parents, codec, judged[None], credit)
+        rounds = self._rounds(parents, scored.codec, judged[None], credit)
         notes = self._notes(parents)
         everything = [judgement for models in judged.values() for judgement in models]
         warned = [*self._untrained(), *warning_lines(everything)]
@@ -148,7 +159,7 @@ class ReportStage(Stage):
         report = find_other(self.run)
         other = None if report is None else read_other(self.run, report)
         panels = panels_of(everything)
-        found = Found(own, lines, panels, rounds, credit, notes, *ends, other=other)
+        found = Found(own, lines, panels, rounds, credit, notes, *ends, other=other, asked=asked)
         warnings = pictures(self.run, work, parents, scored, found)
 
         metrics: dict[str, Any] = {f"report/{line.name}/accuracy": line.accuracy for line in own}

@@ -6,7 +6,6 @@ value, and a table of the stages.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +13,13 @@ from statistics import fmean
 from typing import Any
 
 import rlmec
+from rlmec.export.model_card import command_line
 from rlmec.pipeline.chain import Run, curve_of
+from rlmec.pipeline.stage_words import in_words
 from rlmec.records import Attempt, Correction
 from rlmec.report.tables import Table
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table
-
-_PLACES = ("paths.", "hydra.", "report.against=")
-"""Overrides that say where files are."""
 
 
 def model_name(run: Run) -> str:
@@ -60,21 +58,20 @@ def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
     """What was run, as (name, value).
 
     Date and version are those of the `score` artifact, so that the same artifacts give the same
-    page. The command leaves out where files are, which says nothing about the attempts.
+    page. The command names files without their folders, which say nothing about the attempts.
     """
     s = run.settings
     recorded = score.manifest.get("environment", {})
     commit = recorded.get("commit")
     version = f"{rlmec.__version__}, commit {commit[:12]}" if commit else rlmec.__version__
     program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["rlmec", "train"]
-    told = [each for each in run.overrides if not each.startswith(_PLACES)]
     return [
         ("model", model_name(run)),
         ("seed", str(s.seed)),
         ("scored", str(score.manifest.get("created", ""))[:10]),
         ("version", version),
         ("reward rule", _short(s.policy.reward)),
-        ("command", shlex.join([*program, *told])),
+        ("command", command_line(run.overrides, program)),
     ]
 
 
@@ -108,7 +105,7 @@ def stages_table(parents: Mapping[str, Artifact]) -> Table:
                 f"{own:,.1f}",
                 "" if count is None else f"{count:,}",
                 "" if peak is None else f"{peak:.2f} GiB",
-                stage_result(artifact),
+                ", ".join(in_words(artifact.stage, artifact.rows, artifact.metrics)),
                 f"{artifact.stage}/{artifact.fingerprint}",
             ]
         )
@@ -128,24 +125,3 @@ def tokens_of(artifact: Artifact) -> int | None:
         return sum(len(c.completion_ids) for c in corrections)
     logged = [row["train/tokens"] for row in curve_of(artifact) if "train/tokens" in row]
     return round(fmean(logged) * artifact.rows) if logged else None
-
-
-def stage_result(artifact: Artifact) -> str:
-    """What a stage has made, in a few words."""
-    m = artifact.metrics
-    rows = f"{artifact.rows:,}"
-    if artifact.stage == "sample":
-        right = m.get("sample/accuracy")
-        return f"{rows} attempts" + ("" if right is None else f", {100 * right:.1f} % right")
-    if artifact.stage in ("teach", "score"):
-        return _corrected(artifact.stage, m, rows)
-    if artifact.stage == "evaluate":
-        right = next((v for k, v in m.items() if k.endswith("/accuracy")), None)
-        return f"{rows} answers" + ("" if right is None else f", {100 * right:.1f} % right")
-    return f"{rows} updates"
-
-
-def _corrected(stage: str, m: Mapping[str, Any], rows: str) -> str:
-    accepted = m.get(f"{stage}/accepted", 0)
-    words = f"{accepted:,} corrections accepted"
-    return f"{rows} attempts scored, {words}" if stage == "score" else words

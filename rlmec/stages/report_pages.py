@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ from rlmec.report.tables import (
     outcome_words,
     rounds_table,
 )
-from rlmec.report.token_page import Case, chosen, page_data, page_html
+from rlmec.report.token_page import AskedAgain, Case, chosen, page_data, page_html
+from rlmec.stages.report_again import with_answers
 from rlmec.stages.report_against import OtherRun, both_fits, side_by_side
 from rlmec.stages.report_credit import Scored
 from rlmec.stages.report_facts import page_facts, run_facts, run_intro, stages_table
@@ -80,7 +81,7 @@ class Found:
 
     `lines` are the judged models on the task of training, `others` those on further tasks, `panels`
     the bars of all of them. `start` and `policy` are the evaluations on the task of training.
-    `other` is the run to compare with.
+    `other` is the run to compare with, and `asked` what the trained policy makes of attempts.
     """
 
     lines: list[Line]
@@ -92,13 +93,19 @@ class Found:
     start: Artifact
     policy: Artifact
     other: OtherRun | None = None
+    asked: Mapping[str, AskedAgain] = field(default_factory=dict)
+
+
+def shown_cases(run: Run, scored: Scored) -> list[Case]:
+    """The attempts of the token-reward page."""
+    return chosen(scored.cases, run.settings.report.page_pairs)
 
 
 def pictures(
     run: Run, work: Path, parents: dict[str, Artifact], scored: Scored, found: Found
 ) -> list[NamedWarning]:
     """Writes figures, token-reward page and first page into `work`; returns the warnings."""
-    cases = chosen(scored.cases, run.settings.report.page_pairs)
+    cases = with_answers(shown_cases(run, scored), found.asked)
     tokens = tokens_page(run, scored, cases, found.credit, parents["score"])
     atomic_write_text(work / TOKENS_PAGE, tokens)
 

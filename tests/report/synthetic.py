@@ -1,6 +1,7 @@
 """Made-up scored attempts for the page: short lines of sums, with any piece of text as a token."""
 
 import base64
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from rlmec.records import (
     Pair,
     Problem,
 )
-from rlmec.report.token_page import Case
+from rlmec.report.token_page import AskedAgain, Case
 
 END = 0
 NASTY = [
@@ -75,7 +76,21 @@ def made(number, *, tokens=40, nasty=False):
         correction,
         taught=number % 5 < 4,
         alternatives=None if right else alternatives(attempt.id, grm),
+        again=asked_again(number, attempt, target) if number % 3 == 1 else None,
     )
+
+
+def asked_again(number, attempt, ids):
+    """The trained policy: every second time right; where it finds a token half as likely."""
+    solution = replace(
+        attempt,
+        id=f"{attempt.problem_id}/0",
+        completion_ids=ids,
+        text=decode(ids),
+        verdict="right" if number % 2 else "no_answer",
+    )
+    logprobs = np.log(np.linspace(0.05, 0.95, len(attempt.completion_ids)))
+    return AskedAgain([float(p) for p in logprobs.astype(np.float32)], solution)
 
 
 def alternatives(id_, grm):
@@ -86,5 +101,5 @@ def alternatives(id_, grm):
 
 
 def array(data, name):
-    kind = "<u4" if name in ("tokens", "targets", "ids", "instead") else "<f4"
+    kind = "<u4" if name in ("tokens", "targets", "ids", "instead", "solutions") else "<f4"
     return np.frombuffer(base64.b64decode(data[name]), dtype=kind)

@@ -96,6 +96,9 @@ FILTERS = {
     "credit=missed": lambda c: edits(c)[1] > 0,
     "share=unseen&show=wrong": lambda c: is_wrong(c) and not c.taught,
     "show=all&q=P12%2F": lambda c: "p12/" in c.pair.attempt.id,
+    "now=right": lambda c: is_wrong(c) and c.again and c.again.solution.is_right,
+    "now=wrong": lambda c: is_wrong(c) and c.again and not c.again.solution.is_right,
+    "now=none": lambda c: is_wrong(c) and not c.again,
     "q=%3C%2FSCRIPT%3E&show=nonsense": is_wrong,
     "q=no such text": lambda c: False,
 }
@@ -185,6 +188,22 @@ def test_colours_may_be_those_of_a_probability(page):
             "Number(t.style.getPropertyValue('--a')))"
         )
         assert drawn == pytest.approx(1 - np.exp(logprobs), abs=6e-5)
+
+
+def test_the_trained_policy_is_shown_where_it_was_asked(page):
+    tab, _ = page
+    for id_ in ("p3/13", "p3/14"):  # asked; not asked
+        case = next(c for c in cases() if c.pair.attempt.id == id_)
+        view(tab, f"show=all&q={id_}&colour=new")
+        drawn = tab.value(
+            "[...document.querySelectorAll('.attempt .heat')].map((t) => "
+            "Number(t.style.getPropertyValue('--a')))"
+        )
+        written = tab.value("document.querySelector('.solved .tokens')?.textContent ?? ''")
+        again = case.again
+        assert bool(again) == (id_ == "p3/13")
+        assert drawn == pytest.approx(1 - np.exp(again.logprobs) if again else [], abs=6e-5)
+        assert written == (again.solution.text.replace("\n", "\u21b5\n") if again else "")
 
 
 def test_an_attempt_is_a_picture_that_needs_nothing_else(page):

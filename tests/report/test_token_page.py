@@ -65,6 +65,26 @@ def test_every_token_is_there_once_and_numbers_are_the_stored_ones():
     assert set(DATA["special"]) == ends
 
 
+def test_what_the_trained_policy_makes_of_attempts_stands_with_them():
+    asked = [case.again for case in CASES if case.again]
+    assert 0 < len(asked) < len(CASES)
+    stored = np.concatenate([again.logprobs for again in asked]).astype("<f4")
+    assert array(DATA, "new_logprobs").tobytes() == stored.tobytes()
+    written = "".join(DATA["pieces"][i] for i in array(DATA, "solutions"))
+    assert written == "".join(again.solution.text for again in asked)
+    for case, shown in zip(CASES, DATA["attempts"], strict=True):
+        solution = case.again.solution if case.again else None
+        assert shown["k"] == (len(solution.completion_ids) if solution else 0)
+        assert shown["now"] == (solution.verdict.replace("_", " ") if solution else "")
+
+
+def test_log_probs_of_another_attempt_are_refused():
+    case = next(case for case in CASES if case.again)
+    short = replace(case.again, logprobs=case.again.logprobs[1:])
+    with pytest.raises(ValueError, match=r"has 40 tokens, again\.logprobs 39"):
+        replace(case, again=short)
+
+
 def test_edits_lead_from_the_attempt_to_the_correction():
     at = 0
     targets = array(DATA, "targets")

@@ -15,6 +15,7 @@ from rlmec.records import (
     Score,
 )
 from rlmec.report.token_page import Case
+from rlmec.stages.report_again import to_ask
 from rlmec.stages.report_credit import Scored
 from rlmec.stages.report_facts import run_facts
 from rlmec.store.artifacts import Artifact
@@ -71,11 +72,32 @@ def test_copied_tokens_are_those_of_right_attempts_above_one_half():
         copied_share([wrong], scores[:1])
 
 
+def test_the_trained_policy_is_asked_about_the_most_telling_wrong_attempts(monkeypatch):
+    def case(id_, verdict):
+        zeros = np.zeros(5, dtype=np.float32)
+        pair = Pair(attempt(id_, verdict), [], zeros, zeros, zeros[:0])
+        return Case(pair, PROBLEM, [0.0] * 5, None, taught=False)
+
+    cases = [
+        case("dull", "wrong"),
+        case("right", "right"),
+        case("best", "wrong"),
+        case("good", "wrong"),
+    ]
+    value = {"dull": 0.0, "right": 3.0, "best": 1.4, "good": 0.9}
+    monkeypatch.setattr(
+        "rlmec.stages.report_again.telling", lambda case: value[case.pair.attempt.id]
+    )
+    assert [c.pair.attempt.id for c in to_ask(cases, 2)] == ["best", "good"]
+    assert [c.pair.attempt.id for c in to_ask(cases, 9)] == ["best", "good", "dull"]
+    assert to_ask(cases, 0) == []
+
+
 def test_run_facts_are_those_of_the_scores_and_name_no_place(monkeypatch):
     shape = SimpleNamespace(path="hub/Some-135M", gguf_file=None, shape={"model_type": "llama"})
     policy = SimpleNamespace(reward={"_target_": "rlmec.method.rewards.clipped_probability"})
     settings = SimpleNamespace(model=shape, policy=policy, seed=7)
-    overrides = ["experiment=smoke", "paths.artifacts=/home/me/store", "task.path={test: a b}"]
+    overrides = ["experiment=smoke", "paths.artifacts=/home/me/store", "task.path=/home/me/a b"]
     run = SimpleNamespace(settings=settings, overrides=overrides)
     recorded = {"commit": "611e9eb0b0f5c525"}
     manifest = {"created": "2026-11-27T14:08:12+00:00", "environment": recorded}
@@ -85,7 +107,7 @@ def test_run_facts_are_those_of_the_scores_and_name_no_place(monkeypatch):
     assert dict(run_facts(run, score))["command"].startswith("rlmec train exp")  # pyright: ignore
     monkeypatch.setattr("sys.argv", ["/somewhere/train.py"])
     facts = dict(run_facts(run, score))  # pyright: ignore
-    assert facts["command"] == "python train.py experiment=smoke 'task.path={test: a b}'"
+    assert facts["command"] == "python train.py experiment=smoke 'task.path=a b'"
     assert (facts["model"], facts["seed"], facts["scored"]) == ("Some-135M", "7", "2026-11-27")
     assert facts["version"].endswith("commit 611e9eb0b0f5")
     assert facts["reward rule"] == "clipped_probability"

@@ -106,6 +106,26 @@ def test_the_report_s_pages_hold_every_token_of_the_records_once(shared):
     )
     assert texts.replace("<|end|>", "") == "".join(a.text for a in attempts)
     assert len(list(report.glob("*.png"))) >= 6
+    the_trained_policy_was_asked(done, data, attempts)
+
+
+def the_trained_policy_was_asked(done, data, attempts):
+    """About 40 wrong attempts, with the log-probs of a plain forward pass of its weights."""
+    asked = [
+        (a, shown) for a, shown in zip(attempts, data["attempts"], strict=True) if shown["now"]
+    ]
+    assert len(asked) == min(40, sum(not a.is_right for a in attempts))
+    assert not any(attempt.is_right for attempt, _ in asked)
+    network = AutoModelForCausalLM.from_pretrained(done.artifact("policy") / "model").eval()
+    kept = np.frombuffer(base64.b64decode(data["new_logprobs"]), "<f4")
+    at = 0
+    for attempt, _ in asked[:5]:
+        ids = torch.tensor([[*attempt.prompt_ids, *attempt.completion_ids]])
+        with torch.no_grad():
+            logprobs = network(ids).logits.float().log_softmax(-1)[0, :-1]
+        plain = logprobs.gather(1, ids[0, 1:, None])[len(attempt.prompt_ids) - 1 :, 0].numpy()
+        assert np.abs(kept[at : at + len(plain)] - plain).max() < 1e-4
+        at += len(plain)
 
 
 def test_a_second_run_makes_nothing_and_says_so(shared):
