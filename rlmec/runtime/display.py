@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,9 +32,32 @@ _LOG.propagate = False
 
 
 def say(text: str) -> None:
-    """Print one line and log it; on a terminal it appears above a progress bar."""
-    print(text, flush=True)
+    """Print one line and log it.
+
+    On a terminal it appears above a progress bar, and a line that is too long for it is broken
+    between words.
+    """
+    shown = fitting(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text
+    print(shown, flush=True)
     log(text)
+
+
+def fitting(text: str, columns: int) -> str:
+    """The text with its long lines broken between words; what follows is indented by two more."""
+    lines = []
+    for line in text.splitlines():
+        if len(line) <= columns:
+            lines.append(line)
+            continue
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        lines += textwrap.wrap(
+            line,
+            max(columns, 2 * len(indent)),
+            subsequent_indent=indent,
+            break_long_words=False,  # a path can be copied
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def say_error(text: str) -> None:

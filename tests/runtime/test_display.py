@@ -34,6 +34,26 @@ def test_what_is_said_is_one_line(capsys):
     assert capsys.readouterr().out == "policy: resumes\n"
 
 
+WARNING = "  warning: copies: 38 % of /a/long-path/that/nobody/breaks.jsonl are copied (setting: s)"
+
+
+def test_a_long_line_is_broken_between_words_on_a_terminal_alone(monkeypatch, capsys):
+    say(WARNING)
+    assert capsys.readouterr().out == f"{WARNING}\n"
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    say(WARNING)
+    say("  short")
+    assert terminal.getvalue().splitlines() == [
+        "  warning: copies: 38 % of",
+        "    /a/long-path/that/nobody/breaks.jsonl",
+        "    are copied (setting: s)",
+        "  short",
+    ]
+
+
 def test_without_a_terminal_a_line_every_twenty_seconds(clock, capsys):
     bar = Bar("sample", 50, "parts", wanted=True)
     for second in range(1, 50):
