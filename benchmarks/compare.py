@@ -10,6 +10,10 @@ Every method is tuned on a chain of its own (`--tuned-on`): three learning rates
 best is the lowest or the highest, then three values of one further setting. With a single `--rates`
 nothing is tuned. The last weights are judged, in tuning as in the test.
 
+All methods make the same number of updates. With `--equal total` a method that needs no GRM makes
+more, until it has had as many tokens as the others together with their GRM: its training, the
+attempts that it scored and the rewrites that it wrote, in the chain that is tuned on.
+
 Settings are those of train.py. Sweeps leave their jobs below FOLDER. Artifacts are shared, so the
 same command continues a run that was interrupted. It writes chosen.json, comparison.csv,
 comparison.md and comparison.png.
@@ -46,6 +50,17 @@ FURTHER = {  # a key and its values, by the beginning of a method's name
     "sequence_ppo": ("policy.objective.kl_coef", ("0.0", "0.01", "0.1")),
     "grpo": ("policy.objective.kl_coef", ("0.0", "0.01", "0.1")),
 }
+WITHOUT_GRM = (
+    "continued_sft",
+    "rft",
+    "dpo_attempts",
+    "sequence_ppo",
+    "grpo",
+    "teacher_solutions",
+)
+"""Beginnings of the names of methods that no GRM is needed for."""
+TEACHER_ONLY = ("imitation_alone", "dpo_corrections")
+"""The same for methods that need none if they are joined with `teacher_only`."""
 ANY_FURTHER = ("policy.optimizer.weight_decay", ("0.0", "0.01", "0.1"))
 LAST_STEP = "policy.val_every_steps=${policy.steps}"  # the fresh trainings keep their last weights
 
@@ -65,6 +80,12 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--tuned-on", default="1", help="seed of the chain that methods are tuned on"
     )
+    parser.add_argument(
+        "--equal",
+        choices=("updates", "total"),
+        default="updates",
+        help="what methods have in common: the policy's updates, or all tokens with the GRM's",
+    )
     parser.add_argument("--against", default="rlmec", help="the method compared with")
     parser.add_argument("--table", action="store_true", help="only the table, of finished jobs")
     return parser.parse_known_args(argv)
@@ -81,6 +102,13 @@ def group_of(name: str) -> str:
         if (CONF / group / f"{name}.yaml").is_file():
             return group
     sys.exit(f"error: {name!r} is a file of neither conf/method nor conf/ablation")
+
+
+def needs_grm(method: str) -> bool:
+    """Whether a method reads what the GRM scored or rewrote."""
+    if method.startswith(WITHOUT_GRM):
+        return False
+    return not (method.startswith(TEACHER_ONLY) and "teacher_only" in method.split("+"))
 
 
 def rates_of(method: str, given: str | None) -> list[float]:
@@ -120,6 +148,16 @@ def sweep(folder: Path, *overrides: str) -> None:
     done = subprocess.run(command, check=False)
     if done.returncode:
         sys.exit(done.returncode)
+
+
+def total_steps(folder: Path, given: argparse.Namespace, settings: list[str]) -> int:
+    """The updates that the tokens of RLMEC and its GRM would pay for, in the chain tuned on."""
+    from benchmarks.method_table import updates_for_all_tokens
+
+    seed = given.seeds.split(",")[0]
+    chain = [f"seed={given.tuned_on}", f"policy.seed={seed}", f"{RATE}={RATES[1]:g}"]
+    sweep(folder, "method=rlmec", *settings, *chain, "stage=policy")
+    return updates_for_all_tokens(folder)
 
 
 def tuned(folder: Path, method: str, given: argparse.Namespace, settings: list[str]) -> Chosen:
@@ -169,12 +207,17 @@ def main(argv: list[str]) -> None:
     for method in methods:
         overrides_of(method)  # a wrong name ends the program before anything is trained
     if not given.table:
-        chosen = {m: tuned(folder / "tune" / m, m, given, settings) for m in methods}
+        more = {m: settings for m in methods}
+        if given.equal == "total":
+            steps = total_steps(folder / "budget", given, settings)
+            longer = [*settings, f"policy.steps={steps}", f"policy.val_every_steps={steps}"]
+            more |= {m: longer for m in methods if not needs_grm(m)}
+        chosen = {m: tuned(folder / "tune" / m, m, given, more[m]) for m in methods}
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(chosen, indent=2) + "\n"
         (folder / "chosen.json").write_text(text, encoding="utf-8")
         for method, best in chosen.items():
-            final = [*overrides_of(method), *settings, *(f"{k}={v}" for k, v in best.items())]
+            final = [*overrides_of(method), *more[method], *(f"{k}={v}" for k, v in best.items())]
             final += [f"seed={given.chains}", f"policy.seed={given.seeds}", "stage=evaluate"]
             sweep(folder / "test" / method, *final, LAST_STEP)
     write_comparison(read_jobs(folder / "test"), given.against, folder)

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.significance import POWER, holm, paired_t
-from rlmec.records import Attempt
+from rlmec.records import Attempt, Correction, Score
 from rlmec.runtime.display import markdown_table
 from rlmec.store.atomic import atomic_write_text
-from rlmec.store.tables import read_table
+from rlmec.store.tables import TableRecords, read_table
 
 Verdicts = dict[str, list[bool]]
 """Whether each attempt at a problem is right, by the problem's id."""
@@ -120,6 +120,27 @@ def last_dev_accuracy(policy: Path) -> float:
     curve = _curve(policy)
     kept = _manifest(policy)["metrics"].get("dev/accuracy")
     return curve[-1][1] if curve else float("nan" if kept is None else kept)
+
+
+def updates_for_all_tokens(folder: Path) -> int:
+    """The updates of a policy that all tokens of the one job below a folder would pay for.
+
+    All tokens are those that the policy learned from, and those that the GRM learned from, scored
+    and wrote. Raises ValueError if there is not one job.
+    """
+    paths = sorted(folder.rglob("summary.json"))
+    if len(paths) != 1:
+        raise ValueError(f"{folder}: {len(paths)} summary.json, where one is expected")
+    stages = json.loads(paths[0].read_text(encoding="utf-8"))["stages"]
+    made = {s["name"]: Path(s["artifact"]) for s in stages if not s["variant"]}
+
+    score = made["score"]
+    scored = TableRecords([score / "scores.parquet"], Score).columns("grm_logprobs")
+    written = TableRecords([score / "corrections.parquet"], Correction).columns("completion_ids")
+    policy, grm = _manifest(made["policy"]), _manifest(made["grm"])
+    own = _tokens(policy)
+    others = _tokens(grm, "grm") + sum(len(ids) for (ids,) in (*scored, *written))
+    return round(policy["rows"] * (own + others) / own)
 
 
 def dev_accuracies(folder: Path, key: str) -> dict[str, float]:
@@ -333,6 +354,6 @@ def _manifest(artifact: Path) -> dict[str, Any]:
     return json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
 
 
-def _tokens(manifest: dict[str, Any]) -> int:
-    """The real tokens of a policy training: steps times tokens per step, a row more or less."""
-    return manifest["rows"] * manifest["settings"]["policy"]["tokens_per_step"]
+def _tokens(manifest: dict[str, Any], node: str = "policy") -> int:
+    """The real tokens of a training: steps times tokens per step, a row more or less."""
+    return manifest["rows"] * manifest["settings"][node]["tokens_per_step"]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from benchmarks import compare
 from benchmarks.compare import (
@@ -13,6 +14,7 @@ from benchmarks.compare import (
     METHODS,
     RATE,
     further_of,
+    needs_grm,
     overrides_of,
     rates_of,
     wider,
@@ -106,3 +108,30 @@ def test_a_grid_grows_by_three_rates_at_most(sweeps, tmp_path):
 def test_a_single_rate_is_not_tuned(sweeps, tmp_path):
     assert tuned(tmp_path, "--rates", "0.002") == {RATE: "0.002"}
     assert not sweeps.asked
+
+
+METHOD_NAMES = [path.stem for path in (CONF / "method").glob("*.yaml")]
+
+
+@pytest.mark.parametrize(
+    "method", [*METHOD_NAMES, "imitation_alone+teacher_only", "dpo_corrections+teacher_only"]
+)
+def test_who_needs_a_grm_is_what_the_settings_say(method):
+    """A reward rule reads the GRM's log-probs, rows of corrections its rewrites."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        policy = compose("train", overrides=["logger=none", *overrides_of(method)]).policy
+    rewarded = not policy.reward["_target_"].endswith("no_reward")
+    rows = policy.rows["_target_"].rpartition(".")[2]
+    corrected = rows in ("pair_rows", "correction_preferences") and policy.corrections != "teacher"
+    assert needs_grm(method) == (rewarded or corrected)
+
+
+def test_equal_tokens_are_more_updates_where_no_grm_is_needed(sweeps, tmp_path, monkeypatch):
+    sweeps.reached = lambda key, value: 0.5
+    monkeypatch.setattr("benchmarks.method_table.updates_for_all_tokens", lambda folder: 24)
+    monkeypatch.setattr("benchmarks.method_table.write_comparison", lambda *_: None)
+    (tmp_path / "comparison.md").write_text("")
+    rest = ["--rates", "0.1", "--methods", "rlmec,rft", "--chains", "2", "--seeds", "11"]
+    compare.main([str(tmp_path), "--equal", "total", *rest, "policy.steps=10"])
+    assert [("policy.steps=24" in asked) for asked in sweeps.asked] == [False, False, True]
+    assert sweeps.asked[2][0] == "method=rft"

@@ -10,9 +10,10 @@ from benchmarks.method_table import (
     dev_accuracies,
     mean_curve,
     read_jobs,
+    updates_for_all_tokens,
     write_comparison,
 )
-from rlmec.records import Attempt
+from rlmec.records import Attempt, Correction, Score
 from rlmec.store.tables import write_table
 
 # right answers of four problems by method and seed: means 0.75 and 0.5; 0.5 and 0
@@ -158,3 +159,22 @@ def test_a_mean_curve_has_the_steps_that_all_have():
         (5, pytest.approx(0.6)),
     ]
     assert mean_curve([]) == []
+
+
+def test_all_tokens_pay_for_more_updates(tmp_path):
+    """By hand: the policy had 10 * 100 tokens, the GRM 20 * 70 = 1400, it scored 3 + 2 and wrote 4;
+    (1000 + 1409) / 1000 * 10 = 24.09."""
+    policy = artifact(tmp_path / "policy", rows=10, settings={"policy": {"tokens_per_step": 100}})
+    grm = artifact(tmp_path / "grm", rows=20, settings={"grm": {"tokens_per_step": 70}})
+    score = artifact(tmp_path / "score")
+    scores = [Score(f"p{n}/0", [0.0] * n, [0.0] * n, "t") for n in (3, 2)]
+    write_table(score / "scores.parquet", scores, Score)
+    made = Correction("p1/0", "p1", [1, 2, 3, 4], "", "right", 0.1, "accepted", "grm", "t")
+    write_table(score / "corrections.parquet", [made], Correction)
+    named = {"policy": policy, "grm": grm, "score": score}
+    stages = [{"name": n, "variant": "", "artifact": str(a)} for n, a in named.items()]
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "summary.json").write_text(json.dumps({"stages": stages}))
+    assert updates_for_all_tokens(tmp_path / "job") == 24
+    with pytest.raises(ValueError, match=r"0 summary\.json"):
+        updates_for_all_tokens(score)
