@@ -334,7 +334,7 @@ class ExportSettings:
     and then is `hub_private`; with `hub_dry_run` it is only said what would be pushed.
     """
 
-    what: Literal["policy", "grm", "pairs", "completions", "messages", "scores"]
+    what: Literal["policy", "grm", "pairs", "completions", "messages", "scores", "lm_eval_task"]
     path: PathText | None
     merge: bool
     dtype: Dtype | None

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from rlmec.data.pairs import PairTable
+from rlmec.evaluation.harness_task import write_harness_task
 from rlmec.export import hub
 from rlmec.export.model_card import model_card
 from rlmec.export.model_folder import (
@@ -37,24 +38,25 @@ from rlmec.prompts import Prompts
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
 from rlmec.stages import flow
+from rlmec.stages.evaluate import judged_problems
 from rlmec.store.artifacts import Artifact
 
 Writer = Callable[[Run, Path], Mapping[str, Any]]
 LAST = {"policy": "policy", "grm": "grm"} | dict.fromkeys(
     ("pairs", "completions", "messages", "scores"), "score"
 )
-"""The last stage that each kind of export needs."""
+"""The last stage that each kind of export needs; `lm_eval_task` needs none."""
 
 NODES = ("task", "model", "sample", "teacher", "teach", "grm", "score", "policy")
 """The nodes of the configuration that a model card shows."""
 
 
-def last_stage(settings: RunSettings) -> str:
-    """The last stage of the chain that a run makes; for an export the last one that it needs, for a
-    plan the last one of all."""
+def last_stage(settings: RunSettings) -> str | None:
+    """The last stage of the chain that a run makes; for an export the last one that it needs (None
+    if it needs none), for a plan the last one of all."""
     if settings.stage == "plan":
         return flow.STAGES[-1]
-    return LAST[settings.export.what] if settings.stage == "export" else settings.stage
+    return LAST.get(settings.export.what) if settings.stage == "export" else settings.stage
 
 
 def check_export(settings: RunSettings) -> None:
@@ -218,6 +220,20 @@ def _scores(run: Run, target: Path) -> Mapping[str, Any]:
     return run.ranks.share(lambda: write_folder(target, "scores", fill))
 
 
+def _lm_eval_task(run: Run, target: Path) -> Mapping[str, Any]:
+    """The problems that `stage=evaluate` judges, as a task for lm-evaluation-harness."""
+    s = run.settings
+
+    def fill(folder: Path) -> Mapping[str, Any]:
+        problems, _ = judged_problems(run, None, trained=False)
+        name = f"rlmec_{run.task.name}"
+        length = s.evaluate.completion_length
+        texts = models.templates(s)
+        return {"rows": write_harness_task(folder, name, s.task, problems, texts, length)}
+
+    return run.ranks.share(lambda: write_folder(target, s.export.what, fill))
+
+
 def _joined(run: Run) -> tuple[Prompts, PairTable]:
     """The pairs as policy training joins them, with its reward rule and edit weights."""
     policy = flow.rounds(run)[-1].policy
@@ -233,4 +249,5 @@ WRITE: dict[str, Writer] = {
     "completions": _completions,
     "messages": _messages,
     "scores": _scores,
+    "lm_eval_task": _lm_eval_task,
 }

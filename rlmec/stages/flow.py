@@ -136,11 +136,13 @@ def stage(run: Run, name: str) -> Stage:
     return getattr(rounds(run)[-1], name)
 
 
-def stages_until(run: Run, last: str) -> list[str]:
-    """The names of the stages that are made for `last`, in order.
+def stages_until(run: Run, last: str | None) -> list[str]:
+    """The names of the stages that are made for `last`, in order; without it none.
 
     With several rounds, the rounds before the last one need all stages up to the policy.
     """
+    if last is None:
+        return []
     if run.settings.rounds > 1 and last != "warmup":
         last = max(last, "policy", key=STAGES.index)
     return list(STAGES[: STAGES.index(last) + 1])

@@ -150,7 +150,7 @@ def _say_plan(run: Run) -> None:
 
     s = run.settings
     if s.stage == PLAN:
-        run.expect(flow.stage(run, last_stage(s)))
+        run.expect(flow.stage(run, flow.STAGES[-1]))
         for line in artifact_lines(run):
             say(line)
     planned = plan_memory(s, run.ranks.world, prompts)

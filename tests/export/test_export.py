@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from small_models import chat_tokenizer, network, prompts
 from small_runs import run, settings_of, start_model
 
 import rlmec
 from rlmec.data.pairs import join_pairs
+from rlmec.evaluation.harness_task import HarnessTask
 from rlmec.export.model_card import command_line, model_card, placeless
 from rlmec.export.model_folder import RECORD, check_target, export_model, read_origin
 from rlmec.export.preferences import ScoredAttempt, completions, preferences, write_parquet
@@ -29,6 +31,7 @@ from rlmec.records import (
     Problem,
     Score,
 )
+from rlmec.stages.export import LAST
 from rlmec.store.tables import read_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"
@@ -40,7 +43,7 @@ def chain(tmp_path_factory):
     root = tmp_path_factory.mktemp("chain")
     model = start_model(root / "start", chat_tokenizer())
     done = {}
-    for what in ("policy", "grm", "pairs", "completions", "messages", "scores"):
+    for what in (*LAST, "lm_eval_task"):
         path = f"export.path={root / 'exports' / what}"
         overrides = ["prompt=chat", "stage=export", f"export.what={what}", path]
         done[what] = run(root, model, *overrides)
@@ -83,7 +86,7 @@ def test_a_model_loads_without_this_project_and_gives_the_same(chain, tmp_path):
 
 def test_no_file_tells_of_this_machine(chain):
     root, _, _ = chain
-    for what in ("policy", "grm"):
+    for what in ("policy", "grm", "lm_eval_task"):
         for file in (root / "exports" / what).iterdir():
             assert str(root).encode() not in file.read_bytes(), file
 
@@ -148,6 +151,30 @@ def test_preferences_are_the_accepted_corrections(chain, tmp_path):
     )
     asked = [a.prompt_ids for a in attempts if a.text == rows[0]["rejected"][0]["content"]]
     assert tokenizer.encode(shown, add_special_tokens=False) in asked
+
+
+def test_a_task_for_the_harness_judges_as_the_run_does(chain):
+    """Its verdicts on the texts of the evaluation, and its description as the harness needs it."""
+    root, model, _ = chain
+    folder = root / "exports" / "lm_eval_task"
+    text = (folder / "rlmec_arithmetic.yaml").read_text()
+    assert "custom_dataset: !function rlmec_judge.problems" in text
+    described = yaml.safe_load(text.replace("!function ", ""))
+    longest = settings_of(root, model).evaluate.completion_length
+    assert described["generation_kwargs"]["max_gen_toks"] == longest
+    assert "--apply_chat_template" in (folder / "README.md").read_text()
+
+    judged = run(root, model, "prompt=chat", "stage=evaluate")
+    path = Path(judged["evaluate"]["artifact"]) / "attempts.parquet"
+    attempts = read_table(path, Attempt)
+    task = HarnessTask(folder)
+    rows = task.problems(seed=1)["test"].to_list()
+    assert [row["id"] for row in rows] == [a.problem_id for a in attempts]
+    ending = 'Solve the problem step by step and end with "The answer is" and the answer.'
+    assert [r["prompt"] for r in rows] == [f"{r['question']}\n\n{ending}" for r in rows]
+    texts = [*(a.text for a in attempts), *(f"So.\nThe answer is {r['answer']}." for r in rows)]
+    verdicts = [task.judge(r, [t])["accuracy"] for r, t in zip(rows * 2, texts, strict=True)]
+    assert verdicts == [float(a.verdict == "right") for a in attempts] + [1.0] * len(rows)
 
 
 def test_completions_are_what_the_policy_imitates(chain):

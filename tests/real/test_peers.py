@@ -23,6 +23,7 @@ import yaml
 from rlmec.data.baseline_rows import attempt_preferences
 from rlmec.data.collate import collate
 from rlmec.data.row import Row
+from rlmec.evaluation.harness_task import write_harness_task
 from rlmec.evaluation.lenient_reading import judge_flexible
 from rlmec.lm.generation import Decoding, generate
 from rlmec.lm.loading import codec_of
@@ -148,6 +149,35 @@ def test_verdicts_on_a_real_models_outputs_are_the_harness_own(harness, prompts,
 def test_the_strict_reading_reads_more_forms_than_that_of_the_harness(harness, text):
     assert not harness("strict-match", text, "#### 4")
     assert ours([text], [Problem("a", "q", "4")])[0]["strict-match"]
+
+
+@NEEDS_HARNESS
+@pytest.mark.filterwarnings("ignore")
+def test_the_harness_asks_and_judges_an_exported_task_as_we_do(
+    prompts, smollm2, real_network, tmp_path
+):
+    """Greedy completions of SmolLM2 in the chat form, and the verdicts on them."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    problems = [Problem(str(n), f"Ann has {n} boxes of 2 pens. How many?", "6") for n in (3, 5)]
+    node = {"_target_": "rlmec.tasks.gsm8k.Gsm8kTask"}
+    write_harness_task(tmp_path, "rlmec_gsm8k", node, problems, prompts.templates, 40)
+    found = simple_evaluate(
+        model="hf",
+        model_args=f"pretrained={smollm2},dtype=float32",
+        tasks=["rlmec_gsm8k"],
+        task_manager=TaskManager(include_path=str(tmp_path)),
+        device="cpu",
+        apply_chat_template=True,
+    )
+    samples = sorted(found["samples"]["rlmec_gsm8k"], key=lambda sample: sample["doc"]["id"])
+    ends = {"end_ids": prompts.codec.end_ids, "pad_id": prompts.codec.pad_id}
+    made = generate(real_network, list(map(prompts.policy, problems)), Decoding(40), **ends)
+    texts = [prompts.codec.text(completion.ids) for completion in made]
+    assert [sample["resps"][0][0] for sample in samples] == texts
+    verdicts = [verdict["strict-match"] for verdict in ours(texts, problems)]
+    assert [sample["accuracy"] == 1.0 for sample in samples] == verdicts
 
 
 # --- the loss of DPO: TRL's ---
