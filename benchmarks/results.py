@@ -2,8 +2,8 @@
 
 In: folders of `python -m benchmarks.compare`, each with its comparison.csv, and the CSV file of
 `python -m benchmarks.rewards`. Out: a table of methods by folder on the screen; docs/regimes.svg
-with the difference of every method from the reference method; docs/rewards.svg with the precision
-and recall of each reward rule.
+(or `--out`) with the difference of every method from the reference method; docs/rewards.svg with
+the precision and recall of each reward rule.
 """
 
 from __future__ import annotations
@@ -133,13 +133,14 @@ def _plain(axes: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=DOCS / "regimes.svg")
     parser.add_argument("--credit", type=Path, help="the file written by benchmarks.rewards --csv")
     given = parser.parse_args()
     found = {folder.name: read(folder / "comparison.csv") for folder in given.folders}
 
     # With a fixed salt and no date, the same figures give the same file.
     matplotlib.rcParams["svg.hashsalt"] = "rlmec"
-    draw_regimes(found).savefig(DOCS / "regimes.svg", metadata={"Date": None})
+    draw_regimes(found).savefig(given.out, metadata={"Date": None})
     if given.credit:
         draw_rewards(read(given.credit)).savefig(DOCS / "rewards.svg", metadata={"Date": None})
     print(table(found), end="")
