@@ -27,15 +27,15 @@ from rlmec.report.tables import (
     rounds_table,
     warning_lines,
 )
-from rlmec.report.token_page import AskedAgain
+from rlmec.report.token_page import Case, chosen
 from rlmec.settings.schema import as_plain
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.evaluate_models import judgement_of, panels_of
-from rlmec.stages.report_again import asked_again, to_ask
+from rlmec.stages.report_again import asked_again
 from rlmec.stages.report_against import find_other, read_other
 from rlmec.stages.report_credit import Scored, scored_attempts
 from rlmec.stages.report_facts import page_facts
-from rlmec.stages.report_pages import Found, pictures, shown_cases
+from rlmec.stages.report_pages import Found, pictures
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
 from rlmec.store.tables import read_table
@@ -116,17 +116,17 @@ class ReportStage(Stage):
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         scored = scored_attempts(self.run, self.start.model(parents).codec, parents)
-        cases = to_ask(shown_cases(self.run, scored), self.run.settings.report.asked_again)
+        shown = chosen(scored.cases, self.run.settings.report.page_pairs)
         policy = of_artifact(parents[f"policy/{MAIN}"], self.run.settings)
-        asked = asked_again(self, work, policy, cases)
-        return self.run.ranks.share(lambda: self._report(work, parents, scored, asked))
+        cases = asked_again(self, work, policy, shown)
+        return self.run.ranks.share(lambda: self._report(work, parents, scored, cases))
 
     def _report(
         self,
         work: Path,
         parents: dict[str, Artifact],
         scored: Scored,
-        asked: Mapping[str, AskedAgain],
+        cases: list[Case],
     ) -> Outcome:
         judged = {
             task: [
@@ -159,7 +159,7 @@ class ReportStage(Stage):
         report = find_other(self.run)
         other = None if report is None else read_other(self.run, report)
         panels = panels_of(everything)
-        found = Found(own, lines, panels, rounds, credit, notes, *ends, other=other, asked=asked)
+        found = Found(own, lines, panels, rounds, credit, notes, cases, *ends, other=other)
         warnings = pictures(self.run, work, parents, scored, found)
 
         metrics: dict[str, Any] = {f"report/{line.name}/accuracy": line.accuracy for line in own}

@@ -7,7 +7,7 @@ ones, the policy's greedy solution of the same problem and its log-prob of each 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlmec.lm.generation import Decoding
@@ -28,16 +28,17 @@ def to_ask(cases: Sequence[Case], most: int) -> list[Case]:
 
 def asked_again(
     stage: Stage, work: Path, model: LanguageModel, cases: Sequence[Case]
-) -> Mapping[str, AskedAgain]:
-    """What the trained `model` makes of each case, by the attempt's id; for all ranks.
+) -> list[Case]:
+    """The cases, `report.asked_again` of them with what the trained `model` makes of them.
 
-    Its solutions are judged by the run's task. Both passes work by parts, so that a report that was
-    killed continues.
+    Its solutions are judged by the run's task. Both passes work by parts on all ranks, so that a
+    report that was killed continues.
     """
-    if not cases:
-        return {}
+    asked = to_ask(cases, stage.run.settings.report.asked_again)
+    if not asked:
+        return list(cases)
     run, s = stage.run, stage.run.settings.evaluate
-    problems = {case.problem.id: case.problem for case in cases}
+    problems = {case.problem.id: case.problem for case in asked}
     folder = attempt_parts(
         stage,
         work,
@@ -56,18 +57,14 @@ def asked_again(
         run,
         f"{stage.title} (log-probs)",
         model,
-        [attempt_row(case.pair.attempt) for case in cases],
+        [attempt_row(case.pair.attempt) for case in asked],
         work / "parts" / "new",
         part_size=s.part_size,
         precision=s.precision,
         seed=s.seed,
     )
-    return {
-        case.pair.attempt.id: AskedAgain(list(found.logprobs), solutions[case.problem.id])
-        for case, found in zip(cases, scored, strict=True)
+    found = {
+        case.pair.attempt.id: AskedAgain(list(own.logprobs), solutions[case.problem.id])
+        for case, own in zip(asked, scored, strict=True)
     }
-
-
-def with_answers(cases: Sequence[Case], asked: Mapping[str, AskedAgain]) -> list[Case]:
-    """The cases, each with what the trained policy makes of it, if it was asked."""
-    return [dataclasses.replace(case, again=asked.get(case.pair.attempt.id)) for case in cases]
+    return [dataclasses.replace(case, again=found.get(case.pair.attempt.id)) for case in cases]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +46,7 @@ from rlmec.report.tables import (
     outcome_words,
     rounds_table,
 )
-from rlmec.report.token_page import AskedAgain, Case, chosen, page_data, page_html
-from rlmec.stages.report_again import with_answers
+from rlmec.report.token_page import Case, page_data, page_html
 from rlmec.stages.report_against import OtherRun, both_fits, side_by_side
 from rlmec.stages.report_credit import Scored
 from rlmec.stages.report_facts import page_facts, run_facts, run_intro, stages_table
@@ -81,7 +80,7 @@ class Found:
 
     `lines` are the judged models on the task of training, `others` those on further tasks, `panels`
     the bars of all of them. `start` and `policy` are the evaluations on the task of training.
-    `other` is the run to compare with, and `asked` what the trained policy makes of attempts.
+    `cases` are the attempts of the token-reward page. `other` is the run to compare with.
     """
 
     lines: list[Line]
@@ -90,23 +89,17 @@ class Found:
     rounds: list[RoundLine]
     credit: Mapping[str, Any]
     notes: list[str]
+    cases: list[Case]
     start: Artifact
     policy: Artifact
     other: OtherRun | None = None
-    asked: Mapping[str, AskedAgain] = field(default_factory=dict)
-
-
-def shown_cases(run: Run, scored: Scored) -> list[Case]:
-    """The attempts of the token-reward page."""
-    return chosen(scored.cases, run.settings.report.page_pairs)
 
 
 def pictures(
     run: Run, work: Path, parents: dict[str, Artifact], scored: Scored, found: Found
 ) -> list[NamedWarning]:
     """Writes figures, token-reward page and first page into `work`; returns the warnings."""
-    cases = with_answers(shown_cases(run, scored), found.asked)
-    tokens = tokens_page(run, scored, cases, found.credit, parents["score"])
+    tokens = tokens_page(run, scored, found.cases, found.credit, parents["score"])
     atomic_write_text(work / TOKENS_PAGE, tokens)
 
     late = of_evaluations(found.start.metrics, found.policy.metrics, run.task.name)
@@ -134,7 +127,7 @@ def pictures(
         tables=_tables(run, found),
         notes=found.notes,
         accuracy=accuracy,
-        attempts=telling_attempts(cases, scored.texts, TOKENS_PAGE),
+        attempts=telling_attempts(found.cases, scored.texts, TOKENS_PAGE),
         credit=credit_words(found.credit),
         shares=shares,
         credit_table=credit_table(found.credit),
