@@ -2,9 +2,10 @@
 
     python -m benchmarks.console                                # the default chain, in a new store
     python -m benchmarks.console --shown "python train.py experiment=smoke" -- experiment=smoke
+    python -m benchmarks.console --keep FOLDER                  # keeps the run, for other pictures
 
 In: overrides of train.py. Out: an SVG of all lines with their colours, without progress bars, which
-a finished stage leaves no trace of. Without a store of its own it runs in a temporary folder.
+a finished stage leaves no trace of. The run is made in a temporary folder, or in one that is kept.
 """
 
 from __future__ import annotations
@@ -76,11 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.console", description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--shown", default="make demo", help="the command that the picture names")
+    parser.add_argument("--keep", type=Path, help="the folder to make the run in (default: none)")
     parser.add_argument("overrides", nargs="*", help="of train.py")
     chosen = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = (chosen.keep or Path(name)).absolute()
         places = [f"paths.artifacts={folder}/artifacts", f"hydra.run.dir={folder}/outputs/demo"]
         program = [sys.executable, str(ROOT / "train.py"), "trainer.progress_bar=false"]
         text = printed([*program, *places, *chosen.overrides])

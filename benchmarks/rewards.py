@@ -8,7 +8,8 @@ trains a reward model of its own); each is the mean over the seeds with its rang
 the wrong attempts at problems that the GRM was not taught on, against the oracle's edits, or those
 of the accepted correction if the task has no oracle. No policy is trained. `ranking` is the average
 precision of -R as a detector of removed tokens. It does not depend on a threshold, and equal
-rewards count as one.
+rewards count as one. `rewards per penalty` is the sum of all rewards above 0 over the sum of all
+penalties (their absolute values), over all scored attempts.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 @dataclass(frozen=True)
 class Line:
-    """One rule at one seed; all figures but `punished` are shares of 1.
+    """One rule at one seed; all figures but the last two are shares of 1.
 
     `false_alarms` is the share of the tokens of right attempts that the rule punishes.
     `first_error` is the share of wrong attempts whose most punished token is in the first wrong
-    line, None if the task does not know that line.
+    line, None if the task does not know that line. `rewards_per_penalty` is None without penalties.
     """
 
     rule: str
@@ -48,6 +49,7 @@ class Line:
     false_alarms: float
     first_error: float | None
     punished: int
+    rewards_per_penalty: float | None
 
 
 NOT_MEASURED = ("no_reward", "own")  # one gives no reward, the other is a template
@@ -59,7 +61,8 @@ ABLATIONS = {  # rule: the file of conf/ablation that chooses it
     "good_prefix": "good_prefix",
     "verdict": "sequence_reward",
 }
-FIGURES = ("precision", "recall", "f1", "ranking", "false_alarms", "first_error")
+SHARES = ("precision", "recall", "f1", "ranking", "false_alarms", "first_error")
+COLUMNS = (*SHARES, "rewards_per_penalty")
 
 
 def measured(overrides: list[str], seed: int) -> Iterator[Line]:
@@ -90,6 +93,8 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
         found = credit_quality(scored.items)
         punishing = -torch.cat([torch.as_tensor(i.token_rewards) for i in scored.items])
         removed = torch.cat([torch.as_tensor(i.removed) for i in scored.items])
+        given = torch.cat([torch.as_tensor(c.pair.token_rewards) for c in scored.cases]).double()
+        penalties = float(-given.clamp(max=0).sum())
         right = [c.pair.token_rewards < 0 for c in scored.cases if c.pair.attempt.is_right]
         precision = found.punished.precision
         recall = found.punished.recall
@@ -106,6 +111,7 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
             sum(int(r.sum()) for r in right) / max(sum(len(r) for r in right), 1),
             scored.metrics().get("grm/most_punished_in_first_error"),
             found.punished.marked,
+            float(given.clamp(min=0).sum()) / penalties if penalties else None,
         )
 
 
@@ -133,10 +139,10 @@ def table(lines: list[Line]) -> str:
     found = by_rule(lines, key=lambda line: line.rule)
     order = sorted(found, key=lambda r: -_mean([line.ranking for line in found[r]]))
     rows = [
-        [rule, *(_cell([getattr(line, name) for line in found[rule]]) for name in FIGURES)]
+        [rule, *(_cell([getattr(line, name) for line in found[rule]]) for name in COLUMNS)]
         for rule in order
     ]
-    return markdown_table(["rule", *(name.replace("_", " ") for name in FIGURES)], rows)
+    return markdown_table(["rule", *(name.replace("_", " ") for name in COLUMNS)], rows)
 
 
 def by_rule(lines: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
@@ -155,8 +161,9 @@ def _cell(values: list[float | None]) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return ""
-    spread = f" ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else ""
-    return f"{_mean(known):.2f}{spread}"
+    digits = 2 if max(known) < 10 else 0
+    spread = f" ({min(known):.{digits}f} to {max(known):.{digits}f})" if len(known) > 1 else ""
+    return f"{_mean(known):.{digits}f}{spread}"
 
 
 def main() -> None:

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MOST_PADDING = 0.08
 MOST_EXTRA = 3
+PASS_SHARE = 1 / 8
+"""A rank gets up to MOST_EXTRA more micro-batches per step where that saves more padding than it
+costs: a forward and backward pass counts as PASS_SHARE of the limit in tokens, for the weights that
+it casts and the gradients that it adds up, whatever it has of tokens (docs/speed.md)."""
 LEAST_SHARE = 4
-"""A rank gets up to MOST_EXTRA more micro-batches per step to keep padding below MOST_PADDING, as
-long as they have 1 / LEAST_SHARE of the limit on average: on a GPU a pass over few tokens takes as
-long as one over many."""
+"""A scoring batch has at least 1 / LEAST_SHARE of the limit before padding ends it."""
 
 
 def like_lengths(
@@ -67,9 +68,9 @@ class StepPlan:
     Arguments: `lengths` of all rows in tokens; exactly one of `steps` and `epochs` (a fraction is
     allowed); `max_tokens_per_micro_batch`, the limit of rows * longest row. The default of
     `accumulate` is the smallest number that keeps to this limit in every step, or up to MOST_EXTRA
-    more if it leaves more than MOST_PADDING of the processed tokens padding and micro-batches stay
-    at 1 / LEAST_SHARE of the limit; without a limit it is 1. Raises ValueError if there is nothing
-    to plan, a row is over the limit, or the given `accumulate` is too small for it.
+    more where less padding outweighs the passes (PASS_SHARE); without a limit it is 1. Raises
+    ValueError if there is nothing to plan, a row is over the limit, or the given `accumulate` is
+    too small for it.
     """
 
     def __init__(
@@ -96,8 +97,7 @@ class StepPlan:
         if max_tokens_per_micro_batch is None or accumulate is not None:
             self.accumulate = needed
         else:
-            least = max_tokens_per_micro_batch / LEAST_SHARE
-            self.accumulate = self._well_filled(needed, least)
+            self.accumulate = self._cheapest(needed, max_tokens_per_micro_batch * PASS_SHARE)
 
         self.digest = self._digest()
         self._dealt: tuple[int, list[list[list[int]]]] = (-1, [])  # the last step that was dealt
@@ -225,18 +225,14 @@ class StepPlan:
             )
         return accumulate or needed
 
-    def _well_filled(self, needed: int, least: float) -> int:
-        """Micro-batches per rank: the first number with little padding, else the best of them, of
-        the numbers that leave each `least` tokens on average."""
+    def _cheapest(self, needed: int, pass_tokens: float) -> int:
+        """Micro-batches per rank that cost least: their padded tokens, and `pass_tokens` each."""
         tokens = int(self._lengths[self._stream].sum()) / self.steps / self.world_size
-        shares: dict[int, float] = {}
-        for count in range(needed, needed + MOST_EXTRA + 1):
-            if count > needed and tokens / count < least:
-                break
-            shares[count] = self._padding_share(count, 16)
-            if shares[count] <= MOST_PADDING:
-                break
-        return min(shares, key=lambda count: (max(shares[count], MOST_PADDING), count))
+
+        def cost(count: int) -> float:
+            return tokens / (1 - self._padding_share(count, 16)) + count * pass_tokens
+
+        return min(range(needed, needed + MOST_EXTRA + 1), key=cost)
 
     def _groups(self, step: int, accumulate: int) -> list[np.ndarray]:
         """The step's rows in runs of similar length, the largest padded size as small as possible.

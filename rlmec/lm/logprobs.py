@@ -13,12 +13,14 @@ once. `sharing_obstacle` finds out whether a network computes rows with shared p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rlmec.data.collate import collate
 from rlmec.data.prefix_tree import common_length, merge
@@ -34,6 +36,9 @@ from rlmec.lm.chunked_head import (
 from rlmec.lm.tree_attention import attention_arguments, mask_obstacle
 from rlmec.runtime import signals
 from rlmec.runtime.display import within
+
+COMPOSED_UP_TO = 256
+"""Tokens of a row up to which attention on a CPU in bfloat16 is composed."""
 
 
 class TokenScorer(nn.Module):
@@ -81,12 +86,28 @@ class TokenScorer(nn.Module):
             "use_cache": False,
             **attention_arguments(self.network, batch),
         }
-        if self.form is None:
-            logits = self.network(**arguments).logits  # [B, T, V]
-            return logits.flatten(0, 1)[batch["sources"]]
+        with self._attention(batch["input_ids"]):
+            if self.form is None:
+                logits = self.network(**arguments).logits  # [B, T, V]
+                return logits.flatten(0, 1)[batch["sources"]]
 
-        hidden = self.network.get_decoder()(**arguments).last_hidden_state  # [B, T, D]
-        return hidden.flatten(0, 1).index_select(0, batch["sources"])
+            hidden = self.network.get_decoder()(**arguments).last_hidden_state  # [B, T, D]
+            return hidden.flatten(0, 1).index_select(0, batch["sources"])
+
+    def _attention(self, ids: torch.Tensor) -> AbstractContextManager[Any]:
+        """The kernel of attention for ids [B, T]: PyTorch's choice, but composed for short rows on
+        a CPU in bfloat16, where the fused one is slower (docs/speed.md).
+
+        With gradient checkpointing the choice stays, because it must be that of the recomputation.
+        """
+        device = ids.device.type
+        composed = (
+            device == "cpu"
+            and ids.shape[1] <= COMPOSED_UP_TO
+            and torch.is_autocast_enabled(device)
+            and not getattr(self.network.get_decoder(), "gradient_checkpointing", False)
+        )
+        return sdpa_kernel(SDPBackend.MATH) if composed else nullcontext()
 
 
 # --- scoring any number of rows ---

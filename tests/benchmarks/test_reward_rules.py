@@ -11,7 +11,7 @@ CONTROL = "_target_: rlmec.ablations.placement."
 
 
 def line(rule, seed, ranking, first_error=0.5):
-    return Line(rule, seed, 0.8, 0.4, 0.53, ranking, 0.0, first_error, 10)
+    return Line(rule, seed, 0.8, 0.4, 0.53, ranking, 0.0, first_error, 10, 90.0 + seed)
 
 
 def test_the_best_ranking_stands_first_with_means_and_ranges():
@@ -20,12 +20,13 @@ def test_the_best_ranking_stands_first_with_means_and_ranges():
     assert heading.startswith("| rule | precision | recall | f1 | ranking | false alarms |")
     assert first.startswith("| b | 0.80 (0.80 to 0.80) ")
     assert "| 0.80 (0.70 to 0.90) |" in first
+    assert first.endswith("| 92 (91 to 92) |")  # 91.5, to the even digit
     assert second.startswith("| a |")
     assert "| 0.30 (0.20 to 0.40) |" in second
 
 
 def test_a_task_without_lines_leaves_its_cell_empty():
-    assert table([line("a", 1, 0.2, None)]).splitlines()[-1].endswith("|  |")
+    assert table([line("a", 1, 0.2, None)]).splitlines()[-1].endswith("|  | 91 |")
 
 
 def test_every_rule_that_gives_rewards_is_measured():

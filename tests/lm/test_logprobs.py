@@ -7,6 +7,7 @@ from small_models import SHAPES, network, ragged_ids
 from rlmec.data.collate import collate
 from rlmec.data.row import Row
 from rlmec.lm.chunked_head import PLAIN, HeadForm, head_form
+from rlmec.lm.loading import enable_gradient_checkpointing
 from rlmec.lm.logprobs import TokenScorer, score_rows, scoring_batches
 
 KINDS = list(SHAPES)
@@ -177,3 +178,26 @@ def test_the_trial_leaves_no_trace():
     assert not made.get_output_embeddings()._forward_hooks
     logits = made.eval()(torch.tensor([[3, 4]])).logits
     assert logits.abs().max() < 100
+
+
+@pytest.mark.parametrize(("longest", "mixed"), [(17, True), (257, True), (17, False)])
+def test_short_rows_in_bfloat16_have_composed_attention(longest, mixed):
+    """The fused kernel is called where rows are long or in float32, and the values agree."""
+    net = TokenScorer(network("llama")).eval()
+    rows = [Row.likelihood("r", ids, 3) for ids in ragged_ids((longest, 5), 0)]
+    batch = collate(rows, 0, 1.0, 1.0)
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    with torch.profiler.profile() as seen, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        found = forward(net, batch)
+    called = any(event.name == fused for event in seen.events())
+    assert called is (longest > 256 or not mixed)
+    torch.testing.assert_close(found, forward(net, batch), rtol=0, atol=0.2)
+
+
+def test_gradient_checkpointing_recomputes_with_the_same_attention():
+    net = TokenScorer(network("llama")).train()
+    enable_gradient_checkpointing(net.network)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = forward(net, collate(ragged_rows(), 0, 1.0, 1.0))
+    found.sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
