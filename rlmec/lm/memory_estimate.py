@@ -35,6 +35,7 @@ class ModelShape:
     layers: int
     hidden: int
     intermediate: int
+    heads: int
     attention_width: int
     kv_width: int
     vocabulary: int
@@ -66,7 +67,8 @@ class FitUse:
     """How a fit uses a device.
 
     `micro_batch` and `longest` are tokens of a micro-batch and of its longest row, `mixed` is
-    half-precision arithmetic, and `moments` are the numbers that the optimizer keeps per weight.
+    half-precision arithmetic, `composed` is the length of rows up to which attention keeps its
+    probabilities (0: never), and `moments` are the numbers that the optimizer keeps per weight.
     Ranks divide weights, gradients and moments among them if `sharded`, and the latter two only if
     `sharded_optimizer`.
     """
@@ -74,6 +76,7 @@ class FitUse:
     micro_batch: int
     longest: int
     mixed: bool = False
+    composed: int = 0
     checkpointing: bool = False
     moments: int = 2
     ranks: int = 1
@@ -188,25 +191,31 @@ def _activation_bytes(shape: ModelShape, held: Weights, use: FitUse) -> float:
 
     With checkpointing it is one state per layer, and one layer in full.
     """
-    per_token = kept_per_token(shape, held, use.mixed)
+    keys = 0 if use.checkpointing else min(use.composed, use.longest)
+    per_token = kept_per_token(shape, held, use.mixed, keys)
     if use.checkpointing:
         per_token = 4.0 * shape.layers * shape.hidden + per_token / max(shape.layers, 1)
     mask = 3.0 * use.micro_batch * use.longest  # boolean, and added to scores in half precision
     return use.micro_batch * per_token + mask
 
 
-def kept_per_token(shape: ModelShape, held: Weights, mixed: bool) -> float:
+def kept_per_token(shape: ModelShape, held: Weights, mixed: bool, keys: int = 0) -> float:
     """Bytes that the layers keep of one token for the backward pass.
 
     These are what autograd saves in a model of Llama's kind. Attention keeps queries, keys and
-    values; the inner layer three states of its width; each of two norms its float32 input. What
-    else is kept is for gradients of weights: the inputs of matrices that are trained or adapted,
-    and of each norm the normalized state, if its weights are trained.
+    values; composed attention, which `keys` above 0 stands for, keeps them in float32 for every
+    head, with a probability per head and key. The inner layer keeps three states of its width, each
+    of two norms its float32 input. What else is kept is for gradients of weights: the inputs of
+    matrices that are trained or adapted, and of each norm the normalized state, if its weights are
+    trained.
     """
     half = mixed or held.dtype != "float32"
     layers, hidden = shape.layers, shape.hidden
-    states = shape.attention_width + 2 * shape.kv_width + 3 * shape.intermediate
-    if held.r and half:
+    states = 3 * shape.intermediate
+    attention = 4.0 * (3 * shape.attention_width + shape.heads * keys) if keys else 0.0
+    if not keys:
+        states += shape.attention_width + 2 * shape.kv_width
+    if held.r and half and not keys:
         states += shape.attention_width  # its result, which is not the matrix's own input then
     norms = (8.0 if held.r else 16.0) * hidden
 
@@ -216,7 +225,8 @@ def kept_per_token(shape: ModelShape, held: Weights, mixed: bool) -> float:
         shared = 2 * hidden + shape.attention_width + shape.intermediate
         inputs = min(inputs, layers * shared)
     inputs += held.r * len(names) * layers  # the narrow states of an adapter
-    return layers * ((2.0 if half else 4.0) * states + norms) + (2.0 if mixed else 4.0) * inputs
+    of_layer = (2.0 if half else 4.0) * states + attention + norms
+    return layers * of_layer + (2.0 if mixed else 4.0) * inputs
 
 
 def _head_bytes(shape: ModelShape, use: FitUse) -> float:

@@ -66,6 +66,7 @@ def _counted(config: Any) -> ModelShape:
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=intermediate or 4 * text.hidden_size,
+        heads=heads,
         attention_width=heads * head_size,
         kv_width=kv_heads * head_size,
         vocabulary=text.vocab_size,

@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from rlmec.data.step_plan import PASS_SHARE
 from rlmec.lm.kv_cache import BYTES_AT_ONCE, TOKENS_AT_ONCE
+from rlmec.lm.logprobs import COMPOSED_UP_TO
 from rlmec.lm.memory_estimate import (
     GIB,
     RESERVE,
@@ -202,14 +204,17 @@ def longest_rows(settings: RunSettings, prompts: PromptLengths | None) -> dict[s
 
 
 def _process_bytes(trainer: TrainerSettings) -> float:
-    """Bytes of this process, which has no weights yet, if the device is the CPU; else 0.
+    """Bytes of this process, which has no weights yet, if the device is the CPU; else 0."""
+    return float(process_bytes("VmRSS") or 0) if _on_cpu(trainer) else 0.0
+
+
+def _on_cpu(trainer: TrainerSettings) -> bool:
+    """Whether the plan is one for a CPU.
 
     A plan for `trainer.memory_gib` is one for a GPU, unless the accelerator is the CPU.
     """
     elsewhere = trainer.memory_gib is not None or torch.cuda.is_available()
-    if trainer.accelerator != "cpu" and elsewhere:
-        return 0.0
-    return float(process_bytes("VmRSS") or 0)
+    return trainer.accelerator == "cpu" or not elsewhere
 
 
 def plan_table(stages: list[PlannedStage], memory: float | None) -> str:
@@ -256,12 +261,15 @@ def _fit(
     node: FitSettings = getattr(settings, name)
     target = strategy_target(settings.trainer)
 
-    # A micro-batch never holds more than a whole step.
-    micro = min(settings.trainer.max_tokens_per_micro_batch, node.tokens_per_step)
+    # A micro-batch never holds more than a whole step, with padding up to what a pass more costs.
+    limit = settings.trainer.max_tokens_per_micro_batch
+    micro = min(limit, int(node.tokens_per_step + PASS_SHARE * limit))
+    composed = _on_cpu(settings.trainer) and settings.model.attention == "sdpa"
     use = FitUse(
         micro_batch=micro,
         longest=min(longest, micro),
         mixed=is_mixed(node.precision),
+        composed=COMPOSED_UP_TO if composed and is_mixed(node.precision) else 0,
         checkpointing=settings.model.gradient_checkpointing,
         moments=2 if "Adam" in str(node.optimizer.get("_target_")) else 1,
         ranks=world,
