@@ -8,6 +8,7 @@ trainers is imported here; the subclass of TRL's trainer is in `rlmec.export.trl
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,63 +111,67 @@ def padded(rewards: Sequence[Sequence[float]], length: int) -> torch.Tensor:
 
 
 class VerlRewardManager:
-    """A reward manager for verl: a reward for every token of a response.
+    """A reward manager for verl from 0.8 on: a reward for every token of a response.
 
-    verl builds it with `tokenizer` and `num_examine`; `rewards` are its `reward_kwargs`. A row of
-    the data set has `extra_info.question` and, as everywhere in verl, `reward_model.ground_truth`,
-    which is the answer; `extra_info.solution` is shown to the reward model if it is there.
-    `compute_score` is verl's own, and its values above 0 are right answers.
+    verl builds it in each worker of its reward loop. `config.reward.reward_kwargs.grm` is the
+    folder of the reward model, which is loaded there. A row of the data set has
+    `extra_info.question` and, as everywhere in verl, `reward_model.ground_truth`, which is the
+    answer; `extra_info.solution` is shown to the reward model if it is there. `compute_score` is
+    verl's own or the custom one, and its values above 0 are right answers.
+
+    verl has two ways to put rewards into a batch. Where it computes them after the responses, it
+    asks this class (`assemble_rm_scores`). Its agent loops take one number per response instead,
+    and end with an error on a list.
     """
 
     def __init__(
         self,
+        config: Any,
         tokenizer: Any,
-        num_examine: int = 0,
-        compute_score: Callable[..., Any] | None = None,
-        reward_fn_key: str = "data_source",
-        *,
-        rewards: TokenRewards,
+        compute_score: Callable[..., Any] | None,
+        reward_router_address: str | None = None,
+        reward_model_tokenizer: Any = None,
     ) -> None:
         if compute_score is None:
             raise ValueError("VerlRewardManager needs compute_score, which judges the answers")
+        folder = (config.reward.get("reward_kwargs") or {}).get("grm")
+        if folder is None:
+            raise ValueError("reward.reward_kwargs.grm names no folder of a reward model")
         self.tokenizer = tokenizer
         self.compute_score = compute_score
-        self.reward_fn_key = reward_fn_key
-        self.rewards = rewards
+        self.rewards = TokenRewards(RewardModel.load(folder))
 
-    def __call__(self, data: Any, return_dict: bool = False) -> Any:
-        """Rewards [B, T] along `data.batch["responses"]`, zero behind a response's end.
+    async def run_single(self, data: Any) -> dict[str, Any]:
+        """The rewards of the last response of `data`, a DataProto: a list with one per token.
 
-        `data` is a DataProto. With `return_dict` they are "reward_tensor" of a dict, next to
-        "reward_extra_info", in which "acc" has the values of `compute_score`.
+        They are "reward_score" of a dict, next to "reward_extra_info", in which "acc" has the value
+        of `compute_score`.
         """
         responses = data.batch["responses"]  # [B, T]
-        width = responses.shape[1]
-        lengths = data.batch["attention_mask"][:, -width:].sum(1).tolist()
-        ids = [row[:n] for row, n in zip(responses.tolist(), lengths, strict=True)]
+        length = int(data.batch["attention_mask"][-1, -responses.shape[1] :].sum())
+        ids = responses[-1, :length].tolist()
+        fields = {name: column[-1] for name, column in data.non_tensor_batch.items()}
+        answer = fields["reward_model"]["ground_truth"]
+        info = fields["extra_info"]
 
-        fields = data.non_tensor_batch
-        infos = list(fields["extra_info"])
-        answers = [row["ground_truth"] for row in fields["reward_model"]]
-        values = [
-            self._judged(source, one, answer, info)
-            for source, one, answer, info in zip(
-                fields[self.reward_fn_key], ids, answers, infos, strict=True
-            )
-        ]
-
-        columns = {"question": [info["question"] for info in infos], "answer": answers}
-        if all("solution" in info for info in infos):
-            columns["solution"] = [info["solution"] for info in infos]
-        found = self.rewards([], ids, [value > 0 for value in values], columns)
-        tensor = padded(found, width).to(responses.device)
-        if not return_dict:
-            return tensor
-        return {"reward_tensor": tensor, "reward_extra_info": {"acc": values}}
-
-    def _judged(self, source: Any, ids: list[int], answer: Any, info: Any) -> float:
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
         found = self.compute_score(
-            data_source=source, solution_str=text, ground_truth=answer, extra_info=info
+            data_source=fields["data_source"],
+            solution_str=self.tokenizer.decode(ids, skip_special_tokens=True),
+            ground_truth=answer,
+            extra_info=info,
         )
-        return float(found["score"] if isinstance(found, dict) else found)
+        if inspect.isawaitable(found):
+            found = await found
+        value = float(found["score"] if isinstance(found, Mapping) else found)
+
+        columns = {"question": [info["question"]], "answer": [answer]}
+        if "solution" in info:
+            columns["solution"] = [info["solution"]]
+        (rewards,) = self.rewards([], [ids], [value > 0], columns)
+        return {"reward_score": rewards, "reward_extra_info": {"acc": value}}
+
+    @classmethod
+    def assemble_rm_scores(cls, data: Any, scores: Sequence[Sequence[float]]) -> torch.Tensor:
+        """The rewards of all responses along `data.batch["responses"]`: [B, T], zero behind."""
+        responses = data.batch["responses"]  # [B, T]
+        return padded(scores, responses.shape[1]).to(responses.device)

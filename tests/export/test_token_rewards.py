@@ -1,10 +1,12 @@
 """Token rewards for other trainers: one reward per sampled token, in the trainers' own forms."""
 
+import asyncio
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from small_models import PROBLEMS, network, prompts, tokenizer
 
 from rlmec.export.library import RewardModel
@@ -88,7 +90,16 @@ def test_padding_is_zero():
         padded([[0.5], [-0.1, 0.25]], 1)
 
 
-def test_verls_manager_puts_rewards_along_the_responses(rewards):
+def judged(data_source, solution_str, ground_truth, extra_info):
+    return {"score": float(solution_str.endswith(f" {ground_truth}."))}
+
+
+async def judged_later(**given):
+    return judged(**given)["score"]
+
+
+@pytest.mark.parametrize("judge", [judged, judged_later])
+def test_verls_manager_puts_rewards_along_the_responses(rewards, judge, monkeypatch):
     """The fields of a DataProto as verl fills them: prompts on the left, padding on both sides."""
     ids = ids_of(WRONG, RIGHT)
     width = max(map(len, ids)) + 2
@@ -97,21 +108,28 @@ def test_verls_manager_puts_rewards_along_the_responses(rewards):
     for i, one in enumerate(ids):
         responses[i, : len(one)] = torch.tensor(one)
         mask[i, 1 : 3 + len(one)] = 1
-    rows = [{"ground_truth": "4"}] * 2
-    infos = [{"question": ONE.question, "solution": ONE.solution}] * 2
-    data = SimpleNamespace(
-        batch={"responses": responses, "attention_mask": mask},
-        non_tensor_batch={"reward_model": rows, "extra_info": infos, "data_source": ["s"] * 2},
-    )
+    info = {"question": ONE.question, "solution": ONE.solution}
+    fields = {"reward_model": {"ground_truth": "4"}, "extra_info": info, "data_source": "s"}
+    batches = [
+        SimpleNamespace(
+            batch={"responses": responses[i : i + 1], "attention_mask": mask[i : i + 1]},
+            non_tensor_batch={name: [value] for name, value in fields.items()},
+        )
+        for i in range(2)
+    ]
 
-    def compute_score(data_source, solution_str, ground_truth, extra_info):
-        return {"score": float(solution_str.endswith(f" {ground_truth}."))}
+    monkeypatch.setattr(RewardModel, "load", lambda folder: {"GRM": rewards.model}[folder])
+    config = OmegaConf.create({"reward": {"reward_kwargs": {"grm": "GRM"}}})
+    manager = VerlRewardManager(config, tokenizer(), judge, reward_router_address=None)
+    found = [asyncio.run(manager.run_single(data)) for data in batches]
+    assert [one["reward_extra_info"] for one in found] == [{"acc": 0.0}, {"acc": 1.0}]
+    whole = SimpleNamespace(batch={"responses": responses})
+    table = VerlRewardManager.assemble_rm_scores(whole, [one["reward_score"] for one in found])
+    assert torch.allclose(table, padded(wanted(rewards), width), atol=1e-6)
 
-    manager = VerlRewardManager(tokenizer(), 0, compute_score, rewards=rewards)
-    found = manager(data, return_dict=True)
-    assert found["reward_extra_info"] == {"acc": [0.0, 1.0]}
-    expected = padded(wanted(rewards), width)
-    assert torch.allclose(found["reward_tensor"], expected, atol=1e-6)
-    assert torch.equal(manager(data), found["reward_tensor"])
+
+def test_verls_manager_needs_a_judge_and_a_reward_model():
     with pytest.raises(ValueError, match="compute_score"):
-        VerlRewardManager(tokenizer(), rewards=rewards)
+        VerlRewardManager(OmegaConf.create({"reward": {}}), tokenizer(), None)
+    with pytest.raises(ValueError, match="names no folder of a reward model"):
+        VerlRewardManager(OmegaConf.create({"reward": {}}), tokenizer(), judged)

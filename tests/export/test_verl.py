@@ -1,11 +1,9 @@
-"""The reward manager in verl's own hands: registered, built, called and turned into advantages.
+"""The reward manager in verl's own hands: found, built, called and turned into advantages.
 
-pip install verl==0.6.1     # in an environment of its own
-
-verl up to 0.6 calls a reward manager with a batch. From 0.7 on its usual path keeps one number per
-response, and the manager's registry is another.
+pip install verl==0.9.1     # in an environment of its own
 """
 
+import asyncio
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -14,25 +12,25 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from packaging.version import Version
-from small_models import PROBLEMS, network, prompts, tokenizer
+from small_models import PROBLEMS, TEMPLATES, network, prompts, tokenizer
 
 from rlmec.export.library import RewardModel
-from rlmec.export.token_rewards import TokenRewards, VerlRewardManager
+from rlmec.export.model_folder import Origin, write_origin
+from rlmec.lm.loading import export_network
 
-FITS = find_spec("verl") is not None and Version(version("verl")) < Version("0.7")
+FITS = find_spec("verl") is not None and Version(version("verl")) >= Version("0.8")
 
 pytestmark = [
-    pytest.mark.skipif(not FITS, reason="verl up to 0.6 is not installed"),
+    pytest.mark.skipif(not FITS, reason="verl from 0.8 on is not installed"),
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
 
 CODEC = prompts().codec
 TEXTS = ["1 + 3 = 5\nThe answer is 5.", "1 + 3 = 4\nThe answer is 4."]
 ONE = PROBLEMS[1]
-ESTIMATOR = "reinforce_plus_plus"
 
 
-def compute_score(data_source, solution_str, ground_truth, extra_info):
+def compute_score(data_source, solution_str, ground_truth, extra_info, **others):
     return float(solution_str.endswith(f" {ground_truth}."))
 
 
@@ -47,45 +45,57 @@ def batch():
     for i, one in enumerate(ids):
         responses[i, : len(one)] = torch.tensor(one)
         mask[i, 1 : 3 + len(one)] = 1
-    rows = [{"ground_truth": "4"}] * 2
-    infos = [{"question": ONE.question, "solution": ONE.solution}] * 2
-    tensors = {"prompts": mask[:, :3], "responses": responses, "attention_mask": mask}
-    columns = {"reward_model": rows, "extra_info": infos, "data_source": ["s"] * 2}
-    return DataProto.from_dict(tensors, {k: np.array(v, object) for k, v in columns.items()})
+    info = {"question": ONE.question, "solution": ONE.solution}
+    columns = {"reward_model": {"ground_truth": "4"}, "extra_info": info, "data_source": "s"}
+    return DataProto.from_dict(
+        {"prompts": mask[:, :3], "responses": responses, "attention_mask": mask},
+        {name: np.array([value] * 2, object) for name, value in columns.items()},
+    )
 
 
-def test_verl_builds_the_manager_and_keeps_every_tokens_reward(tmp_path):
-    from verl.trainer.ppo.ray_trainer import compute_advantage
-    from verl.trainer.ppo.reward import compute_reward, load_reward_manager
-    from verl.workers.reward_manager import register
+def test_verls_reward_loop_keeps_every_tokens_reward(tmp_path):
+    from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
+    from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+    from verl.trainer.ppo.reward import resolve_reward_manager_cls
 
-    register("rlmec")(VerlRewardManager)
-    judge = tmp_path / "judge.py"
-    judge.write_text("from test_verl import compute_score\n")
+    export_network(network(seed=4), tokenizer(), tmp_path / "grm")
+    write_origin(tmp_path / "grm", Origin("grm", TEMPLATES, CODEC.digest, 20))
+    judge = {"path": __file__, "name": "compute_score"}
+    manager = {"source": "importlib", "name": "VerlRewardManager"}
+    manager["module"] = {"path": "pkg://rlmec.export.token_rewards"}
     config = OmegaConf.create(
         {
-            "reward_model": {"reward_manager": "rlmec"},
-            "custom_reward_function": {"path": str(judge), "name": "compute_score"},
-            "data": {"reward_fn_key": "data_source"},
+            "actor_rollout_ref": {"model": {"tokenizer_path": str(tmp_path / "grm")}},
+            "reward": {
+                "custom_reward_function": judge,
+                "reward_manager": manager,
+                "reward_model": {"enable": False},
+                "reward_kwargs": {"grm": str(tmp_path / "grm")},
+            },
         }
     )
-    rewards = TokenRewards(RewardModel(network(seed=4), prompts(), 20))
-    manager = load_reward_manager(config, tokenizer(), num_examine=0, rewards=rewards)
+
+    async def scored():
+        return await RewardLoopWorker(config).compute_score_batch(data)
 
     data = batch()
-    found, extra = compute_reward(data, manager)
-    assert extra == {"acc": [0.0, 1.0]}
-    asked = {"solution": ONE.solution, "is_right": [False, True]}
-    expected = rewards.model.score(ONE.question, TEXTS, **asked)
-    for row, one in zip(found, expected, strict=True):
+    found = asyncio.run(scored())
+    assert [one["reward_extra_info"] for one in found] == [{"acc": 0.0}, {"acc": 1.0}]
+    scores = [one["reward_score"] for one in found]
+    table = resolve_reward_manager_cls(config).assemble_rm_scores(data, scores)
+    asked = {"solution": ONE.solution, "answer": "4", "is_right": [False, True]}
+    expected = RewardModel.load(tmp_path / "grm").score(ONE.question, TEXTS, **asked)
+    for row, one in zip(table, expected, strict=True):
         assert row[: len(one.tokens)].tolist() == pytest.approx(one.token_rewards, abs=1e-6)
         assert not row[len(one.tokens) :].any()
 
     # Returns with gamma 0 are the rewards themselves: verl's estimator keeps the tokens apart.
-    data.batch["token_level_rewards"] = found
-    algorithm = OmegaConf.create({"gamma": 0.0})
-    data = compute_advantage(data, ESTIMATOR, config=algorithm)
-    assert torch.equal(data.batch["returns"], found)
-    mask = data.batch["response_mask"].bool()
-    told = torch.corrcoef(torch.stack([data.batch["advantages"][mask], found[mask]]))[0, 1]
-    assert told == pytest.approx(1.0, abs=1e-5)
+    estimator = get_adv_estimator_fn("reinforce_plus_plus")
+    mask = data.batch["attention_mask"][:, 3:]
+    advantages, returns = estimator(
+        token_level_rewards=table, response_mask=mask, config=OmegaConf.create({"gamma": 0.0})
+    )
+    assert torch.equal(returns, table)
+    places = mask.bool()
+    alike = torch.corrcoef(torch.stack([advantages[places], table[places]]))[0, 1]
+    assert alike == pytest.approx(1.0, abs=1e-5)
