@@ -46,7 +46,7 @@ def told(network: Any, text: Sequence[int]) -> Iterator[None]:
     starts: list[int] = []
 
     def before(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        cache = named.get("past_key_values")
+        cache = named.get("cache", named.get("past_key_values"))
         starts.append(0 if cache is None else int(cache.get_seq_length()))
 
     def after(_: Any, arguments: Any, named: dict[str, Any], output: Any) -> Any:

@@ -23,6 +23,7 @@ from rlmec.lm.chunked_head import evaluating
 from rlmec.lm.kv_cache import (
     Slots,
     batches,
+    cache_argument,
     slots_obstacle,
     table_of,
 )
@@ -185,9 +186,9 @@ class _LibraryRows:
             input_ids=ids,
             attention_mask=self.attention,
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **{cache_argument(self.network): self.cache},
         ).logits[:, -1]
 
 

@@ -11,6 +11,8 @@ are written in place and grow in blocks. `generation` and `draft_decoding` both 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +49,17 @@ BEGUN_AT_ONCE = 2**13
 
 
 # --- input ---
+
+
+def cache_argument(network: Any) -> str:
+    """The name by which a network's forward pass takes a cache: transformers 5.24 renamed it."""
+    return _cache_argument(type(network))
+
+
+@functools.cache
+def _cache_argument(kind: type) -> str:
+    names = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def table_of(sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, np.ndarray]:
@@ -290,12 +303,13 @@ class Slots:
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions,
-            "past_key_values": self.cache,
             "use_cache": True,
         }
-        if self.form is not None:
-            return self.network.get_decoder()(**arguments).last_hidden_state[:, -keep:]
-        return self.network(**arguments, logits_to_keep=keep).logits
+        called = self.network if self.form is None else self.network.get_decoder()
+        arguments[cache_argument(called)] = self.cache
+        if self.form is None:
+            return called(**arguments, logits_to_keep=keep).logits
+        return called(**arguments).last_hidden_state[:, -keep:]
 
     def _masks(self, positions: torch.Tensor, width: int) -> Any:
         """Which columns each query sees, [R, 1, q, width]: those up to its own position, within the

@@ -8,6 +8,7 @@ from small_models import FIVE, network, ragged_ids, tokenizer
 from rlmec.lm.kv_cache import (
     Slots,
     batches,
+    cache_argument,
     slots_obstacle,
     table_of,
 )
@@ -91,3 +92,15 @@ def test_rows_begun_in_pieces_give_the_states_asked_for(monkeypatch):
     for state, row, column in zip(whole, *where, strict=True):
         wanted = net(torch.tensor([rows[row][: column + 1]])).logits[0, -1]
         assert torch.allclose(pieces.logits(state), wanted, atol=1e-4)
+
+
+def test_the_caches_argument_is_named_as_the_forward_pass_names_it():
+    """transformers calls it past_key_values up to 5.23, and cache from 5.24 on."""
+
+    class Old:
+        def forward(self, input_ids, past_key_values=None): ...
+
+    class New:
+        def forward(self, input_ids, cache=None): ...
+
+    assert [cache_argument(kind()) for kind in (Old, New)] == ["past_key_values", "cache"]
