@@ -20,8 +20,6 @@ PASS_SHARE = 1 / 8
 """A rank gets up to MOST_EXTRA more micro-batches per step where that saves more padding than it
 costs: a forward and backward pass counts as PASS_SHARE of the limit in tokens, for the weights that
 it casts and the gradients that it adds up, whatever it has of tokens (docs/speed.md)."""
-LEAST_SHARE = 4
-"""A scoring batch has at least 1 / LEAST_SHARE of the limit before padding ends it."""
 
 
 def like_lengths(

@@ -188,7 +188,7 @@ class _LibraryRows:
             position_ids=positions,
             use_cache=True,
             logits_to_keep=1,
-            **{cache_argument(self.network): self.cache},
+            **{cache_argument(type(self.network)): self.cache},
         ).logits[:, -1]
 
 

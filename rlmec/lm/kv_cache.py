@@ -51,13 +51,9 @@ BEGUN_AT_ONCE = 2**13
 # --- input ---
 
 
-def cache_argument(network: Any) -> str:
-    """The name by which a network's forward pass takes a cache: transformers 5.24 renamed it."""
-    return _cache_argument(type(network))
-
-
 @functools.cache
-def _cache_argument(kind: type) -> str:
+def cache_argument(kind: type) -> str:
+    """The name by which a kind of network takes a cache: transformers 5.24 renamed it."""
     names = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
     return "cache" if "cache" in names else "past_key_values"
 
@@ -306,7 +302,7 @@ class Slots:
             "use_cache": True,
         }
         called = self.network if self.form is None else self.network.get_decoder()
-        arguments[cache_argument(called)] = self.cache
+        arguments[cache_argument(type(called))] = self.cache
         if self.form is None:
             return called(**arguments, logits_to_keep=keep).logits
         return called(**arguments).last_hidden_state[:, -keep:]

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from rlmec.data.collate import collate
 from rlmec.data.prefix_tree import common_length, merge
 from rlmec.data.row import Row
-from rlmec.data.step_plan import LEAST_SHARE, like_lengths
+from rlmec.data.step_plan import like_lengths
 from rlmec.lm.chunked_head import (
     entropy,
     evaluating,
@@ -117,7 +117,7 @@ TOKENS_PER_BATCH = 16384
 TOKENS_PER_CPU_BATCH = 6144
 """Padded tokens of one scoring batch on a CPU: few enough for activations to stay in its cache."""
 MAX_PADDING = 0.1
-MIN_BATCH = TOKENS_PER_BATCH // LEAST_SHARE
+MIN_BATCH = TOKENS_PER_BATCH // 4
 MIN_CPU_BATCH = 512
 """A batch of MIN_BATCH tokens or more (on a CPU MIN_CPU_BATCH) takes no row that raises its padding
 above MAX_PADDING. On a GPU a pass over few tokens takes as long as one over many."""

@@ -211,12 +211,14 @@ def kept_per_token(shape: ModelShape, held: Weights, mixed: bool, keys: int = 0)
     """
     half = mixed or held.dtype != "float32"
     layers, hidden = shape.layers, shape.hidden
-    states = 3 * shape.intermediate
-    attention = 4.0 * (3 * shape.attention_width + shape.heads * keys) if keys else 0.0
-    if not keys:
-        states += shape.attention_width + 2 * shape.kv_width
-    if held.r and half and not keys:
-        states += shape.attention_width  # its result, which is not the matrix's own input then
+    size = 2.0 if half else 4.0
+    if keys:
+        attention = 4.0 * (3 * shape.attention_width + shape.heads * keys)
+    else:
+        # An adapter in half precision keeps the result, too: it is not the matrix's own input then.
+        result = shape.attention_width if held.r and half else 0
+        attention = size * (shape.attention_width + 2 * shape.kv_width + result)
+    inner = size * 3 * shape.intermediate
     norms = (8.0 if held.r else 16.0) * hidden
 
     names = shape.adapted(held.target_modules) if held.r else list(shape.inputs)
@@ -225,8 +227,7 @@ def kept_per_token(shape: ModelShape, held: Weights, mixed: bool, keys: int = 0)
         shared = 2 * hidden + shape.attention_width + shape.intermediate
         inputs = min(inputs, layers * shared)
     inputs += held.r * len(names) * layers  # the narrow states of an adapter
-    of_layer = (2.0 if half else 4.0) * states + attention + norms
-    return layers * of_layer + (2.0 if mixed else 4.0) * inputs
+    return layers * (attention + inner + norms) + (2.0 if mixed else 4.0) * inputs
 
 
 def _head_bytes(shape: ModelShape, use: FitUse) -> float:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small_models import PROBLEMS, network, prompts, tokenizer
+from small_models import network, prompts, tokenizer
+from verl_batches import CODEC, FIELDS, ONE, RIGHT, WRONG, ids_of, responses
 
 from rlmec.export.library import RewardModel
 from rlmec.export.token_rewards import (
@@ -18,9 +19,6 @@ from rlmec.export.token_rewards import (
     question_of,
 )
 
-CODEC = prompts().codec
-WRONG, RIGHT = "1 + 3 = 5\nThe answer is 5.", "1 + 3 = 4\nThe answer is 4."
-ONE = PROBLEMS[1]
 KNOWN = {"question": [ONE.question] * 2, "solution": [ONE.solution] * 2, "answer": [4, 4]}
 
 
@@ -34,10 +32,6 @@ def wanted(rewards):
     score = rewards.model.score
     found = score(ONE.question, [WRONG, RIGHT], solution=ONE.solution, is_right=[False, True])
     return [one.token_rewards for one in found]
-
-
-def ids_of(*texts):
-    return [CODEC.completion(text) for text in texts]
 
 
 def test_ids_have_the_rewards_of_their_text(rewards):
@@ -101,19 +95,11 @@ async def judged_later(**given):
 @pytest.mark.parametrize("judge", [judged, judged_later])
 def test_verls_manager_puts_rewards_along_the_responses(rewards, judge, monkeypatch):
     """The fields of a DataProto as verl fills them: prompts on the left, padding on both sides."""
-    ids = ids_of(WRONG, RIGHT)
-    width = max(map(len, ids)) + 2
-    responses = torch.full((2, width), CODEC.pad_id)
-    mask = torch.zeros(2, 3 + width, dtype=torch.long)
-    for i, one in enumerate(ids):
-        responses[i, : len(one)] = torch.tensor(one)
-        mask[i, 1 : 3 + len(one)] = 1
-    info = {"question": ONE.question, "solution": ONE.solution}
-    fields = {"reward_model": {"ground_truth": "4"}, "extra_info": info, "data_source": "s"}
+    given, mask = responses()
     batches = [
         SimpleNamespace(
-            batch={"responses": responses[i : i + 1], "attention_mask": mask[i : i + 1]},
-            non_tensor_batch={name: [value] for name, value in fields.items()},
+            batch={"responses": given[i : i + 1], "attention_mask": mask[i : i + 1]},
+            non_tensor_batch={name: [value] for name, value in FIELDS.items()},
         )
         for i in range(2)
     ]
@@ -123,9 +109,9 @@ def test_verls_manager_puts_rewards_along_the_responses(rewards, judge, monkeypa
     manager = VerlRewardManager(config, tokenizer(), judge, reward_router_address=None)
     found = [asyncio.run(manager.run_single(data)) for data in batches]
     assert [one["reward_extra_info"] for one in found] == [{"acc": 0.0}, {"acc": 1.0}]
-    whole = SimpleNamespace(batch={"responses": responses})
+    whole = SimpleNamespace(batch={"responses": given})
     table = VerlRewardManager.assemble_rm_scores(whole, [one["reward_score"] for one in found])
-    assert torch.allclose(table, padded(wanted(rewards), width), atol=1e-6)
+    assert torch.allclose(table, padded(wanted(rewards), given.shape[1]), atol=1e-6)
 
 
 def test_verls_manager_needs_a_judge_and_a_reward_model():

@@ -12,7 +12,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from packaging.version import Version
-from small_models import PROBLEMS, TEMPLATES, network, prompts, tokenizer
+from small_models import TEMPLATES, network, tokenizer
+from verl_batches import CODEC, FIELDS, ONE, PROMPT, RIGHT, WRONG, responses
 
 from rlmec.export.library import RewardModel
 from rlmec.export.model_folder import Origin, write_origin
@@ -25,31 +26,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
 
-CODEC = prompts().codec
-TEXTS = ["1 + 3 = 5\nThe answer is 5.", "1 + 3 = 4\nThe answer is 4."]
-ONE = PROBLEMS[1]
-
 
 def compute_score(data_source, solution_str, ground_truth, extra_info, **others):
     return float(solution_str.endswith(f" {ground_truth}."))
 
 
 def batch():
-    """Two responses as verl's rollout leaves them: prompts on the left, padding on both sides."""
+    """The two responses as verl's rollout leaves them."""
     from verl import DataProto
 
-    ids = [CODEC.completion(text) for text in TEXTS]
-    width = max(map(len, ids)) + 2
-    responses = torch.full((2, width), CODEC.pad_id)
-    mask = torch.zeros(2, 3 + width, dtype=torch.long)
-    for i, one in enumerate(ids):
-        responses[i, : len(one)] = torch.tensor(one)
-        mask[i, 1 : 3 + len(one)] = 1
-    info = {"question": ONE.question, "solution": ONE.solution}
-    columns = {"reward_model": {"ground_truth": "4"}, "extra_info": info, "data_source": "s"}
+    given, mask = responses()
     return DataProto.from_dict(
-        {"prompts": mask[:, :3], "responses": responses, "attention_mask": mask},
-        {name: np.array([value] * 2, object) for name, value in columns.items()},
+        {"prompts": mask[:, :PROMPT], "responses": given, "attention_mask": mask},
+        {name: np.array([value] * 2, object) for name, value in FIELDS.items()},
     )
 
 
@@ -84,14 +73,14 @@ def test_verls_reward_loop_keeps_every_tokens_reward(tmp_path):
     scores = [one["reward_score"] for one in found]
     table = resolve_reward_manager_cls(config).assemble_rm_scores(data, scores)
     asked = {"solution": ONE.solution, "answer": "4", "is_right": [False, True]}
-    expected = RewardModel.load(tmp_path / "grm").score(ONE.question, TEXTS, **asked)
+    expected = RewardModel.load(tmp_path / "grm").score(ONE.question, [WRONG, RIGHT], **asked)
     for row, one in zip(table, expected, strict=True):
         assert row[: len(one.tokens)].tolist() == pytest.approx(one.token_rewards, abs=1e-6)
         assert not row[len(one.tokens) :].any()
 
     # Returns with gamma 0 are the rewards themselves: verl's estimator keeps the tokens apart.
     estimator = get_adv_estimator_fn("reinforce_plus_plus")
-    mask = data.batch["attention_mask"][:, 3:]
+    mask = data.batch["attention_mask"][:, PROMPT:]
     advantages, returns = estimator(
         token_level_rewards=table, response_mask=mask, config=OmegaConf.create({"gamma": 0.0})
     )

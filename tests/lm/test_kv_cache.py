@@ -103,4 +103,4 @@ def test_the_caches_argument_is_named_as_the_forward_pass_names_it():
     class New:
         def forward(self, input_ids, cache=None): ...
 
-    assert [cache_argument(kind()) for kind in (Old, New)] == ["past_key_values", "cache"]
+    assert [cache_argument(kind) for kind in (Old, New)] == ["past_key_values", "cache"]

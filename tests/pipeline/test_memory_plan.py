@@ -106,6 +106,33 @@ def test_a_short_name_of_a_precision_is_planned_as_the_long_one(short, long, tmp
     assert {need.copies > 0 for need in needs(short)} == {short == "bf16"}
 
 
+def test_composed_attention_is_planned_where_it_is_used(tmp_path):
+    """On a CPU under autocast, with PyTorch's attention: not in float32, eager, or on a GPU."""
+
+    def activations(**changes):
+        stages = planned_stages(settings_of(tmp_path, **changes), 1)
+        return next(s.need.activations for s in stages if s.name == "policy")
+
+    mixed, cpu = {"policy.precision": "bf16-mixed"}, {"trainer": {"accelerator": "cpu"}}
+    eager = {"model.attention": "eager"}
+    gpu = {"trainer": {"accelerator": "auto", "memory_gib": 8.0}}
+    assert activations(**mixed, **cpu) > activations(**mixed, **gpu)
+    assert activations(**mixed, **cpu, **eager) == activations(**mixed, **gpu)
+    assert activations(**cpu) == activations(**gpu)
+
+
+def test_a_step_is_planned_with_the_padding_that_a_pass_more_would_cost(tmp_path):
+    """4,096 tokens a step: within the limit 4,096 + 1/8 of 16,384; at most the limit of 4,200."""
+
+    def activations(limit):
+        stages = planned_stages(settings_of(tmp_path, trainer=limit), 1)
+        return next(s.need.activations for s in stages if s.name == "policy")
+
+    wide = activations({"max_tokens_per_micro_batch": 16384})
+    narrow = activations({"max_tokens_per_micro_batch": 4200})
+    assert wide / narrow == pytest.approx((4096 + 2048) / 4200, rel=1e-3)
+
+
 def test_only_stages_that_are_made_are_planned(tmp_path, capsys):
     plan_memory(settings_of(tmp_path, stage="teach"), 1)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:-1]] == ["sample"]
