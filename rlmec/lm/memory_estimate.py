@@ -70,7 +70,7 @@ class FitUse:
     half-precision arithmetic, `composed` is the length of rows up to which attention keeps its
     probabilities (0: never), and `moments` are the numbers that the optimizer keeps per weight.
     Ranks divide weights, gradients and moments among them if `sharded`, and the latter two only if
-    `sharded_optimizer`.
+    `sharded_optimizer`. `validates` is whether completions are written between steps.
     """
 
     micro_batch: int
@@ -82,6 +82,7 @@ class FitUse:
     ranks: int = 1
     sharded: bool = False
     sharded_optimizer: bool = False
+    validates: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,10 @@ def weight_bytes(shape: ModelShape, held: Weights, *, training: bool) -> float:
 
 
 def fit_need(shape: ModelShape, held: Weights, use: FitUse) -> Need:
-    """Bytes that one device holds at the worst moment of an optimizer step."""
+    """Bytes that one device holds at the worst moment of an optimizer step, or of a validation for
+    which sharded weights are gathered."""
     weights = weight_bytes(shape, held, training=True)
+    everything = weights
     trained = trained_weights(shape, held)
     gradients = 4.0 * trained
     moments = 4.0 * use.moments * trained
@@ -155,7 +158,7 @@ def fit_need(shape: ModelShape, held: Weights, use: FitUse) -> Need:
     elif use.ranks > 1:
         gradients *= 2  # a second time in the buckets that ranks send each other
 
-    return Need(
+    step = Need(
         weights=weights,
         copies=copies,
         gradients=gradients,
@@ -163,6 +166,10 @@ def fit_need(shape: ModelShape, held: Weights, use: FitUse) -> Need:
         activations=_activation_bytes(shape, held, use),
         head=_head_bytes(shape, use),
     )
+    if not (use.sharded and use.validates):
+        return step
+    validation = replace(step, weights=everything + everything / use.ranks, activations=0.0, head=0)
+    return max(step, validation, key=lambda need: need.total)
 
 
 def generate_need(shape: ModelShape, held: Weights, use: GenerateUse) -> Need:
@@ -252,14 +259,16 @@ class Remedy:
     use: FitUse
 
 
-def remedies(shape: ModelShape, held: Weights, use: FitUse, memory: float) -> list[str]:
-    """Settings with which a fit needs at most `memory` bytes, the mildest first.
+def remedies(
+    shape: ModelShape, held: Weights, use: FitUse, memory: float, stage: str = "policy"
+) -> list[str]:
+    """Settings with which the fit of a stage needs at most `memory` bytes, the mildest first.
 
     Each is tried together with those before it, up to the first that suffices, which is named with
     the need. Empty if none suffices.
     """
     settings: list[str] = []
-    for remedy in _milder(held, use):
+    for remedy in _milder(held, use, f"{stage}.val_problems=0"):
         settings.append(remedy.setting)
         need = fit_need(shape, remedy.held, remedy.use).total
         if need <= memory:
@@ -267,9 +276,15 @@ def remedies(shape: ModelShape, held: Weights, use: FitUse, memory: float) -> li
     return []
 
 
-def _milder(held: Weights, use: FitUse) -> list[Remedy]:
-    """Remedies in the order in which they are tried, each with those before it (except fsdp2)."""
+def _milder(held: Weights, use: FitUse, no_validation: str) -> list[Remedy]:
+    """Remedies in the order in which they are tried, each with those before it (except fsdp2).
+
+    `no_validation` is the setting with which sharded weights are never gathered.
+    """
     steps: list[Remedy] = []
+    if use.sharded and use.validates:
+        use = replace(use, validates=False)
+        steps.append(Remedy(no_validation, held, use))
     if not use.checkpointing:
         use = replace(use, checkpointing=True)
         steps.append(Remedy("model.gradient_checkpointing=true", held, use))
@@ -280,7 +295,10 @@ def _milder(held: Weights, use: FitUse) -> list[Remedy]:
             steps.append(Remedy(f"trainer.max_tokens_per_micro_batch={tokens}", held, use))
 
     if use.ranks > 1 and not use.sharded:
-        steps.append(Remedy("trainer=fsdp2", held, replace(use, sharded=True)))
+        sharded = replace(use, sharded=True)
+        steps.append(Remedy("trainer=fsdp2", held, sharded))
+        if use.validates:
+            steps.append(Remedy(no_validation, held, replace(sharded, validates=False)))
 
     if held.r == 0:
         held = replace(held, r=16, dtype="bfloat16")

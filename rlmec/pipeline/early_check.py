@@ -24,6 +24,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
 from rlmec.data.baseline_rows import teacher_solution_rows
+from rlmec.lm.compiled import compiler_obstacle
 from rlmec.lm.loading import new_network
 from rlmec.method.objectives import ObjectiveSums, TokenBatch
 from rlmec.method.rewards import accepted_arguments
@@ -242,7 +243,7 @@ def _check_strategy(key: str, node: FitSettings, strategy: Any, settings: RunSet
     data: Any = SimpleNamespace(plan=SimpleNamespace(accumulate=settings.trainer.accumulate or 1))
     validation: Any = SimpleNamespace(prompts=[[0]] if generates else [])
     with _named("trainer.strategy"):
-        check_strategy(key, strategy, data, validation, settings.model.compile)
+        check_strategy(key, strategy, data, validation)
 
 
 def _check_trainer(run: Run, key: str, precision: str, is_fit: bool) -> None:
@@ -256,6 +257,9 @@ def _check_trainer(run: Run, key: str, precision: str, is_fit: bool) -> None:
         trainer = L.Trainer(**arguments, enable_checkpointing=False)
     with _named(about):
         check_accelerator(trainer)
+    if is_fit and run.settings.model.compile:
+        with _named("model.compile"):
+            check_compiler(trainer)
 
     # Lightning warns, and then computes in another precision.
     for warning in said:
@@ -266,6 +270,16 @@ def _check_trainer(run: Run, key: str, precision: str, is_fit: bool) -> None:
 
 def check_accelerator(trainer: Any) -> None:
     """Raises ValueError for DeepSpeed on a CPU, which Lightning would refuse at the first fit."""
-    on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
-    if isinstance(trainer.strategy, DeepSpeedStrategy) and not on_gpu:
+    if isinstance(trainer.strategy, DeepSpeedStrategy) and not _on_gpu(trainer):
         raise ValueError("DeepSpeed needs CUDA GPUs: use trainer=ddp")
+
+
+def check_compiler(trainer: Any) -> None:
+    """Raises ValueError where no layer could be compiled, which the first step would find out."""
+    obstacle = compiler_obstacle(_on_gpu(trainer))
+    if obstacle is not None:
+        raise ValueError(obstacle)
+
+
+def _on_gpu(trainer: Any) -> bool:
+    return isinstance(trainer.accelerator, CUDAAccelerator)

@@ -7,6 +7,7 @@ and the history of its validations.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from rlmec.data.datamodule import PlanSettings, SolutionPairDataModule
+from rlmec.lm.compiled import compiled_layers
 from rlmec.lm.logprobs import TokenScorer, sharing_obstacle
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import CURVE, Run
@@ -99,28 +101,24 @@ def check_strategy(
     strategy: Any,
     data: SolutionPairDataModule,
     validation: Validation | None,
-    compiled: bool = False,
 ) -> None:
-    """Raises ValueError for what a strategy cannot do; `compiled` is `model.compile`.
+    """Raises ValueError for what a strategy cannot do.
 
-    Sharded weights cannot validate by generation, which needs whole replicas. DeepSpeed takes one
-    micro-batch per step, because it divides by their number itself, and no stage 3. A strategy
-    whose weights could not be written is refused.
+    DeepSpeed cannot validate by generation, takes one micro-batch per step, because it divides by
+    their number itself, and no stage 3. A strategy whose weights could not be written is refused.
     """
-    if compiled and isinstance(strategy, FullyShardedStrategy):
-        raise ValueError("model.compile is not supported under trainer=fsdp2")
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if name == "auto" or name.startswith(("ddp", "DDP", "SingleDevice")):
         return
-    if not isinstance(strategy, FullyShardedStrategy | DeepSpeedStrategy):
+    if isinstance(strategy, FullyShardedStrategy):
+        return
+    if not isinstance(strategy, DeepSpeedStrategy):
         raise ValueError(f"{title}: trainer.strategy {name} is not supported: use trainer=fsdp2")
     if validation is not None and validation.prompts:
         raise ValueError(
-            f"{title}: {name} cannot validate by generation, which needs whole replicas: set its "
-            f"val_problems=0 (the last weights are kept), or trainer=ddp"
+            f"{title}: {name} cannot validate by generation: set its val_problems=0 (the last "
+            f"weights are kept), or trainer=ddp or fsdp2"
         )
-    if not isinstance(strategy, DeepSpeedStrategy):
-        return
     if data.plan.accumulate > 1:
         raise ValueError(
             f"{title}: {data.plan.accumulate} micro-batches per step under DeepSpeed are not "
@@ -154,7 +152,7 @@ def fit(
     """
     folder = work / "checkpoints"
     strategy = fit_strategy(run)
-    check_strategy(title, strategy, data, validation, run.settings.model.compile)
+    check_strategy(title, strategy, data, validation)
     best = validation.best if validation else None
 
     chosen = run.ranks.share(lambda: resume_from(run, title, folder, strategy, data))
@@ -172,12 +170,11 @@ def fit(
         )
     )
 
-    if run.settings.model.compile:
-        module.net.compile(dynamic=True)
-
+    compiled = compiled_layers if run.settings.model.compile else nullcontext
     seed_everything(settings.seed, run.ranks.rank)
     with lone_group(run.ranks.world), named_memory(f"{title} (fit)", FIT_REMEDIES):
-        trainer.fit(module, datamodule=data, ckpt_path=chosen, weights_only=True)
+        with compiled(module.network):
+            trainer.fit(module, datamodule=data, ckpt_path=chosen, weights_only=True)
         module.gather()
     _check_finished(title, trainer, data, validation)
 

@@ -275,11 +275,12 @@ def _fit(
         ranks=world,
         sharded=target.endswith(".FullyShardedStrategy") and world > 1,
         sharded_optimizer=target.endswith(".DeepSpeedStrategy") and world > 1,
+        validates=node.val_problems > 0,
     )
 
     need = fit_need(shape, held, use)
     steps = f"{node.steps}" if node.steps is not None else f"{node.epochs:g} epochs"
-    advice = () if memory is None else tuple(remedies(shape, held, use, memory))
+    advice = () if memory is None else tuple(remedies(shape, held, use, memory, name))
     model = 4.0 * trained_weights(shape, held)
     checkpoint = (1 + use.moments) * model
     return PlannedStage(name, need, node.tokens_per_step, steps, advice, checkpoint, model)

@@ -2,11 +2,12 @@
 
 In: a network and a device mesh. Out: the same network, whose layers gather their weights only while
 they are computed. Losses and their normalizers are those of any other strategy: gradients are
-averaged over the ranks.
+averaged over the ranks. For a validation all weights are gathered at once (`with_whole_weights`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,13 +40,13 @@ class FullyShardedStrategy(ModelParallelStrategy):
         return super().load_checkpoint(checkpoint_path, weights_only=True)
 
 
-def shard(net: nn.Module, network: Any, mesh: Any) -> None:
+def shard(net: Any, network: Any, mesh: Any) -> None:
     """Shards the layers of `network`, and what `net` holds around them, over the ranks of a mesh.
 
     Layers are the modules that transformers never splits over devices. Raises ValueError if the
     network names none.
     """
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     layer_types = set(getattr(network, "_no_split_modules", None) or ())
     layers = [m for m in network.modules() if type(m).__name__ in layer_types]
@@ -57,6 +58,38 @@ def shard(net: nn.Module, network: Any, mesh: Any) -> None:
     for layer in layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(net, mesh=mesh)
+
+    # To FSDP2 a forward pass of `net`, within which `with_whole_weights` may run anything.
+    net.as_forward = _call
+    register_fsdp_forward_method(net, "as_forward")
+
+
+def _call(work: Callable[[], None]) -> None:
+    work()
+
+
+def with_whole_weights(net: Any, work: Callable[[], None]) -> None:
+    """Runs `work` while each rank holds all weights of a network that `shard` has sharded.
+
+    Ranks may compute different numbers of batches in it. All of them must call this together.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [m for m in net.modules() if isinstance(m, FSDPModule) and m is not net]
+
+    def gathered() -> None:
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        work()
+
+    try:
+        net.as_forward(gathered)
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
+        net.reshard()
 
 
 def whole_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ import torch
 from rlmec.lm.logprobs import TokenScorer
 from rlmec.lm.lora import is_adapted
 from rlmec.method.objectives import ObjectiveSums, TokenBatch
-from rlmec.training.fsdp import is_sharded, shard, whole_state
+from rlmec.training.fsdp import is_sharded, shard, whole_state, with_whole_weights
 
 Objective = Callable[[TokenBatch], ObjectiveSums]
 
@@ -94,13 +94,19 @@ class CompletionModule(L.LightningModule):
             network = self.network.get_base_model() if is_adapted(self.network) else self.network
             shard(self.net, network, mesh["data_parallel"])
 
+    def with_whole_weights(self, work: Callable[[], None]) -> None:
+        """Runs `work`, in which this rank may compute by itself. All ranks must call it together if
+        the weights are sharded, and hold all of them meanwhile."""
+        if self.is_sharded:
+            with_whole_weights(self.net, work)
+        else:
+            work()
+
     def gather(self) -> None:
         """Keeps whole weights on rank 0 as `whole_weights`, by the network's names, if the weights
         are sharded. All ranks must call it."""
         if self.is_sharded:
-            prefix = "net.network."
-            state = whole_state(self)
-            self.whole_weights = {name.removeprefix(prefix): w for name, w in state.items()}
+            self.whole_weights = _by_network(whole_state(self))
 
     # --- weights in a checkpoint: only those that are trained ---
 
@@ -123,9 +129,15 @@ class CompletionModule(L.LightningModule):
         return state
 
     def load_trained(self, state: dict[str, torch.Tensor]) -> None:
-        """Loads what `state_dict` gave. Raises ValueError if names are missing or unknown."""
+        """Loads what `state_dict` gave. Raises ValueError if names are missing or unknown.
+
+        After `gather` the weights replace those that were gathered; the parts stay as they are.
+        """
         self.check_names(state)
-        self.load_state_dict(state, strict=self.strict_loading)
+        if self.whole_weights is None:
+            self.load_state_dict(state, strict=self.strict_loading)
+        elif self.whole_weights:  # on rank 0
+            self.whole_weights = _by_network(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks the names of a checkpoint's weights. A sharding strategy reads the weights itself
@@ -316,6 +328,11 @@ def decay_groups(module: torch.nn.Module) -> list[dict[str, Any]]:
 
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def _by_network(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A module's state dict by the network's names."""
+    return {name.removeprefix("net.network."): weight for name, weight in state.items()}
 
 
 def normalized(

@@ -148,13 +148,17 @@ class Validation(Callback):
         means: dict[str, list[float]] = {}
         sums: dict[str, float] = {}
         precision: Any = trainer.precision_plugin
-        try:
-            with precision.forward_context():
-                for name, batches, step in self._measured(trainer, pl_module):
-                    means[name] = self._summed(pl_module, batches, step)
-                sums = self._judged(trainer, pl_module)
-        except signals.RunStopped:
-            pl_module.train()
+
+        def measure() -> None:
+            try:
+                with precision.forward_context():
+                    for name, batches, step in self._measured(trainer, pl_module):
+                        means[name] = self._summed(pl_module, batches, step)
+                    sums.update(self._judged(trainer, pl_module))
+            except signals.RunStopped:
+                pl_module.train()
+
+        pl_module.with_whole_weights(measure)
 
         # Ranks add up their sums only if all of them have measured everything.
         self._signal = agreed_signal(trainer)
@@ -167,13 +171,7 @@ class Validation(Callback):
     def _measured(
         self, trainer: Any, pl_module: CompletionModule
     ) -> Iterator[tuple[str, Any, Any]]:
-        """Name, batches and step function of each figure that needs no completions.
-
-        None of them if the weights are sharded: ranks have different numbers of batches, and a
-        rank's forward pass would wait for the others for ever.
-        """
-        if pl_module.is_sharded:
-            return
+        """Name, batches and step function of each figure that needs no completions."""
         data = trainer.datamodule
         yield "val/loss", data.val_dataloader(), pl_module.validation_step
         if self.watched:

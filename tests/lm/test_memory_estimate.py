@@ -211,3 +211,21 @@ def test_without_a_way_out_nothing_is_advised():
 def test_several_ranks_are_told_to_share():
     found = remedies(LARGE, FULL, FitUse(16384, 2048, mixed=True, ranks=8), 40 * GIB)
     assert found[-1].startswith("trainer=fsdp2 (")
+
+
+def test_a_validation_gathers_sharded_weights_and_can_be_left_out():
+    """8e9 weights on 8 ranks: the parts, and everything, in float32."""
+    use = FitUse(2048, 2048, checkpointing=True, ranks=8, sharded=True)
+    step = fit_need(LARGE, FULL, use)
+    judged = fit_need(LARGE, FULL, replace(use, validates=True))
+    assert judged.weights == 4e9 + 32e9
+    assert (judged.activations, judged.head, judged.optimizer) == (0, 0, step.optimizer)
+
+    memory = (step.total + judged.total) / 2
+    advice = remedies(LARGE, FULL, replace(use, validates=True), memory, "grm")
+    assert advice == [f"grm.val_problems=0 ({step.total / GIB:.1f} GiB)"]
+
+
+def test_a_validation_that_needs_little_is_not_what_the_plan_shows():
+    use = replace(USE, ranks=4, sharded=True)
+    assert fit_need(SHAPE, FULL, replace(use, validates=True)) == fit_need(SHAPE, FULL, use)

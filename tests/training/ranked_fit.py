@@ -11,7 +11,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from small_fits import adapted_network, credited_rows, data_of, fit_settings, module_of, run_of
+from small_fits import (
+    adapted_network,
+    credited_rows,
+    data_of,
+    fit_settings,
+    module_of,
+    run_of,
+    validation_of,
+)
 from small_models import network, tokenizer
 
 from rlmec.lm.loading import export_network, load_network
@@ -24,6 +32,8 @@ CASES = {
     "clipped": {"clip": 0.05, "steps": 2, "accumulate": 1},
     "adapter": {"clip": None, "steps": 3, "accumulate": 1},
     "adam": {"clip": 0.05, "steps": 5, "accumulate": 2},
+    "validated": {"clip": None, "steps": 4, "accumulate": 1},
+    "compiled": {"clip": 0.05, "steps": 2, "accumulate": 2},
 }
 STRATEGIES = {
     "auto": "auto",
@@ -62,7 +72,7 @@ def run_fit(folder, strategy, case, ranks, stop_at=0):
     net = network_of(case)
     data = data_of(credited_rows(net), steps=s["steps"], accumulate=s["accumulate"])
     data.plan_for(ranks.world, ranks.rank)
-    run = run_of(save_every=2)
+    run = run_of(save_every=2, compiled=case == "compiled" and strategy != "auto")
     run.ranks = ranks
     trainer = replace(
         run.settings.trainer, strategy=STRATEGIES[strategy], devices=ranks.world, num_nodes=1
@@ -72,8 +82,10 @@ def run_fit(folder, strategy, case, ranks, stop_at=0):
     if case == "adam":
         changes["optimizer"] = partial(torch.optim.AdamW, lr=0.01)
     module = module_of(net, data, **changes)
+    validation = validation_of(folder, every=1) if case == "validated" else None
     try:
-        fit(run, "policy", fit_settings(gradient_clip=s["clip"]), folder, module, data, None)
+        settings = fit_settings(gradient_clip=s["clip"])
+        history = fit(run, "policy", settings, folder, module, data, validation)
     except Stopped:
         return None
     if ranks.rank == 0:
@@ -81,7 +93,8 @@ def run_fit(folder, strategy, case, ranks, stop_at=0):
         _keep_weights(folder / "model", case, folder)
     found = {"loss": float(module.trainer.callback_metrics["train/loss"])}
     strategy = type(module.trainer.strategy).__name__
-    return found | {"steps": module.trainer.global_step, "strategy": strategy}
+    found |= {"steps": module.trainer.global_step, "strategy": strategy}
+    return found | {"history": history}
 
 
 def _keep_weights(model, case, folder):
