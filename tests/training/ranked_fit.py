@@ -33,7 +33,7 @@ CASES = {
     "adapter": {"clip": None, "steps": 3, "accumulate": 1},
     "adam": {"clip": 0.05, "steps": 5, "accumulate": 2},
     "validated": {"clip": None, "steps": 4, "accumulate": 1},
-    "compiled": {"clip": 0.05, "steps": 2, "accumulate": 2},
+    "compiled": {"clip": 0.05, "steps": 1, "accumulate": 1},
 }
 STRATEGIES = {
     "auto": "auto",

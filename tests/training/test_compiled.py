@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 def trained(folder, *, compiled, stop_at=None):
-    """The weights after six steps with validations; with `stop_at` after an interruption there."""
+    """The weights after four steps with validations; with `stop_at` after an interruption there."""
     calls = iter(range(1, 100))
 
     def objective(tokens):
@@ -27,7 +27,7 @@ def trained(folder, *, compiled, stop_at=None):
         return rlmec_clipped(tokens)
 
     net = network(seed=1)
-    data = data_of(credited_rows(net), steps=6, accumulate=2)
+    data = data_of(credited_rows(net), steps=4)
     run = run_of(compiled=compiled, save_every=2)
     arguments = {"run": run, "validation": validation_of(folder), "objective": objective}
     module, _ = fitted(folder, net, data, **arguments)
@@ -44,7 +44,7 @@ def test_compiled_layers_train_as_before_and_resume_to_the_same_bits(tmp_path):
         torch.testing.assert_close(whole[name], weight, rtol=0, atol=2e-6, msg=name)
 
     with pytest.raises(Stopped):
-        trained(tmp_path / "cut", compiled=True, stop_at=9)
+        trained(tmp_path / "cut", compiled=True, stop_at=4)
     torch._dynamo.reset()  # as in a new process: the first batch has another length than before
     resumed = trained(tmp_path / "cut", compiled=True)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

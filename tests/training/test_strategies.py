@@ -24,10 +24,11 @@ from rlmec.settings.binding import build
 CHILD = Path(__file__).with_name("ranked_fit.py")
 ROOT = Path(__file__).resolve().parents[2]
 RESUMED = "adam:6"  # killed in the middle of step 3, after the checkpoint of step 2
+ALONE = "compiled"  # on one rank: compiling is slow, and twice as slow on two
+OF_TORCH = pytest.mark.filterwarnings("ignore")  # warnings about its own code
+COMPILED = pytest.param(ALONE, marks=[pytest.mark.slow, OF_TORCH])
 JOBS = [f"{strategy}:{case}" for strategy in ("ddp", "fsdp2") for case in (*CASES, RESUMED)]
-JOBS.remove("ddp:adapter")
-JOBS.remove("ddp:compiled")
-JOBS.remove("ddp:validated")
+JOBS = [job for job in JOBS if ALONE not in job and job not in ("ddp:adapter", "ddp:validated")]
 
 
 def start(folder, rank, world, port, jobs):
@@ -106,7 +107,7 @@ def test_a_killed_fit_of_two_ranks_ends_with_the_same_bits(strategy, two_ranks):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("case", ["clipped", "adapter"])
+@pytest.mark.parametrize("case", ["clipped", "adapter", COMPILED])
 def test_sharded_over_one_rank(case, alone, tmp_path):
     """The same fit where each weight is cut into one part: names, clipping, gathering, export."""
     found = run_fit(tmp_path, "fsdp2", case, Ranks())
