@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from rlmec.lm.kv_cache import cache_argument
+
 
 @dataclass
 class Passes:
@@ -46,7 +48,7 @@ def told(network: Any, text: Sequence[int]) -> Iterator[None]:
     starts: list[int] = []
 
     def before(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        cache = named.get("cache", named.get("past_key_values"))
+        cache = named.get(cache_argument(type(network)))
         starts.append(0 if cache is None else int(cache.get_seq_length()))
 
     def after(_: Any, arguments: Any, named: dict[str, Any], output: Any) -> Any:
