@@ -409,8 +409,7 @@ def _build(stage: Stage, address: str, parents: dict[str, Artifact]) -> Artifact
     except signals.RunStopped as stop:
         raise signals.RunStopped(stop.number, stop.where or stage.title) from None
     peak = memory_use.peak()
-    if peak is None or peak > memory_use.LARGE:
-        memory_use.give_back()
+    memory_use.give_back()
 
     def commit() -> Artifact:
         work = run.store.work(stage.name, address)

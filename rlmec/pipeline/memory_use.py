@@ -1,7 +1,8 @@
 """Memory of this process: the peak of a stage, and giving back what a stage has freed.
 
 A chain is one process. What a stage frees stays with the C library's allocator, so that a process
-grows with its stages although no object is left; on Linux it is given back to the system.
+grows with its stages although no object is left; on Linux it is given back to the system. A trained
+or sampled network is part of a cycle of objects, which stays until it is collected.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 LARGE = 2**30
-"""Bytes of a peak below which giving back would take longer than it is worth."""
+"""Bytes of a process below which giving back would take longer than it is worth."""
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -55,7 +56,13 @@ def process_bytes(counter: str) -> int | None:
 
 
 def give_back() -> None:
-    """Returns freed memory to the system: that of Python's objects, the GPU's cache, the heap."""
+    """Returns freed memory to the system: that of Python's objects, the GPU's cache, the heap.
+
+    A small process, below LARGE, is left as it is.
+    """
+    held = process_bytes("VmRSS")
+    if held is not None and held < LARGE:
+        return
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

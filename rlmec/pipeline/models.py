@@ -36,6 +36,7 @@ from rlmec.lm.lora import (
     with_lora,
 )
 from rlmec.lm.tokenizers import load_tokenizer, train_tokenizer
+from rlmec.pipeline.memory_use import give_back
 from rlmec.prompts import Codec, Prompts, Templates
 from rlmec.records import Problem
 from rlmec.settings.binding import ConfigurationError
@@ -125,6 +126,7 @@ class LanguageModel:
         return network
 
     def _load(self, dtype: str, *, quantize: bool = True, trainable: bool = False) -> Any:
+        give_back()  # the network that the stage has used before
         model = self.settings.model
         return load_network(
             self.path,

@@ -14,6 +14,8 @@ MEASURED = """
 import json
 from rlmec.pipeline import memory_use
 
+memory_use.LARGE = 0
+
 def peak():
     memory_use.begin_peak()
     return memory_use.peak()

@@ -1,5 +1,7 @@
 """The model that a stage starts from: a plain directory or an adapter's, used or trained."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -95,6 +97,23 @@ def test_gradient_checkpointing_is_of_training(places):
         assert net.is_activation_checkpointing
         net.train()(IDS, use_cache=False).logits.logsumexp(-1).sum().backward()
         assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_a_network_that_was_used_before_is_freed_when_another_is_loaded(places, monkeypatch):
+    """A pass leaves its network in a cycle of objects: a stage with two held both at once."""
+    monkeypatch.setattr("rlmec.pipeline.memory_use.LARGE", 0)
+    model = model_at(places[0])
+    used = model.network()
+    used.hooks_to_itself = [used]
+    kept = weakref.ref(used)
+    gc.disable()
+    try:
+        del used
+        assert kept() is not None
+        model.network()
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_an_adapters_content_is_also_that_of_the_model_below(places):
