@@ -8,13 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from small_runs import SMALL, start_model
-from small_settings import part
+from small_settings import part, tree
 
 import rlmec
 from rlmec import __main__, programs
 from rlmec.runtime import entry
-from rlmec.settings.check import ConfigurationError
-from rlmec.stages.run import _idle_gpu
+from rlmec.settings.check import ConfigurationError, check
+from rlmec.stages.run import _idle_gpu, _slow_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,3 +181,23 @@ def test_a_gpu_that_is_not_used_is_named(monkeypatch, accelerator, gpu, said):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H7")
     line = _idle_gpu(part("trainer", accelerator=accelerator))
     assert ("H7" in line and "trainer=auto" in line) == said
+
+
+@pytest.mark.parametrize(
+    ("amx", "changes", "said"),
+    [
+        (True, {}, ["sample", "grm", "policy"]),
+        (True, {"sample.precision": "bf16-mixed"}, ["grm", "policy"]),
+        (True, {"trainer.accelerator": "gpu"}, []),
+        (True, {"model.path": None}, []),
+        (False, {}, []),
+    ],
+)
+def test_a_finished_model_in_float32_on_a_cpu_for_bfloat16_is_named(
+    monkeypatch, amx, changes, said
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+    settings = check(tree(**({"model.path": "m", "model.lora": None} | changes)))
+    line = _slow_precision(settings, ["sample", "grm", "score", "policy"])
+    found = [word.partition(".")[0] for word in line.split() if "precision=bf16-mixed" in word]
+    assert found == said

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from rlmec.runtime.display import duration, say
 from rlmec.runtime.ranks import Ranks
 from rlmec.runtime.store_commands import PLAN, Named
 from rlmec.settings.binding import ConfigurationError
+from rlmec.settings.ranges import is_mixed
 from rlmec.settings.schema import RunSettings, TrainerSettings, as_plain
 from rlmec.stages import flow
 from rlmec.stages.completion_length import decide_for_judging, decide_for_training, prompt_lengths
@@ -81,6 +83,8 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
         run.say(line)
     settings = run.settings
 
+    if line := _slow_precision(settings, until):
+        run.say(line)
     if settings.model.path is not None or settings.stage == PLAN:
         ranks.share(lambda: _say_plan(run))
     if settings.stage == PLAN:
@@ -345,6 +349,23 @@ def _idle_gpu(trainer: TrainerSettings) -> str:
         return ""
     name = torch.cuda.get_device_name(0)
     return f"this run uses the CPU, not the GPU ({name}): trainer=gpu or trainer=auto takes it"
+
+
+def _slow_precision(settings: RunSettings, stages: Collection[str]) -> str:
+    """What to say of a finished model in float32 on a CPU that is made for bfloat16, else empty.
+
+    The precision is never changed by itself: results would depend on the machine.
+    """
+    on_cpu = settings.trainer.accelerator == "cpu" and settings.model.path is not None
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if not (on_cpu and capabilities.get("amx_bf16")):
+        return ""
+    names = [name for name in ("warmup", "sample", "grm", "policy", "evaluate") if name in stages]
+    slow = [name for name in names if not is_mixed(getattr(settings, name).precision)]
+    if not slow:
+        return ""
+    changes = " ".join(f"{name}.precision=bf16-mixed" for name in slow)
+    return f"this CPU (AMX) multiplies matrices several times as fast in bfloat16: {changes}"
 
 
 def _look_for_bases(settings: RunSettings) -> None:
