@@ -198,6 +198,6 @@ def test_a_finished_model_in_float32_on_a_cpu_for_bfloat16_is_named(
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
     settings = check(tree(**({"model.path": "m", "model.lora": None} | changes)))
-    line = _slow_precision(settings, ["sample", "grm", "score", "policy"])
+    line = _slow_precision(settings, ["warmup", "sample", "grm", "score", "policy"])
     found = [word.partition(".")[0] for word in line.split() if "precision=bf16-mixed" in word]
     assert found == said

@@ -92,6 +92,16 @@ def fits(settings: RunSettings, stages: Collection[str]) -> dict[str, FitSetting
     return found
 
 
+def precisions(settings: RunSettings, stages: Collection[str]) -> dict[str, tuple[str, bool]]:
+    """The precision of everything in `stages` that computes, by its key: all `fits`, then the
+    passes. With each, whether it is that of a fit."""
+    found = {key: (node.precision, True) for key, node in fits(settings, stages).items()}
+    for name in ("sample", "score", "evaluate"):
+        if name in stages:
+            found[name] = (getattr(settings, name).precision, False)
+    return found
+
+
 class _OneMatrix(nn.Linear):
     """A network of four weights, which never computes."""
 
@@ -222,18 +232,13 @@ def check_machine(run: Run, stages: Collection[str]) -> None:
     with _named("trainer.strategy"):
         strategy = fit_strategy(run)
 
-    trained = fits(settings, stages)
-    for key, node in trained.items():
+    for key, node in fits(settings, stages).items():
         _check_strategy(key, node, strategy, settings)
-    keys = {f"{key}.precision": (node.precision, True) for key, node in trained.items()}
-    for name in ("sample", "score", "evaluate"):
-        if name in stages:
-            keys[f"{name}.precision"] = (getattr(settings, name).precision, False)
 
     # Equal settings make equal Trainers, so each is made once, under the first key that has it.
     first: dict[tuple[str, bool], str] = {}
-    for key, setting in keys.items():
-        first.setdefault(setting, key)
+    for name, setting in precisions(settings, stages).items():
+        first.setdefault(setting, f"{name}.precision")
     for (precision, is_fit), key in first.items():
         _check_trainer(run, key, precision, is_fit)
 

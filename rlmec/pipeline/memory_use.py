@@ -58,13 +58,15 @@ def process_bytes(counter: str) -> int | None:
 def give_back() -> None:
     """Returns freed memory to the system: that of Python's objects, the GPU's cache, the heap.
 
-    A small process, below LARGE, is left as it is.
+    A small process, below LARGE, is left as it is where there is no GPU: of the memory of one the
+    process's size says nothing.
     """
+    has_gpu = torch.cuda.is_available()
     held = process_bytes("VmRSS")
-    if held is not None and held < LARGE:
+    if not has_gpu and held is not None and held < LARGE:
         return
     gc.collect()
-    if torch.cuda.is_available():
+    if has_gpu:
         torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from rlmec.pipeline import models
 from rlmec.pipeline.attempts import engine_of
 from rlmec.pipeline.chain import Run, Stage, address_of, make
 from rlmec.pipeline.disk_plan import Examples, check_disk, disk_line, row_files
-from rlmec.pipeline.early_check import check_buildable, check_machine
+from rlmec.pipeline.early_check import check_buildable, check_machine, precisions
 from rlmec.pipeline.import_solutions import solution_file
 from rlmec.pipeline.memory_plan import plan_memory
 from rlmec.pipeline.run_logs import check_loggers
@@ -351,7 +351,7 @@ def _idle_gpu(trainer: TrainerSettings) -> str:
     return f"this run uses the CPU, not the GPU ({name}): trainer=gpu or trainer=auto takes it"
 
 
-def _slow_precision(settings: RunSettings, stages: Collection[str]) -> str:
+def _slow_precision(settings: RunSettings, stages: Sequence[str]) -> str:
     """What to say of a finished model in float32 on a CPU that is made for bfloat16, else empty.
 
     The precision is never changed by itself: results would depend on the machine.
@@ -360,8 +360,9 @@ def _slow_precision(settings: RunSettings, stages: Collection[str]) -> str:
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     if not (on_cpu and capabilities.get("amx_bf16")):
         return ""
-    names = [name for name in ("warmup", "sample", "grm", "policy", "evaluate") if name in stages]
-    slow = [name for name in names if not is_mixed(getattr(settings, name).precision)]
+    found = precisions(settings, stages)  # the score's follows the policy's
+    names = [name for name in stages if name in found and name != "score"]
+    slow = [name for name in names if not is_mixed(found[name][0])]
     if not slow:
         return ""
     changes = " ".join(f"{name}.precision=bf16-mixed" for name in slow)
