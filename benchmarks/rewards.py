@@ -85,8 +85,10 @@ def measured(overrides: list[str], seed: int) -> Iterator[Line]:
             settings = check(compose("train", chosen), CONF)
         with tempfile.TemporaryDirectory() as folder:
             run = Run(settings, Ranks(), Path(folder), chosen, torch.get_num_threads())
-            policy = flow.rounds(run)[0].policy
-            parents = {name: make(stage) for name, stage in policy.parents.items()}
+            first = flow.rounds(run)[0]
+            policy = first.policy
+            read = {"sample": first.sample, "teach": first.teach, "score": first.score}
+            parents = {name: make(s) for name, s in (policy.source.parents | read).items()}
             codec = policy.source.model(parents).codec
             scored = scored_attempts(run, codec, parents)
 

@@ -22,6 +22,7 @@ import numpy as np
 from rlmec.data.policy_rows import Joined, rows_of
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
+from rlmec.method.reads import CORRECTIONS, REWARDS, reads
 from rlmec.records import Pair, Problem
 from rlmec.settings.ranges import AnyFloat, AtMost
 
@@ -67,6 +68,7 @@ class JoinedWithTeacher(Joined, Protocol):
         ...
 
 
+@reads()
 def right_rows(data: Joined) -> Iterator[Row]:
     """Rows for plain likelihood of the right attempts alone (rejection fine-tuning, RFT).
 
@@ -84,6 +86,7 @@ def right_rows(data: Joined) -> Iterator[Row]:
         raise ValueError("no attempt is right: nothing to fine-tune on")
 
 
+@reads(CORRECTIONS, REWARDS)
 def teacher_solution_rows(data: JoinedWithTeacher) -> Iterator[Row]:
     """The rows of imitation, with the teacher's whole solution in place of each correction.
 

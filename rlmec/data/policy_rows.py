@@ -17,11 +17,9 @@ import numpy as np
 
 from rlmec.data.prefix_tree import common_length, merge, trim
 from rlmec.data.row import Row, Segment
+from rlmec.method.reads import CORRECTIONS, REWARDS, reads
 from rlmec.prompts import Prompts
-from rlmec.records import (
-    Pair,
-    Problem,
-)
+from rlmec.records import Pair, Problem
 
 
 class Joined(Protocol):
@@ -46,6 +44,7 @@ class Joined(Protocol):
         ...
 
 
+@reads()
 def reference_rows(data: Joined) -> Iterator[Row]:
     """Rows for plain likelihood of the reference solutions: warm-up and continued SFT.
 
@@ -60,6 +59,7 @@ def reference_rows(data: Joined) -> Iterator[Row]:
         yield Row.likelihood(problem.id, [*prompt, *target], len(prompt))
 
 
+@reads(CORRECTIONS, REWARDS)
 def pair_rows(data: Joined) -> Iterator[Row]:
     """One row per pair, with rewards and imitation weights.
 
@@ -77,6 +77,7 @@ def pair_rows(data: Joined) -> Iterator[Row]:
         yield from map(trim, rows_of(pair))
 
 
+@reads(CORRECTIONS, REWARDS)
 def problem_rows(data: Joined) -> Iterator[Row]:
     """The rows of `pair_rows`, with consecutive pairs of one problem in one row.
 
@@ -107,6 +108,7 @@ def problem_rows(data: Joined) -> Iterator[Row]:
     yield from _packed(name, group, data.max_tokens)
 
 
+@reads(CORRECTIONS, REWARDS)
 def separate_rows(data: Joined) -> Iterator[Row]:
     """One flat row per right attempt and two per wrong one: its correction and itself.
 

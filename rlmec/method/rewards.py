@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from rlmec.method.reads import reads
 from rlmec.settings.ranges import AnyFloat, NonNegativeFloat
 
 RewardRule = Callable[..., np.ndarray]
@@ -81,6 +82,7 @@ def edit_labels(
     return np.where(mask, -penalty, 0.0).astype(np.float32)  # [n]
 
 
+@reads()
 def no_reward(grm_logprobs: np.ndarray, is_right: bool, removed: np.ndarray) -> np.ndarray:
     """0 for every token, float32 [n]: the reinforcement term is empty."""
     return np.zeros(len(removed), dtype=np.float32)

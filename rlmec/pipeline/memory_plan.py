@@ -6,7 +6,7 @@ and an error that names the settings to lower, either from the estimate or when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
@@ -85,9 +85,13 @@ class PlannedStage:
 
 
 def plan_memory(
-    settings: RunSettings, world: int, prompts: PromptLengths | None = None
+    settings: RunSettings,
+    world: int,
+    made: Collection[str],
+    prompts: PromptLengths | None = None,
 ) -> list[PlannedStage]:
-    """Prints how much memory each stage will need on one device, and returns the plan.
+    """Prints how much memory each of the stages `made` will need on one device, and returns the
+    plan.
 
     Rows are as long as the longest `prompts` and completions make them, or `max_length` tokens if
     that is less or `prompts` are not known. The plan is empty if the sizes of the model are not
@@ -97,11 +101,12 @@ def plan_memory(
     """
     memory = device_memory(settings.trainer)
     try:
-        stages = needed(planned_stages(settings, world, memory, prompts), settings.stage)
+        planned = planned_stages(settings, world, memory, prompts)
     except UnknownSizesError as error:
         say(f"how much memory the model needs is not known: {error}")
         return []
 
+    stages = [stage for stage in planned if stage.name in made]
     say(plan_table(stages, memory))
     for stage in stages:
         if memory is not None and stage.need.total > memory:
@@ -111,13 +116,6 @@ def plan_memory(
                 f"{memory / GIB:.1f} GiB; try {advice}"
             )
     return stages
-
-
-def needed(stages: list[PlannedStage], until: str) -> list[PlannedStage]:
-    """The planned stages up to `until`; all of them for a stage after the last planned one."""
-    names = [stage.name for stage in stages]
-    until = "sample" if until == "teach" else until  # teaching itself needs no device
-    return stages[: names.index(until) + 1] if until in names else stages
 
 
 def device_memory(trainer: TrainerSettings) -> float | None:

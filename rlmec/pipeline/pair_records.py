@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlmec.data.pairs import PairTable, join_pairs
+from rlmec.method.reads import CORRECTIONS, OLD_LOGPROBS, REWARDS, what_is_read
 from rlmec.pipeline.chain import Run
 from rlmec.records import GRM, Attempt, Correction, Draws, Problem, Score
 from rlmec.settings.binding import build
@@ -16,6 +17,19 @@ from rlmec.store.tables import TableRecords, read_table
 
 MAKERS = {"both": ("teach", "score"), "teacher": ("teach",), "grm": ("score",)}
 """The stages whose corrections count by `policy.corrections`."""
+
+
+def stages_read(node: PolicySettings) -> tuple[str, ...]:
+    """The stages of a round that a policy node's training reads: `sample`, and what its rows and
+    its reward rule need of `teach` and `score`."""
+    of_rows = what_is_read(build(node.rows))
+    rewarded = what_is_read(build(node.reward))
+    if OLD_LOGPROBS in of_rows or (REWARDS in of_rows and rewarded):
+        return ("sample", "teach", "score")
+    makers = MAKERS[node.corrections] if CORRECTIONS in of_rows else ()
+    if "score" in makers:
+        return ("sample", "teach", "score")
+    return ("sample", *makers)
 
 
 @dataclass(frozen=True)
@@ -34,26 +48,26 @@ class PairRecords:
 
 
 def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]) -> PairRecords:
-    """The scored attempts of a round, their accepted corrections, and the problems they are about.
+    """The attempts of a round, their accepted corrections, and the problems they are about.
 
-    `parents` has the artifacts of `sample`, `teach` and `score`. The records are read from the
-    tables when they are asked for. Raises ValueError if more or fewer attempts lack a score than
-    were too long to be scored.
+    `parents` has the artifacts of `stages_read`. With `score` the attempts are the scored ones,
+    without it all; without `teach` nothing is corrected. The records are read from the tables when
+    they are asked for. Raises ValueError if more or fewer attempts lack a score than were too long
+    to be scored.
     """
-    sampled = TableRecords([parents["sample"].file("attempts.parquet")], Attempt)
-    scores = TableRecords([parents["score"].file("scores.parquet")], Score)
-    known = {id_ for (id_,) in scores.columns("attempt_id")}
-    attempts = sampled.chosen([n for n, (id_,) in enumerate(sampled.columns("id")) if id_ in known])
+    attempts = TableRecords([parents["sample"].file("attempts.parquet")], Attempt)
+    scores: Sequence[Score] = ()
+    dropped: dict[str, int] = {}
+    if "score" in parents:
+        sampled = attempts
+        scores = TableRecords([parents["score"].file("scores.parquet")], Score)
+        known = {id_ for (id_,) in scores.columns("attempt_id")}
+        numbers = [n for n, (id_,) in enumerate(sampled.columns("id")) if id_ in known]
+        attempts = sampled.chosen(numbers)
+        dropped["too_long_to_score"] = len(sampled) - len(attempts)
+        _require_scored(len(sampled), len(attempts), parents["score"])
 
-    missing = len(sampled) - len(attempts)
-    too_long = parents["score"].metrics["score/too_long"]
-    if missing != too_long:
-        raise ValueError(
-            f"{missing} of {len(sampled)} attempts have no score, but {too_long} were too long to "
-            f"be scored: make stage=score again"
-        )
-
-    makers = MAKERS[node.corrections]
+    makers = [name for name in MAKERS[node.corrections] if name in parents]
     proposed = TableRecords([parents[m].file("corrections.parquet") for m in makers], Correction)
     corrections = proposed.chosen(preferred(proposed.columns("attempt_id", "reason", "source")))
 
@@ -63,9 +77,18 @@ def pair_records(run: Run, node: PolicySettings, parents: Mapping[str, Artifact]
         attempts,
         corrections,
         scores,
-        {"too_long_to_score": missing},
+        dropped,
         {d.attempt_id: d.count for d in read_table(parents["sample"].file("draws.parquet"), Draws)},
     )
+
+
+def _require_scored(sampled: int, scored: int, score: Artifact) -> None:
+    too_long = score.metrics["score/too_long"]
+    if sampled - scored != too_long:
+        raise ValueError(
+            f"{sampled - scored} of {sampled} attempts have no score, but {too_long} were too long "
+            f"to be scored: make stage=score again"
+        )
 
 
 def preferred(facts: Iterable[tuple[str, str, str]]) -> list[int]:
@@ -78,10 +101,13 @@ def preferred(facts: Iterable[tuple[str, str, str]]) -> list[int]:
     return [n for n, id_, by in accepted if by != GRM or id_ not in taught]
 
 
-def join_arguments(node: PolicySettings) -> dict[str, Any]:
-    """The credit settings of a policy node, as arguments of `join_pairs` and the DataModule."""
+def join_arguments(node: PolicySettings, parents: Collection[str]) -> dict[str, Any]:
+    """The credit settings of a policy node, as arguments of `join_pairs` and the DataModule.
+
+    Where `score` is not among the names of the `parents`, there is no reward rule.
+    """
     return {
-        "reward": build(node.reward),
+        "reward": build(node.reward) if "score" in parents else None,
         "edited_weight": node.edit_weights.edited,
         "kept_weight": node.edit_weights.kept,
         "keep_uncorrected": node.keep_uncorrected,
@@ -101,5 +127,5 @@ def joined_pairs(
         records.scores,
         tokenizer=tokenizer,
         dropped=records.dropped,
-        **join_arguments(node),
+        **join_arguments(node, parents),
     )

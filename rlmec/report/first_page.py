@@ -48,7 +48,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShownAttempt:
-    """A wrong attempt and its correction, in pieces; `link` leads to it on the token page.
+    """A wrong attempt and its correction, in pieces; `link` leads to it on the token page, and is
+    empty without one.
 
     `now` is what the trained policy writes at the same problem and `now_verdict` the verdict on it;
     both are empty if it was not asked.
@@ -84,7 +85,8 @@ class FirstPage:
     `intro` says in words what was run, `facts` (name, value) in figures. `outcome` is the result in
     words, and `tables` and `notes` are behind it. `credit` is a sentence, and `shares` are the
     percentages in it by name. `downloads` are (file, content) in the folder of the page, one of
-    which is `tokens_page`.
+    which is `tokens_page`. Where attempts have no scores, `credit` and `tokens_page` are empty and
+    the page says nothing of token rewards.
     """
 
     title: str
@@ -140,7 +142,6 @@ def _shown(case: Case, texts: TokenTexts, tokens_page: str) -> ShownAttempt:
     ids = case.pair.attempt.completion_ids
     script = edit_script(ids, correction.completion_ids)
     punished = case.pair.token_rewards < 0
-    hits = int((punished & script.removed).sum())
 
     before = [
         Piece(text, punished=bool(p), removed=bool(r))
@@ -148,13 +149,16 @@ def _shown(case: Case, texts: TokenTexts, tokens_page: str) -> ShownAttempt:
     ]
     target = texts(correction.completion_ids)
     after = [Piece(text, added=bool(a)) for text, a in zip(target, script.edited, strict=True)]
-    trained = "was" if case.taught else "was not"
     by = "the GRM" if correction.source == "grm" else f"the teacher ({correction.source})"
-    words = (
-        f"{counted(int(punished.sum()), 'token')} punished, {hits} of them removed by the "
-        f"correction. It is from {by} and has an edit ratio of {correction.edit_ratio:.2f}. "
-        f"The GRM {trained} trained on this problem."
-    )
+    removed = int(script.removed.sum())
+    words = f"{counted(removed, 'token')} removed by the correction. "
+    if is_scored := case.grm_logprobs is not None:
+        hits = int((punished & script.removed).sum())
+        words = f"{counted(int(punished.sum()), 'token')} punished, {hits} of them removed by the "
+        words += "correction. "
+    words += f"It is from {by} and has an edit ratio of {correction.edit_ratio:.2f}."
+    if is_scored:
+        words += f" The GRM {'was' if case.taught else 'was not'} trained on this problem."
     solution = case.again.solution if case.again else None
     return ShownAttempt(
         visible(" \u00b7 ".join(case.problem.question.splitlines())),
@@ -162,7 +166,7 @@ def _shown(case: Case, texts: TokenTexts, tokens_page: str) -> ShownAttempt:
         _joined(before),
         _joined(after),
         words,
-        f"{tokens_page}#q={quote(case.pair.attempt.id, safe='')}",
+        f"{tokens_page}#q={quote(case.pair.attempt.id, safe='')}" if is_scored else "",
         [Piece(visible(solution.text))] if solution else (),
         verdict_words(solution) if solution else "",
     )

@@ -52,17 +52,17 @@ class AskedAgain:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A scored attempt with its credit, the GRM's view of it, and its correction.
+    """An attempt with its credit, the GRM's view of it, and its correction.
 
-    `grm_logprobs` [n] are raw (nats). `correction` is the accepted one; without one a rejected one;
-    without that None. `taught` is True if the GRM was trained on the problem. `alternatives` is
-    what the GRM would have written in some places, if `score` kept it. `again` is the trained
-    policy's view, if it was asked.
+    `grm_logprobs` [n] are raw (nats), None for an attempt without a score. `correction` is the
+    accepted one; without one a rejected one; without that None. `taught` is True if the GRM was
+    trained on the problem. `alternatives` is what the GRM would have written in some places, if
+    `score` kept it. `again` is the trained policy's view, if it was asked.
     """
 
     pair: Pair
     problem: Problem
-    grm_logprobs: Sequence[float]
+    grm_logprobs: Sequence[float] | None
     correction: Correction | None
     taught: bool
     alternatives: Alternatives | None = None
@@ -70,7 +70,9 @@ class Case:
 
     def __post_init__(self) -> None:
         tokens = len(self.pair.attempt.completion_ids)
-        scored = {"grm_logprobs": len(self.grm_logprobs)}
+        scored: dict[str, int] = {}
+        if self.grm_logprobs is not None:
+            scored["grm_logprobs"] = len(self.grm_logprobs)
         if self.again is not None:
             scored["again.logprobs"] = len(self.again.logprobs)
         for name, found in scored.items():
@@ -120,11 +122,13 @@ def telling(case: Case) -> float:
 
     That is the agreement of penalties and removed tokens (Dice coefficient) times the share of the
     attempt that its accepted correction keeps, 1 more if the GRM was not trained on the problem. It
-    is 0 without a removed token that is punished.
+    is 0 without a removed token that is punished. Without a score it is the share that is kept.
     """
     correction = case.correction
     if case.pair.attempt.is_right or correction is None or not correction.accepted:
         return 0.0
+    if case.grm_logprobs is None:
+        return 1 - correction.edit_ratio
     script = edit_script(case.pair.attempt.completion_ids, correction.completion_ids)
     punished = case.pair.token_rewards < 0
     both = int((punished & script.removed).sum())
@@ -202,10 +206,16 @@ def page_data(
         ),
         "ids": _packed([pair.attempt.completion_ids for pair in pairs], "<u4"),
         "rewards": _packed([pair.token_rewards for pair in pairs], "<f4"),
-        "grm_logprobs": _packed([case.grm_logprobs for case in cases], "<f4"),
+        "grm_logprobs": _packed([_scored(case) for case in cases], "<f4"),
         "old_logprobs": _packed([pair.old_logprobs for pair in pairs], "<f4"),
         "new_logprobs": _packed([case.again.logprobs for case in cases if case.again], "<f4"),
     }
+
+
+def _scored(case: Case) -> Sequence[float]:
+    if case.grm_logprobs is None:
+        raise ValueError(f"attempt {case.pair.attempt.id!r} has no score: it cannot be on the page")
+    return case.grm_logprobs
 
 
 def _per_place(cases: Sequence[Case]) -> int:

@@ -33,7 +33,7 @@ from rlmec.export.preferences import (
 )
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Run, Stage, make
-from rlmec.pipeline.pair_records import joined_pairs
+from rlmec.pipeline.pair_records import MAKERS, joined_pairs
 from rlmec.prompts import Prompts
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.schema import RunSettings, as_plain
@@ -42,10 +42,12 @@ from rlmec.stages.evaluate import judged_problems
 from rlmec.store.artifacts import Artifact
 
 Writer = Callable[[Run, Path], Mapping[str, Any]]
-LAST = {"policy": "policy", "grm": "grm"} | dict.fromkeys(
-    ("pairs", "completions", "messages", "scores"), "score"
-)
-"""The last stage that each kind of export needs; `lm_eval_task` needs none."""
+LAST = {"policy": "policy", "grm": "grm", "scores": "score"}
+"""The last stage that a kind of export needs. Joined pairs need the stages whose corrections count;
+`lm_eval_task` needs none."""
+
+JOINED = ("pairs", "completions", "messages")
+"""The kinds of export that are made from joined pairs, without their scores."""
 
 NODES = ("task", "model", "sample", "teacher", "teach", "grm", "score", "policy")
 """The nodes of the configuration that a model card shows."""
@@ -56,7 +58,11 @@ def last_stage(settings: RunSettings) -> str | None:
     if it needs none), for a plan the last one of all."""
     if settings.stage == "plan":
         return flow.STAGES[-1]
-    return LAST.get(settings.export.what) if settings.stage == "export" else settings.stage
+    if settings.stage != "export":
+        return settings.stage
+    if settings.export.what in JOINED:
+        return MAKERS[settings.policy.corrections][-1]
+    return LAST.get(settings.export.what)
 
 
 def check_export(settings: RunSettings) -> None:
@@ -235,10 +241,14 @@ def _lm_eval_task(run: Run, target: Path) -> Mapping[str, Any]:
 
 
 def _joined(run: Run) -> tuple[Prompts, PairTable]:
-    """The pairs as policy training joins them, with its reward rule and edit weights."""
-    policy = flow.rounds(run)[-1].policy
-    parents = {name: make(stage) for name, stage in policy.parents.items()}
-    prompts = policy.source.model(parents).prompts
+    """The pairs as policy training joins them, with its edit weights; from scores they have the
+    rewards of its rule, too."""
+    found = flow.rounds(run)[-1]
+    read: dict[str, Stage] = {"sample": found.sample, "teach": found.teach}
+    if last_stage(run.settings) == "score":
+        read["score"] = found.score
+    parents = {name: make(stage) for name, stage in (found.policy.source.parents | read).items()}
+    prompts = found.policy.source.model(parents).prompts
     return prompts, joined_pairs(run, run.settings.policy, parents, prompts.codec.digest)
 
 

@@ -4,7 +4,9 @@
                └──────────── a round ─────────────────────┘
                   the next round samples from this round's policy
 
-Every stage is handed the stages whose artifacts it reads. Whatever needs the order asks here:
+Every stage is handed the stages whose artifacts it reads, and what nothing reads is not made: a
+policy that learns from the teacher's corrections without token rewards needs neither `grm` nor
+`score`. Whatever needs the order asks here:
 fingerprints, the menu of `stage=`, `stage=status`, `stage=prune`, exports and the documentation.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlmec.pipeline.chain import Run, Stage
+from rlmec.pipeline.pair_records import stages_read
 from rlmec.pipeline.sources import ModelSource
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.check import rebind
@@ -68,7 +71,9 @@ def rounds(run: Run, variant: str = "", node: PolicySettings | None = None) -> l
         teach = TeachStage(source, number, own, sample=sample)
         grm = _grm(source, number, own, sample, teach, found)
         score = ScoreStage(source, number, own, sample=sample, teach=teach, grm=grm)
-        policy = PolicyStage(source, number, variant, node, sample=sample, teach=teach, score=score)
+        made: dict[str, Stage] = {"sample": sample, "teach": teach, "score": score}
+        read = {name: made[name] for name in stages_read(node or run.settings.policy)}
+        policy = PolicyStage(source, number, variant, node, **read)
         found.append(Round(sample, teach, grm, score, policy))
         source = ModelSource(run, policy)
     return found
@@ -137,12 +142,13 @@ def stage(run: Run, name: str) -> Stage:
 
 
 def stages_until(run: Run, last: str | None) -> list[str]:
-    """The names of the stages that are made for `last`, in order; without it none.
-
-    With several rounds, the rounds before the last one need all stages up to the policy.
-    """
+    """The names of the stages that are made for `last`, in order; without it none."""
     if last is None:
         return []
-    if run.settings.rounds > 1 and last != "warmup":
-        last = max(last, "policy", key=STAGES.index)
-    return list(STAGES[: STAGES.index(last) + 1])
+    found = _names(stage(run, last))
+    return [name for name in STAGES if name in found]
+
+
+def _names(last: Stage) -> set[str]:
+    """The names of a stage and of all that it is made from."""
+    return {last.name}.union(*(_names(parent) for parent in last.parents.values()))

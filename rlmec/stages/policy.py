@@ -1,7 +1,8 @@
 """The stage `policy`: reinforcement and imitation on the joined pairs.
 
-In: attempts, corrections and scores of its round. Out: a model directory with the trained policy.
-Where nothing was wrong, or nothing could be corrected, it is the policy that the round began with.
+In: the attempts of its round, and of its corrections and scores what its rows and its reward rule
+read (`pipeline.pair_records.stages_read`). Out: a model directory with the trained policy. Where
+nothing was wrong, or nothing could be corrected, it is the policy that the round began with.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ class PolicyStage(RoundStage):
             solve=self._solver(),
             scratch=work and work / ROWS,
             imitate_corrections=self.imitates_corrections,
-            **join_arguments(self.node),
+            **join_arguments(self.node, parents),
         )
 
     def _solver(self) -> Callable[[Problem], str | None] | None:
@@ -190,21 +191,30 @@ class PolicyStage(RoundStage):
 
     def _metrics(self, data: SolutionPairDataModule, history: list[dict[str, float]]) -> Settings:
         best = kept_validation(history, "dev/accuracy") or {}
-        signs = Counter[str]()
-        for row in data.rows:
-            signs["positive"] += int((row.token_rewards > 0).sum())
-            signs["negative"] += int((row.token_rewards < 0).sum())
         return {
             "dev/accuracy": best.get("dev/accuracy"),
             "dev/best_step": best.get("step"),
             "policy/rows": len(data.rows),
-            "policy/rewards/positive": signs["positive"],
-            "policy/rewards/negative": signs["negative"],
-            "policy/rewards/zero": sum(int((p.token_rewards == 0).sum()) for p in data.pairs),
+            **_rewards(data),
             **{f"policy/dropped/{why}": n for why, n in sorted(data.dropped.items()) if n},
             "policy/padding_share": data.plan.padding_share(),
             "history": history,
         }
+
+
+def _rewards(data: SolutionPairDataModule) -> Settings:
+    """How many tokens have a reward; empty where the attempts have no scores."""
+    if not data.table.all_scores:
+        return {}
+    signs = Counter[str]()
+    for row in data.rows:
+        signs["positive"] += int((row.token_rewards > 0).sum())
+        signs["negative"] += int((row.token_rewards < 0).sum())
+    return {
+        "policy/rewards/positive": signs["positive"],
+        "policy/rewards/negative": signs["negative"],
+        "policy/rewards/zero": sum(int((p.token_rewards == 0).sum()) for p in data.pairs),
+    }
 
 
 def _ratio_error(module: PolicyModule) -> Settings:
@@ -224,10 +234,13 @@ def nothing_to_learn(parents: dict[str, Artifact], asked: bool) -> str:
 
     Where the teacher was not `asked`, the attempts may still be wrong.
     """
-    if asked and not parents["teach"].rows:
+    teach, score = parents.get("teach"), parents.get("score")
+    if asked and teach is not None and not teach.rows:
         return "no attempt at a taught problem is wrong"
-    if parents["score"].metrics.get("grm/untrained"):
+    if score is not None and score.metrics.get("grm/untrained"):
         return "no correction was accepted that a GRM could be trained on"
+    if asked and score is None and teach is not None and not teach.metrics.get("teach/accepted"):
+        return "no correction was accepted"
     return ""
 
 

@@ -98,14 +98,17 @@ class ReportStage(Stage):
         return self.start.parents | rounds | policies | judged
 
     def _made_in(self, each: Round) -> dict[str, Stage]:
-        """What a round makes before its policy; the GRM in the round that trains it."""
-        stages: dict[str, Stage] = {
-            "sample": each.sample,
-            "teach": each.teach,
-            "score": each.score,
-        }
-        is_last = each is self.main[-1]
-        return stages | ({"grm": each.grm} if is_last or each.grm is not self.main[-1].grm else {})
+        """What a round makes before its policies; the GRM in the round that trains it.
+
+        Corrections and scores are read where a policy of the report reads them.
+        """
+        policies = [found[-1].policy for found in (self.main, *self.variants.values())]
+        made: dict[str, Stage] = {"sample": each.sample}
+        for name, stage in {"teach": each.teach, "score": each.score}.items():
+            if any(name in policy.parents for policy in policies):
+                made[name] = stage
+        is_trained = each is self.main[-1] or each.grm is not self.main[-1].grm
+        return made | ({"grm": each.grm} if "score" in made and is_trained else {})
 
     def settings(self) -> Settings:
         return super().settings() | {"tasks": judged_tasks(self.run)}
@@ -145,10 +148,10 @@ class ReportStage(Stage):
         warned = [*self._untrained(), *warning_lines(everything)]
         table = [rounds_table(rounds).markdown()] if len(rounds) > 1 else []
 
-        facts = {"facts": page_facts(self.run, parents["score"])}
+        facts = page_facts(self.run, parents.get("score") or parents[f"policy/{MAIN}"], parents)
         text = markdown(own, credit, [*table, *notes, *warned], lines)
         atomic_write_text(work / "table.md", text)
-        atomic_write_json(work / "table.json", _plain_tables(own, lines, credit, rounds) | facts)
+        atomic_write_json(work / "table.json", _plain_tables(own, lines, credit, rounds, facts))
 
         s = self.run.settings.evaluate
         policy = [judgement for judgement in everything if judgement.model == MAIN]
@@ -159,7 +162,7 @@ class ReportStage(Stage):
         report = find_other(self.run)
         other = None if report is None else read_other(self.run, report)
         panels = panels_of(everything)
-        found = Found(own, lines, panels, rounds, credit, notes, cases, *ends, other=other)
+        found = Found(facts, own, lines, panels, rounds, credit, notes, cases, *ends, other=other)
         warnings = pictures(self.run, work, parents, scored, found)
 
         metrics: dict[str, Any] = {f"report/{line.name}/accuracy": line.accuracy for line in own}
@@ -212,7 +215,9 @@ class ReportStage(Stage):
         for each in self.main:
             last = each is self.main[-1]
             name = MAIN if last else each.name
-            own = {k: parents[k if last else f"{k}/{name}"] for k in ("sample", "teach", "score")}
+            named = {k: k if last else f"{k}/{name}" for k in ("sample", "teach", "score")}
+            own = {k: parents[name] for k, name in named.items() if name in parents}
+            accepted = [own[k].metrics.get(f"{k}/accepted", 0) for k in own if k != "sample"]
             found = credit
             if not last:
                 found = scored_attempts(self.run, codec, parents | own).metrics()
@@ -222,8 +227,7 @@ class ReportStage(Stage):
                     each.number,
                     own["sample"].rows,
                     own["sample"].metrics.get("sample/accuracy"),
-                    own["teach"].metrics.get("teach/accepted", 0)
-                    + own["score"].metrics.get("score/accepted", 0),
+                    sum(accepted),
                     found.get("grm/credit_precision"),
                     policy.rows,
                     policy.metrics.get("dev/accuracy"),
@@ -233,6 +237,8 @@ class ReportStage(Stage):
         return out
 
     def _notes(self, parents: dict[str, Artifact]) -> list[str]:
+        if "teach" not in parents:
+            return []
         corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
         if not any(c.source == "reference" for c in corrections):
             return []
@@ -259,9 +265,11 @@ def _plain_tables(
     others: Mapping[str, list[Line]],
     credit: Mapping[str, Any],
     rounds: list[RoundLine],
+    facts: list[tuple[str, str]],
 ) -> dict[str, Any]:
-    """All tables of the report as plain values."""
+    """All tables of the report as plain values, and the facts of its first page."""
     plain: dict[str, Any] = {"lines": [dataclasses.asdict(line) for line in own], "credit": credit}
+    plain["facts"] = facts
     if others:
         plain["tasks"] = {
             task: [dataclasses.asdict(line) for line in lines] for task, lines in others.items()

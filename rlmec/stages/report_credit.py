@@ -30,7 +30,8 @@ from rlmec.store.tables import read_table
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Every scored attempt, corrected or not, with its credit under the policy's reward rule."""
+    """Every attempt, corrected or not; where they are scored, with their credit under the policy's
+    reward rule."""
 
     run: Run
     table: PairTable
@@ -38,13 +39,18 @@ class Scored:
     corrections: list[Correction]
     alternatives: Mapping[str, Alternatives] = field(default_factory=dict)  # by attempt
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the attempts have scores: a chain whose policy reads none makes none."""
+        return bool(self.table.all_scores)
+
     @cached_property
     def texts(self) -> TokenTexts:
         return TokenTexts(self.codec.decode, self.codec.encode("a")[-1])
 
     @cached_property
     def cases(self) -> list[Case]:
-        """Every scored attempt with its correction: the first accepted one, else the first."""
+        """Every attempt with its correction: the first accepted one, else the first."""
         made: dict[str, Correction] = {}
         for correction in sorted(self.corrections, key=lambda c: not c.accepted):
             made.setdefault(correction.attempt_id, correction)
@@ -53,7 +59,7 @@ class Scored:
             Case(
                 pair,
                 self.table.problems[pair.attempt.problem_id],
-                self.table.scores[pair.attempt.id].grm_logprobs,
+                self.table.scores[pair.attempt.id].grm_logprobs if self.is_scored else None,
                 made.get(pair.attempt.id),
                 is_taught(self.run.settings.teach, pair.attempt.problem_id),
                 self.alternatives.get(pair.attempt.id),
@@ -68,12 +74,13 @@ class Scored:
 
     @cached_property
     def items(self) -> list[CreditItem]:
-        """The unseen attempts that have a trusted correction: the oracle's or the accepted one."""
+        """The unseen attempts that have a trusted correction: the oracle's or the accepted one;
+        none if the attempts are not scored."""
         items = []
         for case in self.unseen:
             pair = case.pair
             target = self._truth(pair, case.problem)
-            if target is not None:
+            if target is not None and case.grm_logprobs is not None:
                 script = edit_script(pair.attempt.completion_ids, target)
                 items.append(
                     CreditItem.from_script(
@@ -134,7 +141,8 @@ class Scored:
 
 
 def scored_attempts(run: Run, codec: Codec, parents: Mapping[str, Artifact]) -> Scored:
-    """The scored attempts of a round, from its artifacts `sample`, `teach` and `score`.
+    """The attempts of a round, from its artifact `sample` and, if they were made, from its
+    corrections and scores.
 
     Attempts without a correction are kept, and so are all right ones, because every token's credit
     is looked at here. `codec` is that of the policy's start.
@@ -144,9 +152,12 @@ def scored_attempts(run: Run, codec: Codec, parents: Mapping[str, Artifact]) -> 
     )
     corrections: list[Correction] = []
     for stage in ("score",) if node.corrections == "grm" else ("teach", "score"):
-        corrections += read_table(parents[stage].file("corrections.parquet"), Correction)
-    kept = read_table(parents["score"].file("alternatives.parquet"), Alternatives)
-    alternatives = by_id(kept, "attempt_id")
+        if stage in parents:
+            corrections += read_table(parents[stage].file("corrections.parquet"), Correction)
+    alternatives: dict[str, Alternatives] = {}
+    if "score" in parents:
+        kept = read_table(parents["score"].file("alternatives.parquet"), Alternatives)
+        alternatives = by_id(kept, "attempt_id")
     return Scored(
         run, joined_pairs(run, node, parents, codec.digest), codec, corrections, alternatives
     )

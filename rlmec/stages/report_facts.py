@@ -7,7 +7,7 @@ value, and a table of the stages.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +20,9 @@ from rlmec.records import Attempt, Correction
 from rlmec.report.tables import Table
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table
+
+DATED = {"score": "scored", "policy": "trained"}
+"""What the date on a page is called, by the stage whose date it is."""
 
 
 def model_name(run: Run) -> str:
@@ -34,18 +37,27 @@ def teacher_name(run: Run) -> str:
     return str(run.settings.teacher["_target_"]).split(".")[-2]
 
 
-def run_intro(run: Run) -> str:
-    """What was run, in words for someone who does not know the method."""
+def run_intro(run: Run, made: Collection[str]) -> str:
+    """What was run, in words for someone who does not know the method. `made` are the names of the
+    stages of a round that were made."""
     s = run.settings
     rounds = f"{s.rounds} rounds" if s.rounds > 1 else "one round"
     attempts = "wrote attempts" if s.sample.path is None else "is to learn from given attempts"
-    return (
-        f"RLMEC on the task {run.task.name}, in {rounds}. "
-        f"The policy ({model_name(run)}) {attempts}, and a teacher ({teacher_name(run)}) corrected "
-        "wrong ones with as few edits as it could. A generative reward model (GRM) learned from "
-        "these corrections to rewrite wrong attempts, and gave every token of every attempt a "
-        f"reward (rule {_short(s.policy.reward)}). The policy was then trained with the objective "
-        f"{_short(s.policy.objective)} and judged on problems that it had not seen."
+    words = f"RLMEC on the task {run.task.name}, in {rounds}. "
+    words += f"The policy ({model_name(run)}) {attempts}"
+    if "teach" in made:
+        words += f", and a teacher ({teacher_name(run)}) corrected wrong ones with as few edits as "
+        words += "it could"
+    words += ". "
+    if "score" in made:
+        words += (
+            "A generative reward model (GRM) learned from these corrections to rewrite wrong "
+            "attempts, and gave every token of every attempt a reward (rule "
+            f"{_short(s.policy.reward)}). "
+        )
+    return words + (
+        f"The policy was then trained with the objective {_short(s.policy.objective)} on the rows "
+        f"{_short(s.policy.rows)}, and judged on problems that it had not seen."
     )
 
 
@@ -54,31 +66,34 @@ def _short(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).rpartition(".")[2]
 
 
-def run_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
+def run_facts(run: Run, dated: Artifact) -> list[tuple[str, str]]:
     """What was run, as (name, value).
 
-    Date and version are those of the `score` artifact, so that the same artifacts give the same
-    page. The command names files without their folders, which say nothing about the attempts.
+    Date and version are those of an artifact, `score` or without scores `policy`, so that the same
+    artifacts give the same page. The command names files without their folders, which say nothing
+    about the attempts.
     """
     s = run.settings
-    recorded = score.manifest.get("environment", {})
+    recorded = dated.manifest.get("environment", {})
     commit = recorded.get("commit")
     version = f"{rlmec.__version__}, commit {commit[:12]}" if commit else rlmec.__version__
     program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["rlmec", "train"]
     return [
         ("model", model_name(run)),
         ("seed", str(s.seed)),
-        ("scored", str(score.manifest.get("created", ""))[:10]),
+        (DATED[dated.stage], str(dated.manifest.get("created", ""))[:10]),
         ("version", version),
         ("reward rule", _short(s.policy.reward)),
         ("command", command_line(run.overrides, program)),
     ]
 
 
-def page_facts(run: Run, score: Artifact) -> list[tuple[str, str]]:
-    """The facts of the first page: those of `run_facts`, and what the chain was made of."""
-    own = run_facts(run, score)
-    chain = [("teacher", teacher_name(run)), ("rounds", str(run.settings.rounds))]
+def page_facts(run: Run, dated: Artifact, made: Collection[str]) -> list[tuple[str, str]]:
+    """The facts of the first page: those of `run_facts`, and what the chain was made of, a teacher
+    if `teach` is among the stages that were `made`."""
+    own = run_facts(run, dated)
+    teacher = [("teacher", teacher_name(run))] if "teach" in made else []
+    chain = [*teacher, ("rounds", str(run.settings.rounds))]
     return [("task", run.task.name), own[0], *chain, *own[1:]]
 
 

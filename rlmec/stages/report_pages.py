@@ -49,7 +49,7 @@ from rlmec.report.tables import (
 from rlmec.report.token_page import Case, page_data, page_html
 from rlmec.stages.report_against import OtherRun, both_fits, side_by_side
 from rlmec.stages.report_credit import Scored
-from rlmec.stages.report_facts import page_facts, run_facts, run_intro, stages_table
+from rlmec.stages.report_facts import run_facts, run_intro, stages_table
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_text
 from rlmec.store.tables import read_table
@@ -78,11 +78,13 @@ CREDIT_CAPTION = (
 class Found:
     """What a report has found out before it is shown.
 
-    `lines` are the judged models on the task of training, `others` those on further tasks, `panels`
-    the bars of all of them. `start` and `policy` are the evaluations on the task of training.
-    `cases` are the attempts of the token-reward page. `other` is the run to compare with.
+    `facts` are those of `report_facts.page_facts`. `lines` are the judged models on the task of
+    training, `others` those on further tasks, `panels` the bars of all of them. `start` and
+    `policy` are the evaluations on the task of training. `cases` are the attempts of the
+    token-reward page. `other` is the run to compare with.
     """
 
+    facts: list[tuple[str, str]]
     lines: list[Line]
     others: Mapping[str, list[Line]]
     panels: Mapping[str, Sequence[Bar]]
@@ -98,9 +100,13 @@ class Found:
 def pictures(
     run: Run, work: Path, parents: dict[str, Artifact], scored: Scored, found: Found
 ) -> list[NamedWarning]:
-    """Writes figures, token-reward page and first page into `work`; returns the warnings."""
-    tokens = tokens_page(run, scored, found.cases, found.credit, parents["score"])
-    atomic_write_text(work / TOKENS_PAGE, tokens)
+    """Writes figures, token-reward page and first page into `work`; returns the warnings.
+
+    Without scores there is no token-reward page.
+    """
+    if scored.is_scored:
+        tokens = tokens_page(run, scored, found.cases, found.credit, parents["score"])
+        atomic_write_text(work / TOKENS_PAGE, tokens)
 
     late = of_evaluations(found.start.metrics, found.policy.metrics, run.task.name)
     for warning in late:
@@ -118,34 +124,31 @@ def pictures(
             ("punished tokens", 100 * found.credit["grm/credit_precision"]),
             ("any tokens (chance)", 100 * found.credit["grm/credit_base_rate"]),
         ]
-    facts = page_facts(run, parents["score"])
     page = FirstPage(
         title=run.task.name,
-        intro=run_intro(run),
-        facts=facts,
+        intro=run_intro(run, parents),
+        facts=found.facts,
         outcome=outcome_words(found.lines),
         tables=_tables(run, found),
         notes=found.notes,
         accuracy=accuracy,
         attempts=telling_attempts(found.cases, scored.texts, TOKENS_PAGE),
-        credit=credit_words(found.credit),
+        credit=credit_words(found.credit) if scored.is_scored else "",
         shares=shares,
         credit_table=credit_table(found.credit),
         credit_figure=credit,
         stages=stages_table(parents),
         warnings=warnings,
-        downloads=[*DOWNLOADS.items()],
+        downloads=[item for item in DOWNLOADS.items() if (work / item[0]).exists()],
         figures=[*figures.values()],
-        tokens_page=TOKENS_PAGE,
-        against=_against(found, facts, parents, work),
+        tokens_page=TOKENS_PAGE if scored.is_scored else "",
+        against=_against(found, parents, work),
     )
     atomic_write_text(work / FIRST_PAGE, index_html(page))
     return warnings
 
 
-def _against(
-    found: Found, facts: list[tuple[str, str]], parents: dict[str, Artifact], work: Path
-) -> SideBySide | None:
+def _against(found: Found, parents: dict[str, Artifact], work: Path) -> SideBySide | None:
     """This run next to the other one, if there is one to compare with."""
     if found.other is None:
         return None
@@ -155,7 +158,7 @@ def _against(
         figure = curve_figure("policy", metric, lines)
         name = f"against_{metric.replace('/', '_')}"
         drawn.append(_saved(figure, f"{METRIC_WORDS[metric]}.", name, work))
-    return side_by_side(found.other, facts, found.lines, found.credit, parents, drawn)
+    return side_by_side(found.other, found.facts, found.lines, found.credit, parents, drawn)
 
 
 def tokens_page(
@@ -238,12 +241,8 @@ def _kinds(run: Run, found: Found) -> Iterator[Drawn]:
 
 
 def _credit(run: Run, scored: Scored) -> Iterator[Drawn]:
-    rewards: dict[bool, list[np.ndarray]] = {True: [np.empty(0)], False: [np.empty(0)]}
-    for case in scored.cases:
-        rewards[case.pair.attempt.is_right].append(case.pair.token_rewards)
-    for right, which in ((True, "right"), (False, "wrong")):
-        figure = reward_figure(np.concatenate(rewards[right]), right=right)
-        yield f"rewards_{which}", figure, f"Token rewards of {which} attempts, on a log scale."
+    if scored.is_scored:
+        yield from _rewards(scored)
 
     ratios: dict[str, list[float]] = {}
     for c in scored.corrections:
@@ -255,6 +254,15 @@ def _credit(run: Run, scored: Scored) -> Iterator[Drawn]:
     if scored.items:
         figure = credit_figure(scored.items, scored.truth)
         yield "credit", figure, CREDIT_CAPTION
+
+
+def _rewards(scored: Scored) -> Iterator[Drawn]:
+    rewards: dict[bool, list[np.ndarray]] = {True: [np.empty(0)], False: [np.empty(0)]}
+    for case in scored.cases:
+        rewards[case.pair.attempt.is_right].append(case.pair.token_rewards)
+    for right, which in ((True, "right"), (False, "wrong")):
+        figure = reward_figure(np.concatenate(rewards[right]), right=right)
+        yield f"rewards_{which}", figure, f"Token rewards of {which} attempts, on a log scale."
 
 
 def _curves(parents: dict[str, Artifact]) -> Iterator[Drawn]:

@@ -46,6 +46,7 @@ from rlmec.stages.evaluate_models import (
 )
 from rlmec.stages.export import check_export, export, last_stage
 from rlmec.stages.report_against import find_other
+from rlmec.stages.report_pages import TOKENS_PAGE
 from rlmec.stages.teach import check_teacher
 from rlmec.stages.warmup import warmup_task
 from rlmec.store.artifacts import Artifact
@@ -83,10 +84,10 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
         run.say(line)
     settings = run.settings
 
-    if line := _slow_precision(settings, until):
+    for line in filter(None, (_not_read(until), _slow_precision(settings, until))):
         run.say(line)
     if settings.model.path is not None or settings.stage == PLAN:
-        ranks.share(lambda: _say_plan(run))
+        ranks.share(lambda: _say_plan(run, until))
     if settings.stage == PLAN:
         return None
 
@@ -140,8 +141,8 @@ def addresses(settings: RunSettings) -> list[Named]:
     return [Named(stage.title, stage.name, address) for stage, address in known.values()]
 
 
-def _say_plan(run: Run) -> None:
-    """Prints the memory and the disk space that the run will need.
+def _say_plan(run: Run, until: list[str]) -> None:
+    """Prints the memory and the disk space that the stages `until` the asked one will need.
 
     A plan needs neither the problems nor the tokenizer: without them rows count as `max_length`.
     """
@@ -157,7 +158,7 @@ def _say_plan(run: Run) -> None:
         run.expect(flow.stage(run, flow.STAGES[-1]))
         for line in artifact_lines(run):
             say(line)
-    planned = plan_memory(s, run.ranks.world, prompts)
+    planned = plan_memory(s, run.ranks.world, until, prompts)
     examples = _examples(run)
     rows = None if examples is None else row_files(s, run.ranks.world, examples, prompts)
     if line := disk_line(planned, s, rows):
@@ -351,6 +352,14 @@ def _idle_gpu(trainer: TrainerSettings) -> str:
     return f"this run uses the CPU, not the GPU ({name}): trainer=gpu or trainer=auto takes it"
 
 
+def _not_read(until: Sequence[str]) -> str:
+    """What to say of stages before the policy that are left out; empty without any."""
+    missing = [name for name in ("teach", "grm", "score") if name not in until]
+    if "policy" not in until or not missing:
+        return ""
+    return f"not made, because this method reads nothing of it: {', '.join(missing)}"
+
+
 def _slow_precision(settings: RunSettings, stages: Sequence[str]) -> str:
     """What to say of a finished model in float32 on a CPU that is made for bfloat16, else empty.
 
@@ -386,7 +395,8 @@ def _show(run: Run, artifact: Artifact) -> None:
     if run.settings.stage == "report":
         run.say_markdown("\n" + artifact.file("table.md").read_text(encoding="utf-8"))
         run.say(f"report: {artifact.file('index.html')}")
-        run.say(f"token rewards: {artifact.file('tokens.html')}")
+        if (page := artifact.path / TOKENS_PAGE).exists():
+            run.say(f"token rewards: {page}")
     if run.settings.stage == "evaluate":
         stages = [flow.evaluation(run, task) for task in (None, *judged_tasks(run))]
         judged = [judgement_of(make(stage), flow.MAIN, stage.label) for stage in stages]

@@ -31,7 +31,7 @@ from rlmec.records import (
     Problem,
     Score,
 )
-from rlmec.stages.export import LAST
+from rlmec.stages.export import JOINED, LAST
 from rlmec.store.tables import read_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"
@@ -43,7 +43,7 @@ def chain(tmp_path_factory):
     root = tmp_path_factory.mktemp("chain")
     model = start_model(root / "start", chat_tokenizer())
     done = {}
-    for what in (*LAST, "lm_eval_task"):
+    for what in (*LAST, *JOINED, "lm_eval_task"):
         path = f"export.path={root / 'exports' / what}"
         overrides = ["prompt=chat", "stage=export", f"export.what={what}", path]
         done[what] = run(root, model, *overrides)

@@ -28,6 +28,7 @@ from rlmec.pipeline.memory_plan import (
 from rlmec.settings.binding import ConfigurationError
 from rlmec.settings.check import check
 from rlmec.settings.schema import LoraSettings, as_plain
+from rlmec.stages.flow import STAGES
 
 QWEN3_1_7B = {
     **{"model_type": "qwen3", "hidden_size": 2048, "intermediate_size": 6144},
@@ -70,7 +71,7 @@ def settings_of(tmp_path, **changes):
 
 
 def test_the_table_has_a_line_a_stage(tmp_path, capsys):
-    plan_memory(settings_of(tmp_path), 1)
+    plan_memory(settings_of(tmp_path), 1, STAGES)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:-1]] == ["sample", "grm", "score", "policy"]
     assert re.search(r"policy .* 4096 +3$", lines[4])  # tokens a step, steps
@@ -134,7 +135,7 @@ def test_a_step_is_planned_with_the_padding_that_a_pass_more_would_cost(tmp_path
 
 
 def test_only_stages_that_are_made_are_planned(tmp_path, capsys):
-    plan_memory(settings_of(tmp_path, stage="teach"), 1)
+    plan_memory(settings_of(tmp_path), 1, ["sample", "teach"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:-1]] == ["sample"]
 
 
@@ -143,12 +144,12 @@ def test_a_run_that_cannot_fit_is_refused_with_advice(tmp_path):
     settings = settings_of(tmp_path, **large, **{"model.path": None})
     settings = replace(settings, model=replace(settings.model, vocabulary_size=151936))
     with pytest.raises(ConfigurationError) as caught:
-        plan_memory(settings, 1)
+        plan_memory(settings, 1, STAGES)
     told = str(caught.value)
     assert re.match(r"warmup needs about \d\d\.\d GiB on a device of 24\.0 GiB; try model", told)
     lora = LoraSettings(r=16)
     half = replace(settings.model, dtype="bfloat16", lora=lora, path=str(tmp_path))
-    plan_memory(replace(settings, model=half, grm=replace(settings.grm, lora=lora)), 1)
+    plan_memory(replace(settings, model=half, grm=replace(settings.grm, lora=lora)), 1, STAGES)
 
 
 def test_a_limit_that_is_not_known_refuses_nothing(tmp_path):

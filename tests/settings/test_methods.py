@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlmec.pipeline.pair_records import MAKERS, preferred
+from rlmec.pipeline.pair_records import MAKERS, preferred, stages_read
 from rlmec.settings.binding import ConfigurationError, build
 from rlmec.settings.check import check
 from rlmec.settings.command_line import check_command_line
@@ -54,6 +54,31 @@ def test_a_method_changes_the_policy_node_alone():
         other = settings(f"{path.parent.name}={path.stem}")
         found = [n for n in vars(plain) if getattr(plain, n) != getattr(other, n)]
         assert sorted(found) == sorted(CHANGES.get(path.stem, ["policy"])), path.stem
+
+
+EVERYTHING = ("sample", "teach", "score")
+TAUGHT = "policy.corrections=teacher"
+READ = {
+    ("method=rft",): ("sample",),
+    ("method=continued_sft",): ("sample",),
+    ("method=imitation_alone", TAUGHT): ("sample", "teach"),
+    ("method=imitation_alone", "ablation=uniform_imitation", TAUGHT): ("sample", "teach"),
+    ("method=teacher_solutions", "ablation=teacher_only"): ("sample", "teach"),
+    ("method=imitation_alone",): EVERYTHING,  # the GRM's corrections count, too
+    ("method=teacher_solutions",): EVERYTHING,
+    (TAUGHT,): EVERYTHING,  # token rewards
+    ("ablation=rewards_alone",): EVERYTHING,
+    ("policy/reward=edit_labels", TAUGHT): EVERYTHING,  # log-probs of the old policy
+    ("method=grpo",): EVERYTHING,
+    ("method=sequence_ppo",): EVERYTHING,
+    ("method=dpo_attempts",): EVERYTHING,
+    ("method=dpo_corrections", TAUGHT): EVERYTHING,
+}
+
+
+@pytest.mark.parametrize("overrides", READ, ids=" ".join)
+def test_a_method_waits_for_what_it_reads_and_nothing_else(overrides):
+    assert stages_read(settings(*overrides).policy) == READ[overrides]
 
 
 def test_an_ablation_can_be_added_to_a_method():

@@ -60,15 +60,50 @@ def test_the_menu_gives_every_stage_its_own(run_with):
 @pytest.mark.parametrize(
     ("rounds", "last", "wanted"),
     [
-        (1, "teach", "teach"),
-        (2, "teach", "policy"),
-        (2, "evaluate", "evaluate"),
-        (2, "warmup", "warmup"),
+        (1, None, "-"),
+        (1, "teach", "ST"),
+        (2, "teach", "STGCP"),
+        (2, "evaluate", "STGCPE"),
+        (1, "warmup", "W"),
     ],
 )
 def test_stages_until(run_with, rounds, last, wanted):
-    run = run_with(f"rounds={rounds}")
-    assert flow.stages_until(run, last) == list(flow.STAGES[: flow.STAGES.index(wanted) + 1])
+    assert until(run_with(f"rounds={rounds}"), last) == wanted
+
+
+def until(run, last):
+    """The stages until `last` by their letters."""
+    letters = dict(zip(flow.STAGES, "WSTGCPER", strict=True))
+    return "".join(letters[name] for name in flow.stages_until(run, last)) or "-"
+
+
+TAUGHT = ("method=imitation_alone", "policy.corrections=teacher")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["method=rft"], "SPER"),
+        (["method=continued_sft"], "SPER"),
+        ([*TAUGHT], "STPER"),
+        ([*TAUGHT, "rounds=2"], "STPER"),
+        (["method=imitation_alone"], "STGCPER"),
+        (["model=tiny", "model.path=null", *TAUGHT], "WSTPER"),
+    ],
+    ids=" ".join,
+)
+def test_what_no_policy_reads_is_not_made(run_with, overrides, wanted):
+    run = run_with("report.compare={continued_sft: null, imitation_alone: null}", *overrides)
+    assert until(run, "report") == wanted
+    assert until(run, "evaluate") == wanted[:-1]
+
+
+def test_a_report_reads_what_a_compared_policy_reads(run_with):
+    other = "report.compare={imitation_alone: null, more: {corrections: both}}"
+    run = run_with(*TAUGHT, other)
+    assert until(run, "evaluate") == "STPE"
+    assert until(run, "report") == "STGCPER"
+    assert {"teach", "score", "grm"} <= set(flow.report(run).parents)
 
 
 def test_the_configuration_names_the_stages_in_their_order():

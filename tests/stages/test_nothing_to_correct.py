@@ -118,5 +118,10 @@ def test_a_round_with_corrections_and_a_grm_has_something_to_learn(tmp_path):
     assert policy.nothing_to_learn({"teach": made(3), "score": made(9)}, asked=True) == ""
     assert policy.nothing_to_learn({"teach": made(0), "score": made(9)}, asked=True)
     assert policy.nothing_to_learn({"teach": made(0), "score": made(9)}, asked=False) == ""
+    refused = made(3, **{"teach/accepted": 0})
+    assert policy.nothing_to_learn({"teach": refused}, asked=True) == "no correction was accepted"
+    assert policy.nothing_to_learn({"teach": made(3, **{"teach/accepted": 1})}, asked=True) == ""
+    assert policy.nothing_to_learn({"teach": refused}, asked=False) == ""
+    assert policy.nothing_to_learn({}, asked=True) == "", "a method that reads no corrections"
     untrained = made(9, **{"grm/untrained": 1})
     assert policy.nothing_to_learn({"teach": made(3), "score": untrained}, asked=True)
