@@ -22,9 +22,9 @@ import numpy as np
 from rlmec.data.policy_rows import Joined, rows_of
 from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
-from rlmec.method.reads import CORRECTIONS, REWARDS, reads
 from rlmec.records import Pair, Problem
 from rlmec.settings.ranges import AnyFloat, AtMost
+from rlmec.settings.reads import CORRECTIONS, REWARDS, reads
 
 Logprobs = Sequence[float] | np.ndarray
 

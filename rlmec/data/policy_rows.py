@@ -17,9 +17,9 @@ import numpy as np
 
 from rlmec.data.prefix_tree import common_length, merge, trim
 from rlmec.data.row import Row, Segment
-from rlmec.method.reads import CORRECTIONS, REWARDS, reads
 from rlmec.prompts import Prompts
 from rlmec.records import Pair, Problem
+from rlmec.settings.reads import CORRECTIONS, REWARDS, reads
 
 
 class Joined(Protocol):

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from rlmec.method.reads import reads
 from rlmec.settings.ranges import AnyFloat, NonNegativeFloat
+from rlmec.settings.reads import reads
 
 RewardRule = Callable[..., np.ndarray]
 """(grm_logprobs, is_right, removed) -> token rewards, float32 [n]."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlmec.data.pairs import PairTable, join_pairs
-from rlmec.method.reads import CORRECTIONS, OLD_LOGPROBS, REWARDS, what_is_read
 from rlmec.pipeline.chain import Run
 from rlmec.records import GRM, Attempt, Correction, Draws, Problem, Score
 from rlmec.settings.binding import build
+from rlmec.settings.reads import CORRECTIONS, OLD_LOGPROBS, REWARDS, what_is_read
 from rlmec.settings.schema import PolicySettings
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import TableRecords, read_table

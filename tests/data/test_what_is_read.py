@@ -11,9 +11,9 @@ from small_models import prompts
 from small_pairs import pair
 
 from rlmec.data import baseline_rows, policy_rows
-from rlmec.method.reads import ALL, CORRECTIONS, OLD_LOGPROBS, REWARDS, reads, what_is_read
 from rlmec.method.rewards import clipped_probability, no_reward
 from rlmec.records import Problem
+from rlmec.settings.reads import ALL, CORRECTIONS, OLD_LOGPROBS, REWARDS, reads, what_is_read
 
 ROWS = (
     policy_rows.pair_rows,
