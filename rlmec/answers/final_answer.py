@@ -2,8 +2,9 @@
 
 In: a completion and a gold answer. Out: a verdict. The final answer is what follows the last
 marker: `####`, a line that begins with `A:` or `Answer:`, a heading `Final Answer`, `The answer
-is`, `\\boxed{...}`. It ends with its line; where nothing else is on the line of the marker, it is
-the next line. Boxes that stand together (`$\\boxed{1}$ and $\\boxed{2}$`) are one answer, a list.
+is` (or `The correct option is`), `<answer>`, `\\boxed{...}`. It ends with its line or with
+`</answer>`; where nothing else is on the line of the marker, it is the next line. Boxes that stand
+together (`$\\boxed{1}$ and $\\boxed{2}$`) are one answer, a list.
 
 Some markers state nothing and are passed over: Markdown headings (`#### 2. Add`), questions ("the
 answer is 5?"), and judgements of an answer given before ("so the answer is correct").
@@ -25,17 +26,21 @@ MARKERS = {
     "####": re.compile(r"(?<!#)####(?!#)"),
     "A:": re.compile(r"^[ \t]{0,8}A:", re.MULTILINE),
     "The answer is": re.compile(
-        r"the (?:final |correct |right )?answer is(?!n['\u2019]?t\b):?", re.IGNORECASE
+        r"(?:the|my|our) (?:(?:final |correct |right |best )?answer"
+        r"|(?:correct |right |best )(?:option|choice)) is(?!n['\u2019]?t\b):?",
+        re.IGNORECASE,
     ),
     "Answer:": re.compile(
         r"^[ \t>*_#-]{0,8}(?:(?:the )?(?:final |correct )?answer[*_ \t]{0,4}:"
         r"|(?:final )?answer[*_ \t]{0,4}$)",
         re.IGNORECASE | re.MULTILINE,
     ),
+    "<answer>": re.compile(r"<answer>", re.IGNORECASE),
     "\\boxed{": re.compile(r"\\(?:boxed|fbox)(?: {0,4}\{|(?= {0,4}\d))"),
 }
 _IN_EVERY = {"####": "####", "A:": "A:", "\\boxed{": "box"}
-"""A part of each marker that is quick to look for; the others have "answer" in any case."""
+"""A part of each marker that is quick to look for; the others have one of `_NAMES` in any case."""
+_NAMES = ("answer", "option", "choice")
 
 LONGEST_TEXT = 200_000
 """Characters of a text that are searched, counted from its end."""
@@ -57,6 +62,7 @@ _JUDGEMENT = re.compile(
     re.IGNORECASE,
 )
 _QUESTION = re.compile(r"[^.!?\n]*\?\W{1,8}(?:no|wait|hmm)\b", re.IGNORECASE)
+_TAG_END = re.compile(r"</answer>", re.IGNORECASE)
 _NOT = re.compile(r"\b(?:not|isn't|n't)\W{0,12}$")
 _DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("```", "```"))
 _SCALE_WORD = re.compile(rf"(?:\$|\\\)|\s){{0,4}}({'|'.join(SCALES)})\b", re.IGNORECASE)
@@ -105,7 +111,8 @@ def final_answer(text: str, markers: Sequence[str] = tuple(MARKERS)) -> str | No
 
 def _marked(text: str, markers: Sequence[str]) -> list[tuple[int, int, str]]:
     """(end, start, name) of every marker, in order of the ends."""
-    named = "answer" in text.lower()
+    lowered = text.lower()
+    named = any(name in lowered for name in _NAMES)
     found = []
     for name in markers:
         part = _IN_EVERY.get(name)
@@ -116,7 +123,10 @@ def _marked(text: str, markers: Sequence[str]) -> list[tuple[int, int, str]]:
 
 def _stated(text: str, start: int, name: str) -> str | None:
     """What follows a marker that is no box, as written; None where the marker states nothing."""
-    line, _, below = text[start : start + LONGEST_ANSWER].partition("\n")
+    inside, *closed = _TAG_END.split(text[start : start + LONGEST_ANSWER], maxsplit=1)
+    if name == "<answer>" and closed:
+        return inside
+    line, _, below = inside.partition("\n")
     if name == "####" and _HEADING.fullmatch(line.strip()):
         return None
     if _QUESTION.match(line):

@@ -8,7 +8,8 @@ without them. A leading article is set aside, so that "a bloody mess" is neither
 another answer.
 
 A sentence may follow that names no other option. After an answer in emphasis, quotes or the
-delimiters of a formula any sentence may follow. What names two options names none.
+delimiters of a formula any sentence may follow, and after any answer a reason ("because ...") or
+what it is not ("not B"). What names two options names none.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _NUMBERED = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _TEXT_FIRST = re.compile(
-    r"(?P<text>.+?),? (?:(?:option |choice )?[(\[](?P<name>[A-Za-z]|\d\d?)[)\]]"
+    r"(?P<text>.+?),? (?:(?:option |choice )?[(\[](?:option |choice )?(?P<name>[A-Za-z]|\d\d?)[)\]]"
     r"|(?:option|choice) (?P<word>[A-Za-z]|\d\d?))",
     re.ASCII,
 )
@@ -58,6 +59,11 @@ _DELIMITED = re.compile(
 )
 _COURTESY = re.compile(
     r"\b(?:I (?:hope|think|believe)|(?:please )?let me know|this was found)\b[^.!?\n]*",
+    re.IGNORECASE,
+)
+_REASON = re.compile(
+    r"(?:because|since|as(?! well)|rather than|instead of"
+    r"|(?:and |but )?not(?! (?:sure|certain|only|necessarily)))\b",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
@@ -200,7 +206,7 @@ def _equal(answer: str, texts: Sequence[str]) -> int | None:
 
 def _names_another(rest: str, index: int, texts: Sequence[str]) -> bool:
     rest = _COURTESY.sub("", rest)
-    if not rest:
+    if not rest or _REASON.match(rest):
         return False
     letters = set(LETTERS[: len(texts)]) - set(LETTERS[index : index + 1])
     if any("".join(m.groups("")).upper() in letters for m in _OTHER.finditer(rest)):

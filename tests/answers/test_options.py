@@ -30,6 +30,7 @@ OPTIONS = ("pleasure", "Bloody mess", "cake", "St. Louis")
         ),
         *("B. It is red.", "(B), because it is red", "bloody mess. A person sees it"),
         *(r"\text{Bloody mess}", r"$\text{(B)}$", "$B$", r"\mathbf{B}"),
+        "(B), since (C) is sweet",
     ],
 )
 def test_an_option_is_named(answer):
@@ -41,7 +42,7 @@ def test_an_option_is_named(answer):
     [
         *("A or B", "B or C", "(A) or (B)", "B, C", "B and C", "option B or C", "B/C"),
         *("bloody mess or cake", "bloody mess, cake", "(A) bloody mess", "a. bloody mess"),
-        *("B. It is no cake", "B. Or A", "(B), since (C) is sweet", "bloody mess. Or option C"),
+        *("B. It is no cake", "B. Or A", "(B) as well as (C)", "bloody mess. Or option C"),
         *("not bloody mess", "bloody", "a bloody", "E", "", "ab", "is B", "(B) is wrong"),
         *(r"\text{B} or \text{C}", "5"),
     ],

@@ -138,6 +138,21 @@ NUMBERED = ("1) brick", "2) onion", "3) bus")
         (OPTIONS, "an onion", "The answer is an onion - it has many skins.", "right"),
         (OPTIONS, "an onion", r"The answer is \textbf{(B)}\ an onion", "right"),
         (OPTIONS, "an onion", "The answer is `B`.", "right"),
+        (OPTIONS, "an onion", "The answer is onion (option B).", "right"),
+        (OPTIONS, "an onion", "The answer is B because A and C cannot be eaten.", "right"),
+        (OPTIONS, "an onion", "The answer is B, since a red brick is hard.", "right"),
+        (OPTIONS, "an onion", "The answer is B, not C.", "right"),
+        (OPTIONS, "an onion", "The answer is B: an onion, not A (a red brick).", "right"),
+        (OPTIONS, "an onion", "The answer is C because A and B are wrong.", "wrong"),
+        (OPTIONS, "an onion", "The answer is B as well as C.", "wrong"),
+        (OPTIONS, "an onion", "The answer is B, not only that, also C.", "wrong"),
+        (OPTIONS, "an onion", "The correct option is B.", "right"),
+        (OPTIONS, "an onion", "The best choice is (B), an onion.", "right"),
+        (OPTIONS, "an onion", "My answer is b.", "right"),
+        (OPTIONS, "an onion", "The correct option is not B.", "wrong"),
+        (OPTIONS, "an onion", "<think>A or B?</think><answer>B</answer>", "right"),
+        (OPTIONS, "an onion", "<answer> (B) an onion </answer>", "right"),
+        (OPTIONS, "an onion", "<answer>A</answer>", "wrong"),
         (OPTIONS, "an onion", "The answer is \u201cB\u201d.", "right"),
         (OPTIONS, "an onion", "The answer is\n\n(B)", "right"),
         (
@@ -167,3 +182,23 @@ NUMBERED = ("1) brick", "2) onion", "3) bus")
 )
 def test_kinds_of_options(options, gold, text, verdict):
     assert judge_option(text, gold, options) == verdict
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "verdict"),
+    [
+        ("18", "<think>9 * 2 = 17?</think>\n<answer>18</answer>", "right"),
+        ("18", "<answer>\n18\n</answer>", "right"),
+        ("18", "<answer>She makes $18.</answer>", "right"),
+        ("18", r"<answer>\boxed{18}</answer>", "right"),
+        ("18", "<answer>The answer is 18</answer>", "right"),
+        ("18", "<Answer>18</Answer> I hope it helps: 3", "right"),
+        ("18", "<answer>18", "right"),
+        ("18", "The answer is 17. No: <answer>18</answer>", "right"),
+        ("18", "<answer>17</answer> or 18", "wrong"),
+        ("18", "<answer></answer> 18", "no_answer"),
+        ("18", "Our final answer is 18.", "right"),
+    ],
+)
+def test_answers_between_tags(gold, text, verdict):
+    assert judge_number(text, gold) == verdict
