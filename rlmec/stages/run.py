@@ -84,7 +84,7 @@ def train(settings: RunSettings, ranks: Ranks, run_dir: Path, overrides: list[st
         run.say(line)
     settings = run.settings
 
-    for line in filter(None, (_not_read(until), _slow_precision(settings, until))):
+    for line in filter(None, (_not_read(settings, until), _slow_precision(settings, until))):
         run.say(line)
     if settings.model.path is not None or settings.stage == PLAN:
         ranks.share(lambda: _say_plan(run, until))
@@ -352,12 +352,19 @@ def _idle_gpu(trainer: TrainerSettings) -> str:
     return f"this run uses the CPU, not the GPU ({name}): trainer=gpu or trainer=auto takes it"
 
 
-def _not_read(until: Sequence[str]) -> str:
+def _not_read(settings: RunSettings, until: Sequence[str]) -> str:
     """What to say of stages before the policy that are left out; empty without any."""
     missing = [name for name in ("teach", "grm", "score") if name not in until]
     if "policy" not in until or not missing:
         return ""
-    return f"not made, because this method reads nothing of it: {', '.join(missing)}"
+    line = f"not made, because this method reads nothing of it: {', '.join(missing)}"
+    share = settings.teach.share
+    if "teach" in until and share < 1:
+        line += (
+            f"; {1 - share:.0%} of the problems are left uncorrected only to judge a GRM: "
+            "teach.share=1 corrects all"
+        )
+    return line
 
 
 def _slow_precision(settings: RunSettings, stages: Sequence[str]) -> str:

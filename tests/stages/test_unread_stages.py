@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from small_runs import run, start_model
+from small_runs import run, settings_of, start_model
+
+from rlmec.stages.run import _not_read
 
 TAUGHT = ["method=imitation_alone", "policy.corrections=teacher"]
 ALONE = "report.compare={continued_sft: null, imitation_alone: null}"
@@ -47,3 +49,18 @@ def test_the_report_says_nothing_of_token_rewards(made, name):
     facts = dict(json.loads((folder / "table.json").read_text())["facts"])
     assert "trained" in facts
     assert ("teacher" in facts) == (name == "taught")
+
+
+def test_a_run_says_what_it_does_without(tmp_path):
+    settings = settings_of(tmp_path, tmp_path)
+    assert settings.teach.share == 0.8
+    until = ["sample", "teach", "policy"]
+    assert _not_read(settings, until) == (
+        "not made, because this method reads nothing of it: grm, score; 20% of the problems are "
+        "left uncorrected only to judge a GRM: teach.share=1 corrects all"
+    )
+    alone = "not made, because this method reads nothing of it: teach, grm, score"
+    assert _not_read(settings, ["sample", "policy"]) == alone
+    assert _not_read(settings_of(tmp_path, tmp_path, "teach.share=1.0"), until).endswith("score")
+    assert _not_read(settings, ["sample", "teach", "grm", "score", "policy"]) == ""
+    assert _not_read(settings, ["sample", "teach"]) == "", "the policy was not asked for"
