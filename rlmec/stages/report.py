@@ -28,13 +28,15 @@ from rlmec.report.tables import (
     warning_lines,
 )
 from rlmec.report.token_page import Case, chosen
+from rlmec.settings.binding import build
+from rlmec.settings.reads import what_is_read
 from rlmec.settings.schema import as_plain
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.evaluate_models import judgement_of, panels_of
 from rlmec.stages.report_again import asked_again
 from rlmec.stages.report_against import find_other, read_other
 from rlmec.stages.report_credit import Scored, scored_attempts
-from rlmec.stages.report_facts import page_facts
+from rlmec.stages.report_facts import page_facts, short_name
 from rlmec.stages.report_pages import Found, pictures
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
@@ -62,7 +64,7 @@ class ReportStage(Stage):
     """
 
     name = "report"
-    version = 7  # the trained policy's solutions and log-probs on the pages
+    version = 8  # says what was trained where it has no token rewards
 
     def __init__(
         self,
@@ -237,15 +239,22 @@ class ReportStage(Stage):
         return out
 
     def _notes(self, parents: dict[str, Artifact]) -> list[str]:
-        if "teach" not in parents:
-            return []
-        corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
-        if not any(c.source == "reference" for c in corrections):
-            return []
-        return [
-            "The teacher splices the reference solution into the attempt: its corrections are "
-            "right, but they are not minimal edits."
-        ]
+        notes = []
+        node = self.run.settings.policy
+        if not what_is_read(build(node.reward)):
+            notes.append(
+                f"{MAIN} is the policy that this run trained: on {short_name(node.rows)} with the "
+                f"objective {short_name(node.objective)}, without RLMEC's token rewards."
+            )
+        corrections: list[Correction] = []
+        if "teach" in parents:
+            corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)
+        if any(c.source == "reference" for c in corrections):
+            notes.append(
+                "The teacher splices the reference solution into the attempt: its corrections are "
+                "right, but they are not minimal edits."
+            )
+        return notes
 
     def _untrained(self) -> list[str]:
         return [

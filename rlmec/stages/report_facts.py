@@ -53,15 +53,15 @@ def run_intro(run: Run, made: Collection[str]) -> str:
         words += (
             "A generative reward model (GRM) learned from these corrections to rewrite wrong "
             "attempts, and gave every token of every attempt a reward (rule "
-            f"{_short(s.policy.reward)}). "
+            f"{short_name(s.policy.reward)}). "
         )
     return words + (
-        f"The policy was then trained with the objective {_short(s.policy.objective)} on the rows "
-        f"{_short(s.policy.rows)}, and judged on problems that it had not seen."
+        f"The policy was then trained on {short_name(s.policy.rows)} with the objective "
+        f"{short_name(s.policy.objective)}, and judged on problems that it had not seen."
     )
 
 
-def _short(node: Mapping[str, Any]) -> str:
+def short_name(node: Mapping[str, Any]) -> str:
     """The name of the function that a node of the settings names."""
     return str(node["_target_"]).rpartition(".")[2]
 
@@ -83,7 +83,7 @@ def run_facts(run: Run, dated: Artifact) -> list[tuple[str, str]]:
         ("seed", str(s.seed)),
         (DATED[dated.stage], str(dated.manifest.get("created", ""))[:10]),
         ("version", version),
-        ("reward rule", _short(s.policy.reward)),
+        ("reward rule", short_name(s.policy.reward)),
         ("command", command_line(run.overrides, program)),
     ]
 
