@@ -50,17 +50,6 @@ FURTHER = {  # a key and its values, by the beginning of a method's name
     "sequence_ppo": ("policy.objective.kl_coef", ("0.0", "0.01", "0.1")),
     "grpo": ("policy.objective.kl_coef", ("0.0", "0.01", "0.1")),
 }
-WITHOUT_GRM = (
-    "continued_sft",
-    "rft",
-    "dpo_attempts",
-    "sequence_ppo",
-    "grpo",
-    "teacher_solutions",
-)
-"""Beginnings of the names of methods that no GRM is needed for."""
-TEACHER_ONLY = ("imitation_alone", "dpo_corrections")
-"""The same for methods that need none if they are joined with `teacher_only`."""
 ANY_FURTHER = ("policy.optimizer.weight_decay", ("0.0", "0.01", "0.1"))
 LAST_STEP = "policy.val_every_steps=${policy.steps}"  # the fresh trainings keep their last weights
 
@@ -104,11 +93,16 @@ def group_of(name: str) -> str:
     sys.exit(f"error: {name!r} is a file of neither conf/method nor conf/ablation")
 
 
-def needs_grm(method: str) -> bool:
+def needs_grm(method: str, settings: Sequence[str] = ()) -> bool:
     """Whether a method reads what the GRM scored or rewrote."""
-    if method.startswith(WITHOUT_GRM):
-        return False
-    return not (method.startswith(TEACHER_ONLY) and "teacher_only" in method.split("+"))
+    from hydra import compose, initialize_config_dir
+
+    from rlmec.pipeline.pair_records import stages_read
+    from rlmec.settings.check import check
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree = compose("train", ["logger=none", *overrides_of(method), *settings])
+        return "score" in stages_read(check(tree, CONF).policy)
 
 
 def rates_of(method: str, given: str | None) -> list[float]:
@@ -211,7 +205,7 @@ def main(argv: list[str]) -> None:
         if given.equal == "total":
             steps = total_steps(folder / "budget", given, settings)
             longer = [*settings, f"policy.steps={steps}", f"policy.val_every_steps={steps}"]
-            more |= {m: longer for m in methods if not needs_grm(m)}
+            more |= {m: longer for m in methods if not needs_grm(m, settings)}
         chosen = {m: tuned(folder / "tune" / m, m, given, more[m]) for m in methods}
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(chosen, indent=2) + "\n"

@@ -18,6 +18,7 @@ from rlmec.method.rewards import (
     token_probability,
 )
 from rlmec.settings.ranges import AnyFloat, NonNegativeFloat
+from rlmec.settings.reads import CORRECTIONS, reads
 
 
 def continuous_probability(
@@ -35,6 +36,7 @@ def continuous_probability(
     return (scale * (2.0 * token_probability(logprobs) - 1.0)).astype(np.float32)  # [n]
 
 
+@reads()
 def verdict(
     grm_logprobs: np.ndarray,
     is_right: bool,
@@ -51,6 +53,7 @@ def verdict(
     return np.full(len(mask), right if is_right else wrong, dtype=np.float32)  # [n]
 
 
+@reads(CORRECTIONS)
 def first_error_labels(
     grm_logprobs: np.ndarray,
     is_right: bool,

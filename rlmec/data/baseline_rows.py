@@ -24,7 +24,7 @@ from rlmec.data.prefix_tree import merge, trim
 from rlmec.data.row import Row
 from rlmec.records import Pair, Problem
 from rlmec.settings.ranges import AnyFloat, AtMost
-from rlmec.settings.reads import CORRECTIONS, REWARDS, reads
+from rlmec.settings.reads import CORRECTIONS, OLD_LOGPROBS, REWARDS, reads
 
 Logprobs = Sequence[float] | np.ndarray
 
@@ -109,6 +109,7 @@ def teacher_solution_rows(data: JoinedWithTeacher) -> Iterator[Row]:
                 yield Row.likelihood(f"{pair.attempt.id}/solved", ids, len(prompt))
 
 
+@reads(OLD_LOGPROBS)
 def advantage_rows(
     data: JoinedWithDraws, *, right: AnyFloat = 1.0, wrong: AnyFloat = -1.0, center: bool = True
 ) -> Iterator[Row]:
@@ -137,6 +138,7 @@ def advantage_rows(
             yield from _with_advantage(pair, advantage, data.draws)
 
 
+@reads(OLD_LOGPROBS)
 def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) -> Iterator[Row]:
     """One row per drawn attempt, with its advantage over its group on all its tokens (GRPO).
 
@@ -177,6 +179,7 @@ def group_advantage_rows(data: JoinedThatCounts, *, divide_by_std: bool = True) 
             yield from _with_advantage(pair, advantage, data.draws)
 
 
+@reads(CORRECTIONS, OLD_LOGPROBS)
 def correction_preferences(data: JoinedWithStart, *, likelihood: bool = False) -> Iterator[Row]:
     """One preference row per corrected attempt: its correction is preferred to it.
 
@@ -197,6 +200,7 @@ def correction_preferences(data: JoinedWithStart, *, likelihood: bool = False) -
         yield _preference(id_, pair, pair.target_ids, start, likelihood)
 
 
+@reads(OLD_LOGPROBS)
 def attempt_preferences(
     data: Joined, *, most_per_problem: AtMost | None = None, likelihood: bool = False
 ) -> Iterator[Row]:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from rlmec.settings.ranges import AnyFloat, NonNegativeFloat
-from rlmec.settings.reads import reads
+from rlmec.settings.reads import CORRECTIONS, reads
 
 RewardRule = Callable[..., np.ndarray]
 """(grm_logprobs, is_right, removed) -> token rewards, float32 [n]."""
@@ -60,6 +60,7 @@ def clipped_probability(
     return np.clip(token_probability(logprobs) - pivot, low, high).astype(np.float32)  # [n]
 
 
+@reads(CORRECTIONS)
 def edit_labels(
     grm_logprobs: np.ndarray,
     is_right: bool,

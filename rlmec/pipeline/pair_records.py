@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlmec.data.pairs import PairTable, join_pairs
+from rlmec.method.rewards import no_reward
 from rlmec.pipeline.chain import Run
 from rlmec.records import GRM, Attempt, Correction, Draws, Problem, Score
 from rlmec.settings.binding import build
-from rlmec.settings.reads import CORRECTIONS, OLD_LOGPROBS, REWARDS, what_is_read
+from rlmec.settings.reads import (
+    CORRECTIONS,
+    GRM_LOGPROBS,
+    OLD_LOGPROBS,
+    REWARDS,
+    what_is_read,
+)
 from rlmec.settings.schema import PolicySettings
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import TableRecords, read_table
@@ -19,17 +26,35 @@ MAKERS = {"both": ("teach", "score"), "teacher": ("teach",), "grm": ("score",)}
 """The stages whose corrections count by `policy.corrections`."""
 
 
-def stages_read(node: PolicySettings) -> tuple[str, ...]:
-    """The stages of a round that a policy node's training reads: `sample`, and what its rows and
-    its reward rule need of `teach` and `score`."""
+def parts_read(node: PolicySettings) -> frozenset[str]:
+    """What the training of a policy node reads, of `settings.reads.ALL`.
+
+    A token that gets a reward needs its log-prob under the old policy as well. Without
+    `policy.keep_uncorrected`, corrections decide which wrong attempts there are.
+    """
     of_rows = what_is_read(build(node.rows))
-    rewarded = what_is_read(build(node.reward))
-    if OLD_LOGPROBS in of_rows or (REWARDS in of_rows and rewarded):
-        return ("sample", "teach", "score")
-    makers = MAKERS[node.corrections] if CORRECTIONS in of_rows else ()
-    if "score" in makers:
-        return ("sample", "teach", "score")
-    return ("sample", *makers)
+    if OLD_LOGPROBS in of_rows and not node.keep_uncorrected:
+        of_rows |= {CORRECTIONS}
+    rewarded = what_is_rewarded(node)
+    if REWARDS not in of_rows or rewarded is None:
+        return of_rows - {REWARDS, GRM_LOGPROBS}
+    return (of_rows - {GRM_LOGPROBS}) | rewarded | {OLD_LOGPROBS}
+
+
+def what_is_rewarded(node: PolicySettings) -> frozenset[str] | None:
+    """What the reward rule of a policy node reads; None for the rule that rewards nothing."""
+    rule = build(node.reward)
+    return None if getattr(rule, "func", rule) is no_reward else what_is_read(rule)
+
+
+def stages_read(node: PolicySettings) -> tuple[str, ...]:
+    """The stages of a round that the training of a policy node reads: `sample`, and `teach` and
+    `score` where it reads what they make."""
+    parts = parts_read(node)
+    makers = set(MAKERS[node.corrections]) if CORRECTIONS in parts else set[str]()
+    if GRM_LOGPROBS in parts or "score" in makers:
+        makers = {"teach", "score"}
+    return ("sample", *(name for name in ("teach", "score") if name in makers))
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,7 @@ class PairRecords:
     """
 
     problems: list[Problem]
-    attempts: Sequence[Attempt]
+    attempts: TableRecords[Attempt]
     corrections: Sequence[Correction]
     scores: Sequence[Score]
     dropped: dict[str, int] = field(default_factory=dict)
@@ -101,13 +126,13 @@ def preferred(facts: Iterable[tuple[str, str, str]]) -> list[int]:
     return [n for n, id_, by in accepted if by != GRM or id_ not in taught]
 
 
-def join_arguments(node: PolicySettings, parents: Collection[str]) -> dict[str, Any]:
+def join_arguments(node: PolicySettings, scored: bool) -> dict[str, Any]:
     """The credit settings of a policy node, as arguments of `join_pairs` and the DataModule.
 
-    Where `score` is not among the names of the `parents`, there is no reward rule.
+    Where attempts are not `scored`, there is no reward rule.
     """
     return {
-        "reward": build(node.reward) if "score" in parents else None,
+        "reward": build(node.reward) if scored else None,
         "edited_weight": node.edit_weights.edited,
         "kept_weight": node.edit_weights.kept,
         "keep_uncorrected": node.keep_uncorrected,
@@ -127,5 +152,5 @@ def joined_pairs(
         records.scores,
         tokenizer=tokenizer,
         dropped=records.dropped,
-        **join_arguments(node, parents),
+        **join_arguments(node, scored="score" in parents),
     )

@@ -1,13 +1,14 @@
 """Log-probs of given completions under one model, by fixed parts; and two uses of them.
 
 In: prompts and completions as token ids. Out: one `SequenceLogprobs` per completion, from the same
-forward pass as in training. The stage `score` computes old log-probs with it. Here it also compares
-the sampler's log-probs with the trainer's, and scores corrections under the policy's start, which
-DPO needs.
+forward pass as in training. The stage `score` computes old log-probs with it, and a policy's
+training that reads no scores its own. Here it also compares the sampler's log-probs with the
+trainer's, and scores corrections under the policy's start, which DPO needs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from rlmec.on_demand import Made
 from rlmec.pipeline import models
 from rlmec.pipeline.chain import Run, Stage
 from rlmec.pipeline.predict import Tables, predict_parts
-from rlmec.records import Attempt, Pair, SequenceLogprobs
+from rlmec.records import Attempt, Pair, Score, SequenceLogprobs
 from rlmec.store.parts import PartFolder
 from rlmec.store.tables import TableRecords
 from rlmec.training.policy_module import PolicyModule
@@ -79,6 +80,30 @@ def score_sequences(
     table = folder.with_suffix(".parquet")
     run.ranks.share(lambda: made.merge("logprobs", SequenceLogprobs, table))
     return TableRecords([table], SequenceLogprobs)
+
+
+def old_scores(
+    run: Run, title: str, model: models.LanguageModel, attempts: Sequence[Attempt], work: Path
+) -> Sequence[Score]:
+    """Scores without a GRM: the log-probs of attempts under the policy's start, and NaN for those
+    of the GRM, for trainings that read none of it."""
+    s = run.settings.score
+    scored = score_sequences(
+        run,
+        f"{title} (old policy)",
+        model,
+        Made(len(attempts), lambda i: attempt_row(attempts[i])),
+        work / "parts" / "old",
+        part_size=s.part_size,
+        precision=s.precision,
+        seed=s.seed,
+    )
+
+    def score(number: int) -> Score:
+        own = scored[number]
+        return Score(own.id, [math.nan] * len(own.logprobs), own.logprobs, own.tokenizer)
+
+    return Made(len(scored), score)
 
 
 def correction_logprobs(

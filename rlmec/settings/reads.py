@@ -1,7 +1,7 @@
 """What a row function or a reward rule reads, as a mark on it.
 
 The chain makes what is read and nothing else: a method that learns from references alone needs no
-teacher, and one without token rewards no GRM.
+teacher, and one whose rewards do not come from the GRM needs no GRM.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-CORRECTIONS, REWARDS, OLD_LOGPROBS = "corrections", "rewards", "old_logprobs"
+CORRECTIONS, REWARDS = "corrections", "rewards"
+OLD_LOGPROBS, GRM_LOGPROBS = "old_logprobs", "grm_logprobs"
 
-ALL = frozenset((CORRECTIONS, REWARDS, OLD_LOGPROBS))
+ALL = frozenset((CORRECTIONS, REWARDS, OLD_LOGPROBS, GRM_LOGPROBS))
 """What a function without a mark may read.
 
-Of a pair of attempt and correction these are its target, its token rewards, and the log-probs of
-the attempt under the old policy.
+Of an attempt these are its correction, its token rewards, and its log-probs under the old policy
+and under the GRM.
 """
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,8 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def reads(*parts: str) -> Callable[[F], F]:
     """Marks a function: of `ALL` it reads these parts and no others.
 
-    Rewards of 0 count as not read, and so do log-probs where the reward is 0. Raises ValueError for
-    an unknown part.
+    A row function reads an old log-prob only if it also does where the token's reward is 0. Raises
+    ValueError for an unknown part.
     """
     if unknown := set(parts) - ALL:
         raise ValueError(f"reads: {sorted(unknown)} not in {sorted(ALL)}")

@@ -29,12 +29,13 @@ from rlmec.pipeline.fit import (
 )
 from rlmec.pipeline.import_solutions import counts_of
 from rlmec.pipeline.judges import accuracy_judge
-from rlmec.pipeline.pair_records import join_arguments, pair_records
-from rlmec.pipeline.score_sequences import correction_logprobs
+from rlmec.pipeline.pair_records import PairRecords, join_arguments, pair_records, parts_read
+from rlmec.pipeline.score_sequences import correction_logprobs, old_scores
 from rlmec.pipeline.sources import ModelSource, RoundStage, dev_problems, is_asked
 from rlmec.records import Problem
 from rlmec.settings.binding import build, offers
 from rlmec.settings.ranges import is_mixed
+from rlmec.settings.reads import OLD_LOGPROBS
 from rlmec.settings.schema import ModelSettings, PolicySettings, as_plain
 from rlmec.store.artifacts import Artifact
 from rlmec.training.policy_module import PolicyModule
@@ -71,7 +72,16 @@ class PolicyStage(RoundStage):
             node["schedule"] = self.schedule
         if not self.imitates_corrections:
             node["imitates_corrections"] = False
-        return super().settings() | {"policy": node}
+        own = super().settings() | {"policy": node}
+        if self.scores_itself:
+            s = self.run.settings.score
+            own["score"] = {"precision": s.precision, "part_size": s.part_size}
+        return own
+
+    @property
+    def scores_itself(self) -> bool:
+        """Whether the training reads old log-probs, but nothing else that `score` makes."""
+        return "score" not in self.parents and OLD_LOGPROBS in parts_read(self.node)
 
     @property
     def schedule(self) -> tuple[int, int]:
@@ -157,13 +167,15 @@ class PolicyStage(RoundStage):
         return Outcome(0, metrics)
 
     def data(
-        self, model: models.LanguageModel, parents: dict[str, Artifact], work: Path | None = None
+        self, model: models.LanguageModel, parents: dict[str, Artifact], work: Path
     ) -> SolutionPairDataModule:
         """The DataModule of the training, from the artifacts that the stage reads.
 
         Its rows are kept in a temporary file in `work`.
         """
         records = pair_records(self.run, self.node, parents)
+        if self.scores_itself:
+            records = self._with_old_logprobs(records, model, work)
         return SolutionPairDataModule(
             model.prompts,
             records.problems,
@@ -175,10 +187,23 @@ class PolicyStage(RoundStage):
             dropped=records.dropped,
             draws=records.draws,
             solve=self._solver(),
-            scratch=work and work / ROWS,
+            scratch=work / ROWS,
             imitate_corrections=self.imitates_corrections,
-            **join_arguments(self.node, parents),
+            **join_arguments(self.node, scored=bool(records.scores)),
         )
+
+    def _with_old_logprobs(
+        self, records: PairRecords, model: models.LanguageModel, work: Path
+    ) -> PairRecords:
+        """The records with the old log-probs of the attempts that a row of the training can hold;
+        the others are dropped."""
+        limit = model.limited(self.node.max_length)
+        lengths = records.attempts.columns("prompt_ids", "completion_ids")
+        fitting = [n for n, ids in enumerate(lengths) if sum(map(len, ids)) <= limit]
+        attempts = records.attempts.chosen(fitting)
+        dropped = {"too_long_to_score": len(records.attempts) - len(attempts)}
+        scores = old_scores(self.run, self.title, model, attempts, work)
+        return replace(records, attempts=attempts, scores=scores, dropped=dropped)
 
     def _solver(self) -> Callable[[Problem], str | None] | None:
         """The teacher's own solutions, for rows that want them; the teacher is made when the first

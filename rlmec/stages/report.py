@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlmec.evaluation.run_warnings import of_no_training
 from rlmec.pipeline.chain import Outcome, Settings, Stage
 from rlmec.pipeline.models import of_artifact
+from rlmec.pipeline.pair_records import what_is_rewarded
 from rlmec.pipeline.sources import ModelSource
 from rlmec.prompts import Codec
 from rlmec.records import Correction
@@ -28,8 +29,6 @@ from rlmec.report.tables import (
     warning_lines,
 )
 from rlmec.report.token_page import Case, chosen
-from rlmec.settings.binding import build
-from rlmec.settings.reads import what_is_read
 from rlmec.settings.schema import as_plain
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.evaluate_models import judgement_of, panels_of
@@ -241,7 +240,7 @@ class ReportStage(Stage):
     def _notes(self, parents: dict[str, Artifact]) -> list[str]:
         notes = []
         node = self.run.settings.policy
-        if not what_is_read(build(node.reward)):
+        if what_is_rewarded(node) is None:
             notes.append(
                 f"{MAIN} is the policy that this run trained: on {short_name(node.rows)} with the "
                 f"objective {short_name(node.objective)}, without RLMEC's token rewards."

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from benchmarks import compare
 from benchmarks.compare import (
@@ -110,20 +109,16 @@ def test_a_single_rate_is_not_tuned(sweeps, tmp_path):
     assert not sweeps.asked
 
 
-METHOD_NAMES = [path.stem for path in (CONF / "method").glob("*.yaml")]
+GRM_READERS = ("rlmec", "rlmec_authors", "imitation_alone", "teacher_solutions", "dpo_corrections")
 
 
-@pytest.mark.parametrize(
-    "method", [*METHOD_NAMES, "imitation_alone+teacher_only", "dpo_corrections+teacher_only"]
-)
+@pytest.mark.parametrize("method", [path.stem for path in (CONF / "method").glob("*.yaml")])
 def test_who_needs_a_grm_is_what_the_settings_say(method):
     """A reward rule reads the GRM's log-probs, rows of corrections its rewrites."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        policy = compose("train", overrides=["logger=none", *overrides_of(method)]).policy
-    rewarded = not policy.reward["_target_"].endswith("no_reward")
-    rows = policy.rows["_target_"].rpartition(".")[2]
-    corrected = rows in ("pair_rows", "correction_preferences") and policy.corrections != "teacher"
-    assert needs_grm(method) == (rewarded or corrected)
+    assert needs_grm(method) == method.startswith(GRM_READERS)
+    taught = needs_grm(f"{method}+teacher_only")
+    assert taught == (method in ("rlmec", "rlmec_authors"))
+    assert needs_grm(method, ["policy.corrections=teacher"]) == taught
 
 
 def test_equal_tokens_are_more_updates_where_no_grm_is_needed(sweeps, tmp_path, monkeypatch):

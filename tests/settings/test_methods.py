@@ -56,23 +56,29 @@ def test_a_method_changes_the_policy_node_alone():
         assert sorted(found) == sorted(CHANGES.get(path.stem, ["policy"])), path.stem
 
 
-EVERYTHING = ("sample", "teach", "score")
-TAUGHT = "policy.corrections=teacher"
+ALONE, TAUGHT, EVERYTHING = ("sample",), ("sample", "teach"), ("sample", "teach", "score")
+BY_TEACHER = "policy.corrections=teacher"
 READ = {
-    ("method=rft",): ("sample",),
-    ("method=continued_sft",): ("sample",),
-    ("method=imitation_alone", TAUGHT): ("sample", "teach"),
-    ("method=imitation_alone", "ablation=uniform_imitation", TAUGHT): ("sample", "teach"),
-    ("method=teacher_solutions", "ablation=teacher_only"): ("sample", "teach"),
+    ("method=rft",): ALONE,
+    ("method=continued_sft",): ALONE,
+    ("method=grpo",): ALONE,
+    ("method=sequence_ppo",): ALONE,
+    ("method=dpo_attempts",): ALONE,
+    ("method=imitation_alone", BY_TEACHER): TAUGHT,
+    ("method=imitation_alone", "ablation=uniform_imitation", BY_TEACHER): TAUGHT,
+    ("method=teacher_solutions", "ablation=teacher_only"): TAUGHT,
+    ("method=dpo_corrections", BY_TEACHER): TAUGHT,
+    ("ablation=edit_label_reward", BY_TEACHER): TAUGHT,
+    ("ablation=sequence_reward", BY_TEACHER): TAUGHT,
+    ("ablation=first_error", BY_TEACHER): TAUGHT,
+    ("method=grpo", "policy.keep_uncorrected=false", BY_TEACHER): TAUGHT,
+    ("method=grpo", "policy.keep_uncorrected=false"): EVERYTHING,  # attempts the GRM corrected
     ("method=imitation_alone",): EVERYTHING,  # the GRM's corrections count, too
     ("method=teacher_solutions",): EVERYTHING,
-    (TAUGHT,): EVERYTHING,  # token rewards
-    ("ablation=rewards_alone",): EVERYTHING,
-    ("policy/reward=edit_labels", TAUGHT): EVERYTHING,  # log-probs of the old policy
-    ("method=grpo",): EVERYTHING,
-    ("method=sequence_ppo",): EVERYTHING,
-    ("method=dpo_attempts",): EVERYTHING,
-    ("method=dpo_corrections", TAUGHT): EVERYTHING,
+    ("ablation=edit_label_reward",): EVERYTHING,
+    (BY_TEACHER,): EVERYTHING,  # token rewards
+    ("ablation=rewards_alone", BY_TEACHER): EVERYTHING,
+    ("ablation=good_prefix", BY_TEACHER): EVERYTHING,
 }
 
 

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from small_runs import run, settings_of, start_model
 
+from rlmec.stages import flow
 from rlmec.stages.run import _not_read
 
 TAUGHT = ["method=imitation_alone", "policy.corrections=teacher"]
@@ -53,6 +55,29 @@ def test_the_report_says_nothing_of_token_rewards(made, name):
     facts = dict(json.loads((folder / "table.json").read_text())["facts"])
     assert "trained" in facts
     assert ("teacher" in facts) == (name == "taught")
+
+
+def test_a_method_that_scores_for_itself_trains_as_from_scores(tmp_path, monkeypatch):
+    """PPO with the verdict on all tokens, uncentred: all attempts of random weights are wrong."""
+    model = start_model(tmp_path / "start")
+    command = (model, "method=sequence_ppo", "policy.rows.center=false", "stage=policy")
+    alone = run(tmp_path, *command)
+    assert list(alone) == ["sample", "policy"]
+    everything = ("sample", "teach", "score")
+    monkeypatch.setattr(flow, "stages_read", lambda node: everything)
+    scored = run(tmp_path, *command)
+    assert {"grm", *everything} <= set(scored)
+
+    assert alone["policy"]["metrics"]["policy/rewards/negative"] > 0
+    assert alone["policy"]["metrics"]["policy/ratio_error/max"] < 1e-5
+    names = ("policy/rows", "policy/rewards/negative", "policy/ratio_error/max")
+    of_alone, of_scored = (found["policy"]["metrics"] for found in (alone, scored))
+    assert [of_alone[name] for name in names] == [of_scored[name] for name in names]
+    first, second = (
+        load_file(Path(found["policy"]["artifact"]) / "model" / "model.safetensors")
+        for found in (alone, scored)
+    )
+    assert {k: v.tolist() for k, v in first.items()} == {k: v.tolist() for k, v in second.items()}
 
 
 def test_a_run_says_what_it_does_without(tmp_path):
