@@ -48,6 +48,7 @@ def test_a_comparison_makes_its_table_and_repeats_nothing(copied):
     store = copied()
     folder = store / "comparison"
     line = [str(folder), "--methods", "rlmec,rft", "--rates", "0.001,0.002", "--seeds", "11,12"]
+    line += ["--chains", "2"]
     line.append("policy.steps=6")
     done_well(run(store, *line, program=ROOT / "benchmarks" / "compare.py"))
     before = {stage: len(found) for stage, found in finals(store).items()}
