@@ -64,6 +64,7 @@ READ = {
     ("method=grpo",): ALONE,
     ("method=sequence_ppo",): ALONE,
     ("method=dpo_attempts",): ALONE,
+    ("method=minimum_edits",): TAUGHT,
     ("method=imitation_alone", BY_TEACHER): TAUGHT,
     ("method=imitation_alone", "ablation=uniform_imitation", BY_TEACHER): TAUGHT,
     ("method=teacher_solutions", "ablation=teacher_only"): TAUGHT,
