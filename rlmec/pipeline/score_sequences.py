@@ -82,13 +82,12 @@ def score_sequences(
     return TableRecords([table], SequenceLogprobs)
 
 
-def old_scores(
+def old_logprobs(
     run: Run, title: str, model: models.LanguageModel, attempts: Sequence[Attempt], work: Path
-) -> Sequence[Score]:
-    """Scores without a GRM: the log-probs of attempts under the policy's start, and NaN for those
-    of the GRM, for trainings that read none of it."""
+) -> Sequence[SequenceLogprobs]:
+    """Log-probs (nats) of the attempts under the policy's start, in their order."""
     s = run.settings.score
-    scored = score_sequences(
+    return score_sequences(
         run,
         f"{title} (old policy)",
         model,
@@ -98,6 +97,14 @@ def old_scores(
         precision=s.precision,
         seed=s.seed,
     )
+
+
+def old_scores(
+    run: Run, title: str, model: models.LanguageModel, attempts: Sequence[Attempt], work: Path
+) -> Sequence[Score]:
+    """Scores without a GRM: the log-probs of attempts under the policy's start, and NaN for those
+    of the GRM, for trainings that read none of it."""
+    scored = old_logprobs(run, title, model, attempts, work)
 
     def score(number: int) -> Score:
         own = scored[number]

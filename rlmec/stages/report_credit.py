@@ -78,9 +78,11 @@ class Scored:
         none if the attempts are not scored."""
         items = []
         for case in self.unseen:
+            if case.grm_logprobs is None:
+                continue
             pair = case.pair
             target = self._truth(pair, case.problem)
-            if target is not None and case.grm_logprobs is not None:
+            if target is not None:
                 script = edit_script(pair.attempt.completion_ids, target)
                 items.append(
                     CreditItem.from_script(

@@ -28,7 +28,7 @@ from rlmec.pipeline import models
 from rlmec.pipeline.chain import Outcome
 from rlmec.pipeline.judges import correction_metrics, correction_of
 from rlmec.pipeline.predict import Tables, predict_parts
-from rlmec.pipeline.score_sequences import attempt_row, score_sequences
+from rlmec.pipeline.score_sequences import old_logprobs
 from rlmec.pipeline.sources import RoundStage, is_taught
 from rlmec.records import (
     Alternatives,
@@ -145,22 +145,12 @@ class ScoreStage(RoundStage):
 
     def build(self, work: Path, parents: dict[str, Artifact]) -> Outcome:
         run = self.run
-        s = run.settings.score
         start = self.source.model(parents)
         grm = models.of_artifact(parents["grm"], run.settings)
         problems = by_id(run.task.problems("train"))
         shown = self._shown(parents, start, grm, problems)
 
-        old = score_sequences(
-            run,
-            f"{self.title} (old policy)",
-            start,
-            Made(len(shown.attempts), lambda i: attempt_row(shown.attempts[i])),
-            work / "parts" / "old",
-            part_size=s.part_size,
-            precision=s.precision,
-            seed=s.seed,
-        )
+        old = old_logprobs(run, self.title, start, shown.attempts, work)
         view = self._grm_pass(GrmView(self, grm, problems, shown), work / "parts" / "grm")
         outcome = run.ranks.share(lambda: self._join(work, old, view, problems, shown, start.codec))
         if parents["grm"].metrics.get("grm/untrained"):
