@@ -63,6 +63,12 @@ _FUNCTIONS = (
     *("sin", "cos", "tan", "log", "exp", "min", "max", "gcd", "lcm", "sqrt", "and", "mod"),
 )
 _STATES = re.compile(r"\b(?:is|are|equals|equal to|be)\b:?\s+", re.IGNORECASE)
+_CAPITALIZED = re.compile(r"[A-Za-z][a-z]{2,}")
+_PERCENT = re.compile(r"(?<!\\)%")
+_FUNCTION = re.compile(
+    r"(?<![\\a-zA-Z{])(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi)(?=[\d\s(^*/+)-]|$)"
+)
+_REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar|dot)\s*\{?(\d{1,9})\}?")
 _LITERAL = re.compile(
     r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+|[-+]?\d*\s*\\frac\{\d+\}\{\d+\}"
     r"|[-+]?(?:\d+ )?\d+/\d+"
@@ -115,14 +121,14 @@ def _has_value(text: str) -> bool:
 
 
 def ascii_latex(text: str) -> str:
-    """LaTeX with commands in place of mathematical signs."""
+    """LaTeX with commands in place of mathematical signs, and of functions written as words."""
     if not text.isascii():
         text = _SUPERSCRIPT.sub(lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text)
         text = _ROOT_SIGN.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
         text = text.translate(_TABLE)
     if "\\\\" in text and "\\begin" not in text:
         text = _DOUBLED.sub(r"\\", text)
-    text = _THOUSANDS.sub(",", text)
+    text = _FUNCTION.sub(r"\\\1 ", _PERCENT.sub(r"\\%", _THOUSANDS.sub(",", text)))
     return _GLUED_QUAD.sub(r"\\quad ", text)
 
 
@@ -135,6 +141,8 @@ def at_a_glance(gold: str, answer: str) -> Verdict | None:
     written = [latex_text(text) for text in (gold, answer)]
     if written[0] == written[1]:
         return "right" if written[0] else "unparsable"
+    if all(map(_CAPITALIZED.fullmatch, written)) and written[0].lower() == written[1].lower():
+        return "right"  # East and east
     values = [_literal(text.replace("\\%", "")) for text in (gold, answer)]
     if None in values:
         return None
@@ -155,7 +163,7 @@ def mathematics(latex: str) -> str:
     """LaTeX as math-verify reads it: without signs of currency, and without dollars unless they
     set off several formulas."""
     text = formula(latex.replace("\\$", "")).strip()
-    text = _mixed(text)
+    text = _REPEATING.sub(_as_fraction, _mixed(text))
     several = text.count("$") % 2 == 0 and "$" in text.strip("$")
     return text if several else text.replace("$", "").strip()
 
@@ -173,6 +181,14 @@ def _mixed(text: str) -> str:
         return rf"\frac{{{whole * below + above}}}{{{below}}}"
 
     return _MIXED.sub(summed, text)
+
+
+def _as_fraction(match: re.Match[str]) -> str:
+    """A repeating decimal as a fraction: of 0.1\\overline{6} 15/90."""
+    whole, fixed, repeated = match.groups()
+    above = int(whole + fixed + repeated) - int(whole + fixed or "0")
+    below = "9" * len(repeated) + "0" * len(fixed)
+    return rf"\frac{{{above}}}{{{below}}}"
 
 
 def latex_text(latex: str) -> str:

@@ -1,9 +1,9 @@
 """The normal form of an answer, which every judge reads.
 
 In: a completion, or what follows an answer marker in it. Out: the same text without what changes
-only its looks: thoughts, end-of-turn tokens, zero-width characters, emphasis, quotes, code marks,
-delimiters of formulas, commands for fonts; then its first sentence. A gold answer and an option go
-through the same functions as the answer that is compared with them.
+only its looks: thoughts, end-of-turn tokens, zero-width characters, emphasis, tags, quotes, code
+marks, delimiters of formulas, commands for fonts; then its first sentence. A gold answer and an
+option go through the same functions as the answer that is compared with them.
 
 `normal_form` is idempotent. Nothing here decides whether two answers are equal.
 """
@@ -42,6 +42,8 @@ _OTHER_TOKEN = re.compile(r"<(?:\|[a-z_]{1,40}\||pad|unk)>")
 _INVISIBLE = dict.fromkeys(
     (0x00AD, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
 )
+_READABLE = {**_INVISIBLE, 0x3002: ". ", 0xFF0E: "."}
+_TAGGED = re.compile(r"<(b|i|u|em|strong|mark)>([^<]*)</\1>", re.IGNORECASE)
 
 LONGEST_ANSWER = 1000
 """Characters of an answer that are read."""
@@ -50,6 +52,8 @@ _PAIRS = (
     *(('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u201e", "\u201c")),
     *(("\u00ab", "\u00bb"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")),
 )
+_EMPHATIC = ("*!", "`!", '"!', "\u201d!", ")!", "}!", "$!")
+"""Endings whose exclamation mark belongs to the sentence."""
 _LOOSE = '*_`"\u201c\u201d\u201e\u00ab\u00bb'
 """Signs that are set aside at either end where their partner is missing."""
 _QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
@@ -58,8 +62,9 @@ _BREAK = re.compile(
     r"""
       (?<=\S)\.["'\u201d\u2019)\]*_`]*(?=\s)                    # the end of a sentence
     | (?<=\S)[!?](?=\s+[A-Z][a-z])
-    | ,?\s+\(?(?=(?:because|since|as)\s)                        # a reason
+    | ,?\s+\(?(?=(?:because|since|as|rather\sthan|instead\sof)\s)  # a reason
     | ,\s+(?=(?:so|which|that|given|for|where|not|but|i\.e\.)\s)
+    | \s+\((?=not\s)
     | (?<=\S)\s+(?=(?-i:I\s(?:hope|think|believe|checked)|Let\s(?:me|us)|Please|Note|Thus|Therefore
         |Hence|So\sthe|This\s(?:is|was|means))\b)                # a sentence after no full stop
     | \s+[-\u2013\u2014]{1,3}\s+(?=[A-Za-z]{1,20}\s[A-Za-z]{2})  # a remark after a dash
@@ -75,7 +80,7 @@ def clean(text: str) -> str:
     one is a thought as well, since some prompts end with the opening tag.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+        text = unicodedata.normalize("NFC", text.translate(_READABLE))
     if "<" not in text and "[EOS]" not in text:
         return text
 
@@ -86,7 +91,7 @@ def clean(text: str) -> str:
     while (match := _OPENING_TOKENS.match(text)) is not None:
         text = text[match.end() :]
     text = _CLOSING_TOKEN.split(text, maxsplit=1)[0]
-    return _OTHER_TOKEN.sub("", text)
+    return _TAGGED.sub(r"\2", _OTHER_TOKEN.sub("", text))
 
 
 def trimmed(text: str) -> str:
@@ -100,7 +105,7 @@ def _trimmed_once(text: str) -> str:
     text = text.strip()
     if text[:1].isalnum() and text[-1:].isalnum():
         return text  # nothing encloses it
-    if text.endswith((".", ",", ";", ":", "\\")):
+    if text.endswith((".", ",", ";", ":", "\\")) or text.endswith(_EMPHATIC):
         text = text[:-1].rstrip()
 
     for sign in _LOOSE:

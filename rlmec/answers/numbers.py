@@ -13,7 +13,9 @@ several, or something that is not just a number.
 A fraction is written `1/2`, `\\frac{1}{2}` or with one sign. Currency signs, percent signs and
 units are set aside, so 50 % is 50 and not 0.5. Anything else next to a number that could change its
 value makes it unreadable: a negation, a factorial, an operator, an exponent, a second number, a
-scale word that is not in the table. Nothing is evaluated; 200 characters of an answer are read.
+scale word that is not in the table. With `words`, a number in words counts as one in digits, where
+it begins its sentence or where the answer has no digits at all. Nothing is evaluated; 200
+characters of an answer are read.
 """
 
 from __future__ import annotations
@@ -26,23 +28,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from rlmec.answers.normal_form import clean, without_fonts
+from rlmec.answers.number_words import NUMBER_WORDS, SCALES, spelled_number
 
 LONGEST_NUMBER = 200
 """Characters of an answer that are read where it has to be a number."""
 
-SCALES = {
-    "hundred": 10**2,
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-    "quadrillion": 10**15,
-    "quintillion": 10**18,
-    "lakh": 10**5,
-    "crore": 10**7,
-    "dozen": 12,
-}
-SCALES |= {f"{word}s": factor for word, factor in SCALES.items()}
 SUFFIXES = {"k": 10**3, "K": 10**3, "M": 10**6}
 """Letters that scale the number they touch."""
 MONEY_SUFFIXES = {"m": 10**6, "mn": 10**6, "b": 10**9, "B": 10**9, "bn": 10**9, "T": 10**12}
@@ -68,10 +58,13 @@ _AFTER = _NEGATIONS | _set(
     "thirds fourths fifths sixths sevenths eighths ninths tenths hundredths thousandths "
     "millionths half myriad grand x y z n i e"
 )
-_NUMBER_WORDS = _set(
-    "two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty"
-)
+_SEVERAL = NUMBER_WORDS - {"zero", "one"}
 _VERBS = _set("is are was were be equals equal")
+# What may stand between the beginning of an answer and a number in words.
+_BEFORE_WORDS = _VERBS | _set(
+    "about approximately around roughly exactly just only simply indeed therefore thus hence now "
+    "then minus negative plus positive that there has have had"
+)
 _REASONS = _set("because since as")
 _REMARKS = _REASONS | _set(
     "so for which who where that given when if after with not assuming considering hence thus "
@@ -96,6 +89,7 @@ _SIGNS = str.maketrans(
 _SUPERSCRIPT = re.compile("[\u207a\u207b]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 _SIGN_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
 
+_CALCULATION = re.compile(r"<<[^<>]*>>(?=\s*\d)")
 _PARAPHRASE = re.compile(r"(?<=\S),?\s+\(?i\.e\..*", re.DOTALL)
 _THOUSANDS = re.compile(r"\s*\{\s*,\s*\}\s*(?=\d)|,\\!\s*(?=\d)")
 _FRACTION = re.compile(
@@ -122,6 +116,7 @@ _DECIMAL = (
     r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[ ']\d{3})+(?!\d|\ ?/)|\d+)(?:\.\d+)?|\.\d+)"
     r"(?:[eE][-+]?\d{1,2}(?![\w.]))?"
 )
+_SEPARATORS = str.maketrans("", "", ", '")
 _TOKEN = re.compile(
     rf"(?P<fraction>\x02[^\x03]*\x03)|(?P<decimal>{_DECIMAL})"
     r"|(?P<word>[^\W\d_]+(?:[-'][^\W\d_]+)*)|(?P<command>\\[a-zA-Z]+)|(?P<sign>[^\s])"
@@ -143,11 +138,11 @@ _START = _Token("sign", "", False)
 
 
 @lru_cache(4096)  # gold answers are compared with many times
-def parse_number(text: str, bare: bool = False) -> Fraction | None:
+def parse_number(text: str, bare: bool = False, words: bool = False) -> Fraction | None:
     """The one number that `text` states, exactly; None where there is none, or several.
 
     The first sentence that has a number is read. With `bare`, words next to the number (units,
-    remarks) make it None; scale words and signs do not.
+    remarks) make it None; scale words and signs do not. With `words` a number may be in words.
     """
     text = _start(clean(text).strip())
     if _SIMPLE.fullmatch(text):
@@ -157,7 +152,7 @@ def parse_number(text: str, bare: bool = False) -> Fraction | None:
     sentences = _sentences(_tokens(_plain(text)))
     if bare and len(sentences) > 1:
         return None
-    stated = next((s for s in sentences if any(token.is_value for token in s)), None)
+    stated = _first_stated(sentences, words)
     return None if stated is None else _read(stated, bare)
 
 
@@ -176,6 +171,8 @@ def _plain(text: str) -> str:
         text = text.replace("\u2212", "-")
 
     text = _THOUSANDS.sub(",", text)
+    if "<<" in text:
+        text = _CALCULATION.sub("", text)
     if "i.e." in text:
         text = _PARAPHRASE.sub("", text)
     if "\\" in text:
@@ -221,6 +218,53 @@ def _sentences(tokens: Sequence[_Token]) -> list[list[_Token]]:
         else:
             out[-1].append(token)
     return [sentence for sentence in out if sentence]
+
+
+def _first_stated(sentences: Sequence[Sequence[_Token]], words: bool) -> Sequence[_Token] | None:
+    """The first sentence with a number; with `words`, in which numbers in words are values."""
+    loose = None
+    for sentence in sentences:
+        if any(token.is_value for token in sentence):
+            return sentence
+        spelled = _with_values(sentence) if words else sentence
+        start = next((i for i, token in enumerate(spelled) if token.is_value), None)
+        if start is None:
+            continue
+        if all(t.kind == "sign" or t.text.lower() in _BEFORE_WORDS for t in spelled[:start]):
+            return spelled
+        loose = loose or spelled
+    return loose
+
+
+def _with_values(tokens: Sequence[_Token]) -> list[_Token]:
+    """The tokens with a value in place of every number in words.
+
+    "one" is a number at the beginning and after what may precede a number, but not in "one of".
+    """
+    words: list[str] = []
+    starts: dict[int, int] = {}  # the word at which a token begins
+    for index, token in enumerate(tokens):
+        starts[len(words)] = index
+        words += token.text.lower().split("-") if token.kind == "word" else [token.text]
+    starts[len(words)] = len(tokens)
+
+    out: list[_Token] = []
+    at = 0
+    while at < len(words):
+        value, length = spelled_number(words[at:])
+        begins, ends = starts[at], starts.get(at + length)
+        if value is not None and words[at : at + length] == ["one"]:
+            before = out[-1] if out else _START
+            counts = before.kind == "sign" or before.text.lower() in _BEFORE_WORDS - {"that"}
+            value = value if counts and words[at + 1 : at + 2] != ["of"] else None
+        if value is None or ends is None:
+            out.append(tokens[begins])
+            at = next(start for start in range(at + 1, len(words) + 1) if start in starts)
+            continue
+        text = f"\x02{value.numerator}/{value.denominator}\x03"
+        out.append(_Token("fraction", text, tokens[begins].spaced))
+        at += length
+    return out
 
 
 def _read(tokens: Sequence[_Token], bare: bool) -> Fraction | None:
@@ -329,7 +373,7 @@ def _sign(lead: Sequence[_Token], spaced: bool, bare: bool) -> int | None:
         spaced = token.spaced
 
     repeated = len(rest) < len(lead) and lead[len(rest)].text == "("  # "five (5)"
-    if rest and rest[-1].text.lower() in _NUMBER_WORDS and not repeated:
+    if rest and rest[-1].text.lower() in _SEVERAL and not repeated:
         return None
     return sign if all(_may_precede(token, bare) for token in rest) else None
 
@@ -427,7 +471,7 @@ def _value(tokens: Sequence[_Token], at: int) -> tuple[Fraction | None, int]:
 
 
 def _decimal(text: str) -> Fraction:
-    return Fraction(text.replace(",", "").replace(" ", "").replace("'", ""))
+    return Fraction(text.translate(_SEPARATORS))
 
 
 def _fraction(text: str) -> Fraction | None:
@@ -487,4 +531,4 @@ def _is_unit(word: str, before: str) -> bool:
         return False  # a factor, such as the sign of pi
     if _has_scale(word):
         return before == "/" or before in _RATES
-    return not (before in ("and", "or") and word in _NUMBER_WORDS)
+    return not (before in ("and", "or") and word in _SEVERAL)

@@ -1,11 +1,11 @@
 """Options to choose from: how a question shows them, which one an answer names, the verdict.
 
 In: a text, the options and the gold answer. Out: a verdict. An answer names an option by its text
-(looks, case and closing full stop aside), by its letter (`B`, `(B)`, `B.`, `option B`), or by both
-in either order. A text beats a letter: where "B" itself is an option, the answer "B" means that
-text. Options may carry labels of their own (`A. stone` or `1) stone`), and are then named with or
-without them. A leading article is set aside, so that "a bloody mess" is neither choice A nor
-another answer.
+(looks, case and closing full stop aside), by its letter (`B`, `(B)`, `B.`, `option B`), by both in
+either order, or by its place (`the second option`). A text beats a letter: where "B" itself is an
+option, the answer "B" means that text. Options may carry labels of their own (`A. stone` or `1)
+stone`), and are then named with or without them. A leading article is set aside, so that "a bloody
+mess" is neither choice A nor another answer, and so are adverbs before the answer ("clearly B").
 
 A sentence may follow that names no other option. After an answer in emphasis, quotes or the
 delimiters of a formula any sentence may follow, and after any answer a reason ("because ...") or
@@ -29,16 +29,25 @@ HEADING = "\nOptions:\n"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _LETTER = re.compile(
-    r"(?:(?:option|choice|answer) )?"
-    r"(?:\((?P<round>[a-z])\)|\[(?P<square>[a-z])\]|(?P<bare>[a-z]))"
-    r"(?:[).:,]| -)?(?: (?P<text>.+))?",
+    r"(?:(?:option|choice|answer|letter) )?"
+    r"(?:\((?P<round>[a-z])\)|[\[{<](?P<square>[a-z])[\]}>]|(?P<bare>[a-z]))"
+    r"(?:[).:,!]| [-\u2013\u2014])?(?: (?P<text>.+))?",
     re.IGNORECASE | re.ASCII,  # else the Turkish dotted I and the Kelvin sign were letters
 )
 _NUMBERED = re.compile(
     r"(?:(?:option|choice|answer|number) )?"
     r"(?:\((?P<round>\d\d?)\)|\[(?P<square>\d\d?)\]|(?P<bare>\d\d?))"
-    r"(?:[).:,]| -)?(?: (?P<text>.+))?",
+    r"(?:[).:,!]| [-\u2013\u2014])?(?: (?P<text>.+))?",
     re.IGNORECASE | re.ASCII,
+)
+_ORDINAL = re.compile(
+    r"the (first|second|third|fourth|fifth|sixth|last) (?:option|choice|answer|one)", re.IGNORECASE
+)
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_ADVERBS = re.compile(
+    r"(?:(?:therefore|thus|hence|then|so|clearly|obviously|definitely|certainly|indeed|actually"
+    r"|simply|probably|likely|most likely|most probably|either),? )+",
+    re.IGNORECASE,
 )
 _TEXT_FIRST = re.compile(
     r"(?P<text>.+?),? (?:(?:option |choice )?[(\[](?:option |choice )?(?P<name>[A-Za-z]|\d\d?)[)\]]"
@@ -63,7 +72,7 @@ _COURTESY = re.compile(
 )
 _REASON = re.compile(
     r"(?:because|since|as(?! well)|rather than|instead of"
-    r"|(?:and |but )?not(?! (?:sure|certain|only|necessarily)))\b",
+    r"|\(?(?:and |but )?not(?! (?:sure|certain|only|necessarily)))\b",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
@@ -92,10 +101,12 @@ def read_option(answer: str, options: Sequence[str]) -> int | None:
     if match is not None:
         answer = next(filter(None, match.groups()))
 
-    for head, rest in heads(answer):
-        index = _named(option_text(head), texts, numbered)
-        if index is not None:
-            return None if _names_another(rest, index, texts) else index
+    adverbs = _ADVERBS.match(answer)
+    for said in [answer, answer[adverbs.end() :]] if adverbs else [answer]:
+        for head, rest in heads(said):
+            index = _named(option_text(head), texts, numbered)
+            if index is not None:
+                return None if _names_another(rest, index, texts) else index
     return None
 
 
@@ -147,6 +158,10 @@ def _named(answer: str, texts: Sequence[str], numbered: bool) -> int | None:
     """The option that is all that `answer` says."""
     if (index := _by_text(answer, texts)) is not None:
         return index
+    if (ordinal := _ORDINAL.fullmatch(answer)) is not None:
+        word = ordinal[1].lower()
+        index = len(texts) - 1 if word == "last" else _ORDINALS.index(word)
+        return index if index < len(texts) else None
 
     match = _LETTER.fullmatch(answer) or (_NUMBERED.fullmatch(answer) if numbered else None)
     if match is not None:
@@ -162,8 +177,9 @@ def _named(answer: str, texts: Sequence[str], numbered: bool) -> int | None:
         return None
     if text is None:
         return index
-    named = _by_text(plain_text(text), texts)
-    same = named is not None and texts[named] == texts[index]
+    inside = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+    named = [_by_text(plain_text(said), texts) for said in (text, inside)]
+    same = any(i is not None and texts[i] == texts[index] for i in named)
     return index if same else None
 
 

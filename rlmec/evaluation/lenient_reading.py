@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 from rlmec.answers.final_answer import LONGEST_ANSWER, LONGEST_TEXT, final_answer
 from rlmec.answers.normal_form import clean
-from rlmec.answers.numbers import SCALES, parse_number
+from rlmec.answers.number_words import SCALES
+from rlmec.answers.numbers import parse_number
 from rlmec.answers.options import LETTERS, option_text, unlabelled
 from rlmec.records import Problem, Verdict
 from rlmec.tasks.base import Task

@@ -151,6 +151,21 @@ def test_boxes_that_stand_together_are_one_answer(text, answer):
         ("The answer is 5. It is not 4.", "4", "wrong"),
         ("The answer is 5, not 4.", "5", "right"),
         ("The answer is\n5 apples", "5", "right"),
+        ("The answer is eighteen dollars.", "18", "right"),
+        ("The answer is 5!", "5", "right"),
+        ("The answer is 5! I hope it helps.", "5", "right"),
+        ("The answer is 5!", "120", "wrong"),
+        ("The answer is not 13 but 12.", "12", "right"),
+        ("The answer is not 13 but 12.", "13", "wrong"),
+        ("The answer is 5\u3002", "5", "right"),
+        ("The answer is <b>5</b>.", "5", "right"),
+        ("The answer is 10 - 5 = <<10-5=5>>5.", "5", "right"),
+        ("Answer = 5", "5", "right"),
+        ("The answer to the question is 5.", "5", "right"),
+        # a guess counts where nothing is stated
+        ("The answer would be 5.", "5", "right"),
+        ("The answer is 5. The answer should be positive.", "5", "right"),
+        ("The answer must be even, so \\boxed{6}", "6", "right"),
     ],
 )
 def test_verdicts_on_what_people_write(text, gold, verdict):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rlmec.answers.numbers import SCALES, parse_number
+from rlmec.answers.number_words import SCALES
+from rlmec.answers.numbers import parse_number
 
 FIXED = settings(derandomize=True, deadline=None, max_examples=150)
 
@@ -334,3 +335,76 @@ def test_what_may_change_the_value_is_never_dropped(value, written):
 def test_any_text_is_a_number_or_none(text):
     number = parse_number(text)
     assert number is None or parse_number(str(number)) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("five", 5),
+        ("eighteen dollars", 18),
+        ("twenty-one", 21),
+        ("a hundred and five", 105),
+        ("two thousand three hundred and five miles", 2305),
+        ("one million two hundred thousand", 1_200_000),
+        ("fifteen hundred", 1500),
+        ("two and a half million", 2_500_000),
+        ("half a dozen", 6),
+        ("one half", Fraction(1, 2)),
+        ("three quarters of an hour", Fraction(3, 4)),
+        ("six and two thirds", Fraction(20, 3)),
+        ("negative five", -5),
+        ("about $five", 5),
+        ("twelve (12)", 12),
+        ("that there are six left", 6),
+        ("five. It took two steps", 5),
+        ("one", 1),
+        ("exactly one apple", 1),
+        ("zero", 0),
+        # digits count first where words do not begin the sentence
+        ("found in two steps: 7", 7),
+        ("found in two steps. It is 7", 7),
+        ("one of these. It is 7", 7),
+        # not one number
+        ("five or six", None),
+        ("five to six", None),
+        ("twenty eleven", None),
+        ("the twenty fifth", None),
+        ("a five-year plan", None),
+        ("one of them", None),
+        ("that one", None),
+        ("not five", None),
+        ("twice five", None),
+        ("five squared", None),
+        ("no apples", None),
+    ],
+)
+def test_numbers_in_words(text, number):
+    assert parse_number(text, words=True) == number
+
+
+@given(st.integers(1, 10**9 - 1))
+@FIXED
+def test_every_number_in_words_is_itself(number):
+    assert parse_number(_in_words(number), words=True) == number
+    assert parse_number(_in_words(number)) is None
+
+
+_ONES = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
+    *("eighteen", "nineteen"),
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
+
+def _in_words(number: int) -> str:
+    for scale, word in ((10**6, "million"), (1000, "thousand"), (100, "hundred")):
+        if number >= scale:
+            rest = number % scale
+            joint = " and " if rest and scale == 100 else " "
+            above = f"{_in_words(number // scale)} {word}"
+            return above + (joint + _in_words(rest) if rest else "")
+    if number < 20:
+        return _ONES[number]
+    unit = number % 10
+    return _TENS[number // 10 - 2] + (f"-{_ONES[unit]}" if unit else "")

@@ -31,6 +31,10 @@ OPTIONS = ("pleasure", "Bloody mess", "cake", "St. Louis")
         *("B. It is red.", "(B), because it is red", "bloody mess. A person sees it"),
         *(r"\text{Bloody mess}", r"$\text{(B)}$", "$B$", r"\mathbf{B}"),
         "(B), since (C) is sweet",
+        *("B \u2013 bloody mess", "B (bloody mess)", "B!", "**B**!", "{B}", "letter B", "<b>B</b>"),
+        *("therefore B", "most likely (B)", "clearly a bloody mess", "then, (B)"),
+        *("B rather than C", "B instead of (A)", "B (not A)", "(B), not (C)"),
+        *("the second option", "the second one", "the second choice. It is red"),
     ],
 )
 def test_an_option_is_named(answer):
@@ -45,6 +49,7 @@ def test_an_option_is_named(answer):
         *("B. It is no cake", "B. Or A", "(B) as well as (C)", "bloody mess. Or option C"),
         *("not bloody mess", "bloody", "a bloody", "E", "", "ab", "is B", "(B) is wrong"),
         *(r"\text{B} or \text{C}", "5"),
+        *("likely", "not B", "the fifth option", "the second or third option", "B (cake)"),
     ],
 )
 def test_no_option_or_several_are_named(answer):
@@ -85,6 +90,9 @@ def test_options_with_the_same_words_count_as_one():
 def test_verdicts():
     assert judge_option("#### (B)", "bloody mess", OPTIONS) == "right"
     assert judge_option("#### (B)", "B", OPTIONS) == "right"
+    assert judge_option("Correct option: B", "bloody mess", OPTIONS) == "right"
+    assert judge_option("The answer should be (B)", "bloody mess", OPTIONS) == "right"
+    assert judge_option("The answer is not A but B", "bloody mess", OPTIONS) == "right"
     assert judge_option("it is B", "bloody mess", OPTIONS) == "no_answer"
     assert judge_option("#### B", "a mess", OPTIONS) == "unparsable"
 

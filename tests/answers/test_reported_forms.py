@@ -102,6 +102,17 @@ MATHEMATICS = [
     (r"2\sqrt{3}", "The answer is 2√3.", "right"),
     (r"\frac{\pi}{2}", "The answer is π/2.", "right"),
     ("x^2", "The answer is x².", "right"),
+    # functions and signs as words
+    (r"\ln 2", "The answer is ln(2).", "right"),
+    (r"\ln 2", "The answer is ln 3.", "wrong"),
+    (r"2\pi", "The answer is 2*pi.", "right"),
+    (r"50\%", "The answer is 50%.", "right"),
+    (r"50\%", "The answer is 5%.", "wrong"),
+    (r"\text{east}", r"\boxed{\text{East}}", "right"),
+    (r"0.\overline{3}", r"\boxed{\frac13}", "right"),
+    (r"\frac{7}{6}", r"\boxed{1.1\overline{6}}", "right"),
+    (r"\frac{7}{6}", r"\boxed{1.\overline{16}}", "wrong"),
+    ("5", "The answer is **5**!", "right"),
     # several boxes
     ("-3,4", r"$\boxed{-3}$ and $\boxed{4}$", "right"),
     ("4", r"$\boxed{-3}$ and $\boxed{4}$", "wrong"),
