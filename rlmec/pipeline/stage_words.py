@@ -21,7 +21,7 @@ PHRASES = {
     "score": ("{rows} attempts", "{score/accepted} more corrections"),
     "policy": ("{rows} steps", "{dev/accuracy} of dev problems right"),
     "evaluate": ("{accuracy} right (interval {accuracy_low} to {accuracy_high})",),
-    "report": ("start {report/start/accuracy} right", "rlmec {report/rlmec/accuracy}"),
+    "report": ("start {report/start/accuracy} right", "policy {report/policy/accuracy}"),
 }
 """What is said of each stage. A phrase whose metrics a stage does not have is left out. Those of
 `evaluate` are named without `eval/TASK/`."""

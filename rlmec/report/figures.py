@@ -28,6 +28,7 @@ SERIES = (BLUE, ORANGE, GREEN, PURPLE, OCHRE, PINK, GREY)
 
 OWN_COLOURS = {
     "start": GREY,
+    "policy": BLUE,
     "rlmec": BLUE,
     "continued_sft": ORANGE,
     "imitation_alone": GREEN,
@@ -198,7 +199,7 @@ def _paired_bars(
     axes: Any, names: list[str], pairs: list[list[tuple[float, float, float]]]
 ) -> None:
     """Two bars per name, of the start and of the policy; each is (length, below, above)."""
-    for offset, label, bars in zip((-0.2, 0.2), ("start", "rlmec"), pairs, strict=True):
+    for offset, label, bars in zip((-0.2, 0.2), ("start", "policy"), pairs, strict=True):
         errors = [[below for _, below, _ in bars], [above for _, _, above in bars]]
         axes.barh(
             [i + offset for i in range(len(names))],

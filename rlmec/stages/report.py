@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 START = "start"
 """Name of the policy's start among the judged models."""
 
-MAIN = "rlmec"
+MAIN = "policy"
 """Name of the trained policy among the judged models."""
 
 ROUND = "round_"
@@ -55,7 +55,7 @@ ROUND = "round_"
 
 
 class ReportStage(Stage):
-    """The table of the start, the compared policies and RLMEC on the same problems.
+    """The table of the start, the compared policies and the trained one on the same problems.
 
     `main` are the rounds of the run, `variants` those of each compared policy. `evaluations` has,
     for the task of training (None) and each task of `evaluate.tasks`, the judged models by name,
@@ -63,7 +63,7 @@ class ReportStage(Stage):
     """
 
     name = "report"
-    version = 8  # says what was trained where it has no token rewards
+    version = 9  # says what was trained, and calls it the policy
 
     def __init__(
         self,
@@ -240,11 +240,13 @@ class ReportStage(Stage):
     def _notes(self, parents: dict[str, Artifact]) -> list[str]:
         notes = []
         node = self.run.settings.policy
-        if what_is_rewarded(node) is None:
-            notes.append(
-                f"{MAIN} is the policy that this run trained: on {short_name(node.rows)} with the "
-                f"objective {short_name(node.objective)}, without RLMEC's token rewards."
-            )
+        rewards = "no token rewards"
+        if what_is_rewarded(node) is not None:
+            rewards = f"token rewards by {short_name(node.reward)}"
+        notes.append(
+            f"The {MAIN} was trained on {short_name(node.rows)} with the objective "
+            f"{short_name(node.objective)} and {rewards}."
+        )
         corrections: list[Correction] = []
         if "teach" in parents:
             corrections = read_table(parents["teach"].file("corrections.parquet"), Correction)

@@ -184,5 +184,5 @@ def _seconds(first: Mapping[str, Artifact], second: Mapping[str, Artifact]) -> T
         cells = [f"{side[name].manifest['seconds']:,.1f}" for side in (first, second)]
         if first[name].fingerprint == second[name].fingerprint:
             cells[1] = "the same artifact"
-        rows.append([name.replace("/", ", "), *cells])
+        rows.append([", ".join(dict.fromkeys(name.split("/"))), *cells])
     return Table("Seconds per stage", ["stage", THIS, OTHER], rows)

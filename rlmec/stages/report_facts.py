@@ -116,7 +116,7 @@ def stages_table(parents: Mapping[str, Artifact]) -> Table:
         peak = artifact.manifest.get("peak_memory_gib")
         rows.append(
             [
-                name.replace("/", ", "),
+                ", ".join(dict.fromkeys(name.split("/"))),
                 f"{own:,.1f}",
                 "" if count is None else f"{count:,}",
                 "" if peak is None else f"{peak:.2f} GiB",

@@ -29,5 +29,5 @@ def test_every_stage_has_words_of_metrics_that_the_page_defines():
     assert set(PHRASES) == set(STAGES)
     page = METRICS_PAGE.read_text(encoding="utf-8")
     names = {name for told in PHRASES.values() for phrase in told for name in names_in(phrase)}
-    names -= {"rows", "report/start/accuracy", "report/rlmec/accuracy"}
+    names -= {"rows", "report/start/accuracy", "report/policy/accuracy"}
     assert {name for name in names if name not in page} == set()

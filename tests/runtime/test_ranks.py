@@ -649,13 +649,13 @@ def test_the_overview_of_a_sweep_has_the_settings_in_which_jobs_differ(tmp_path)
     ):
         record = JobRecord(tmp_path / str(job))
         record.begin([])
-        metrics = {"dev/accuracy": 0.5, "report/rlmec/accuracy": 0.25, "dev/accuracy_low": 0.1}
+        metrics = {"dev/accuracy": 0.5, "report/policy/accuracy": 0.25, "dev/accuracy_low": 0.1}
         found = {"overrides": overrides, "stages": [{"metrics": metrics}]}
         write_summary(tmp_path / str(job), found | {"optimized_metric_name": "dev/accuracy"})
         if job < 2:
             record.finished(0.5)
     assert sweep_overview(tmp_path).splitlines() == [
-        "| job | status | policy.lr | grm.lr | epsilon | dev/accuracy | report/rlmec/accuracy |",
+        "| job | status | policy.lr | grm.lr | epsilon | dev/accuracy | report/policy/accuracy |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         "| 0 | finished | 0.1 | 0.2 | 0.3 | 0.5 | 0.25 |",
         "| 1 | finished | 0.2 | 0.2 | 0.3 | 0.5 | 0.25 |",

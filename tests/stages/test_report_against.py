@@ -29,7 +29,7 @@ def attempt(problem, *, right):
 
 
 def line(accuracy):
-    return Line("rlmec", accuracy, accuracy, accuracy, 6, 30, 1.0, 0.5)
+    return Line("policy", accuracy, accuracy, accuracy, 6, 30, 1.0, 0.5)
 
 
 def evaluation(store, fp, rights, task="sums"):
@@ -44,7 +44,7 @@ def report(store, fp, content):
     work = store.work("report", fp)
     work.mkdir(parents=True)
     (work / "table.json").write_text(json.dumps(content))
-    parents = {"evaluate/rlmec": THEIRS, "policy/rlmec": POLICY}
+    parents = {"evaluate/policy": THEIRS, "policy/policy": POLICY}
     return store.commit("report", fp, {"parents": parents})
 
 
@@ -95,20 +95,20 @@ def test_two_runs_side_by_side(store):
     own = evaluation(store, OWN, [True] + [False] * 5)
     run = job(store, store.final("report", REPORT))
     other = read_other(run, find_other(run))
-    assert other.parents == {"evaluate/rlmec": theirs}  # the policy is removed
+    assert other.parents == {"evaluate/policy": theirs}  # the policy is removed
 
-    found = side_by_side(other, FACTS, [line(0.25)], {}, {"evaluate/rlmec": own})
+    found = side_by_side(other, FACTS, [line(0.25)], {}, {"evaluate/policy": own})
     assert found.link == f"../{REPORT}/index.html"
     facts, accuracy, seconds = found.tables  # no setting differs
     assert facts.rows == [["seed", "1", "2"]]
     shown = ["25.0 % (25.0 to 25.0)", "50.0 % (50.0 to 50.0)"]
-    assert accuracy.rows == [["rlmec", *shown, "-25.0", "0.062"]]
-    assert seconds.rows == [["evaluate, rlmec", "2.0", "2.0"]]
+    assert accuracy.rows == [["policy", *shown, "-25.0", "0.062"]]
+    assert seconds.rows == [["evaluate, policy", "2.0", "2.0"]]
     assert [name for name, _ in found.credit] == ["this run", "other run"]
-    assert both_fits(other, {}, "rlmec") == {}
+    assert both_fits(other, {}, "policy") == {}
 
-    same = side_by_side(other, FACTS, [line(0.25)], {}, {"evaluate/rlmec": theirs})
-    assert same.tables[-1].rows == [["evaluate, rlmec", "2.0", "the same artifact"]]
+    same = side_by_side(other, FACTS, [line(0.25)], {}, {"evaluate/policy": theirs})
+    assert same.tables[-1].rows == [["evaluate, policy", "2.0", "the same artifact"]]
 
 
 def test_another_task_has_no_paired_test_and_shows_as_a_setting(store):
@@ -116,7 +116,7 @@ def test_another_task_has_no_paired_test_and_shows_as_a_setting(store):
     own = evaluation(store, OWN, [False] * 6, task="products")
     run = job(store, store.final("report", REPORT))
     other = read_other(run, find_other(run))
-    parents = {"evaluate/rlmec": own}
+    parents = {"evaluate/policy": own}
     assert different_settings(parents, other.parents) == [["task.name", "products", "sums"]]
     tables = side_by_side(other, FACTS, [line(0.25)], {}, parents).tables
     assert tables[2].rows[0][-1] == ""

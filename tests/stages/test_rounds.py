@@ -106,7 +106,7 @@ def test_the_report_has_every_round(online):
     _, _, found = online
     folder = Path(found["report", "", 1]["artifact"])
     table = json.loads((folder / "table.json").read_text())
-    assert [line["name"] for line in table["lines"]] == ["start", "round_1", "rlmec"]
+    assert [line["name"] for line in table["lines"]] == ["start", "round_1", "policy"]
     assert [line["updates"] for line in table["lines"]] == [None, 2, 4], "of all rounds until then"
     rounds = table["rounds"]
     assert [r["round"] for r in rounds] == [1, 2]

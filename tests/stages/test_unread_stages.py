@@ -49,7 +49,7 @@ def test_the_report_says_nothing_of_token_rewards(made, name):
     assert not [word for word in ("tokens.html", "GRM", "unished", "#credit") if word in page]
     assert ("corrected wrong ones" in page) == (name == "taught")
     trained = {"taught": "pair_rows", "continued_sft": "reference_rows"}[name]
-    said = f"rlmec is the policy that this run trained: on {trained} with the objective weighted_"
+    said = f"The policy was trained on {trained} with the objective weighted_"
     assert said in (folder / "table.md").read_text()
     assert said in page
     facts = dict(json.loads((folder / "table.json").read_text())["facts"])

@@ -45,7 +45,7 @@ def test_jobs_share_what_lies_upstream_and_leave_one_table(launcher, tmp_path):
     assert [row["job"] for row in rows] == ["0", "1", "2"]
     for row, epsilon in zip(rows, ("0.1", "0.2", "0.3"), strict=True):
         assert f"policy.objective.epsilon={epsilon}" in row["overrides"].split()
-        assert 0 <= float(row["report/rlmec/accuracy"]) <= 1
+        assert 0 <= float(row["report/policy/accuracy"]) <= 1
         assert float(row["optimized_metric"]) >= 0
 
 
@@ -69,7 +69,7 @@ def test_a_bad_job_fails_alone_and_the_exit_code_tells(copied):
     }
     assert finished == {"policy.max_length=512", "policy.max_length=500"}
     rows = {row["job"]: row for row in table(store)}
-    assert {job for job, row in rows.items() if row["report/rlmec/accuracy"]} == {"0", "2"}
+    assert {job for job, row in rows.items() if row["report/policy/accuracy"]} == {"0", "2"}
     assert [rows[job]["status"] for job in "012"] == ["finished", "failed", "finished"]
     assert rows["1"]["optimized_metric"] == ""
     assert len(finals(store)["policy"]) == before + 2

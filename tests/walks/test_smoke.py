@@ -77,7 +77,7 @@ def test_the_chain_has_something_to_teach(shared):
     assert policy["policy/rewards/negative"] > 0
     table = (done.artifact("report") / "table.md").read_text()
     assert "| start |" in table
-    assert "| rlmec |" in table
+    assert "| policy |" in table
     assert table in done.output
 
 
