@@ -95,6 +95,13 @@ def test_wrong_adapters_and_weights_are_refused(value, named):
         composed(value)
 
 
+def test_a_key_that_an_experiment_sets_for_another_choice_names_the_way_out():
+    line = ("experiment=smollm2_qa", "teacher=reference")
+    with pytest.raises(ConfigurationError, match=r"leave it out with '~teacher\.num_proposals'"):
+        composed(*line)
+    assert "num_proposals" not in composed(*line, "~teacher.num_proposals").teacher
+
+
 def test_strategies_of_the_trainers():
     from types import SimpleNamespace
 
