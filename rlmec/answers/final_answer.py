@@ -2,8 +2,7 @@
 
 In: a completion and a gold answer. Out: a verdict. The final answer is what follows the last
 marker: `####`, a line that begins with `A:` or `Answer:`, a heading `Final Answer`, `The answer
-is` (or `The correct option is`; `would be` where nothing else is stated), `<answer>`,
-`\\boxed{...}`. It ends with its line or with
+is` (or `The correct option is`), `<answer>`, `\\boxed{...}`. It ends with its line or with
 `</answer>`; where nothing else is on the line of the marker, it is the next line. Boxes that stand
 together (`$\\boxed{1}$ and $\\boxed{2}$`) are one answer, a list.
 
@@ -28,14 +27,14 @@ MARKERS = {
     "####": re.compile(r"(?<!#)####(?!#)"),
     "A:": re.compile(r"^[ \t]{0,8}A:", re.MULTILINE),
     "The answer is": re.compile(
-        r"(?:the|my|our) (?:(?:final |correct |right |best )?answer(?: to (?:the|this) \w{1,20})?"
-        r"|(?:correct |right |best )(?:option|choice))"
-        r" (?:is(?!n['\u2019]?t\b)|(?P<guess>(?:would|should|must|will|could|may) be)):?",
+        r"(?:the|my|our) (?:(?:final |correct |right |best )?answer(?: choice)?"
+        r"(?: to (?:the|this|your|our) (?:question|problem|exercise))?"
+        r"|(?:correct |right |best )(?:option|choice)) is(?!n['\u2019]?t\b):?",
         re.IGNORECASE,
     ),
     "Answer:": re.compile(
         r"^[ \t>*_#-]{0,8}(?:(?:the )?(?:(?:final |correct )?answer|correct (?:option|choice))"
-        r"[*_ \t]{0,4}[:=]"
+        r"[*_ \t]{0,4}:"
         r"|(?:final )?answer[*_ \t]{0,4}$)",
         re.IGNORECASE | re.MULTILINE,
     ),
@@ -69,9 +68,12 @@ _QUESTION = re.compile(r"[^.!?\n]*\?\W{1,8}(?:no|wait|hmm)\b", re.IGNORECASE)
 _TAG_END = re.compile(r"</answer>", re.IGNORECASE)
 _NOT = re.compile(r"\b(?:not|isn't|n't)\W{0,12}$")
 _NOT_BUT = re.compile(
-    r"not (?!only|just|merely)[^.!?\n]{1,60}?,? but (.+)", re.IGNORECASE | re.DOTALL
+    r"not (?!(?:only|just|merely|simply|exactly|quite|really|necessarily|(?-i:an?))\b)"
+    r"[^.!?\n]{1,60}?,? but (?:rather |instead )?"
+    r"(?!(?:also|close|almost|nearly|it|he|she|they|that|this|not)\b)(.+)",
+    re.IGNORECASE | re.DOTALL,
 )
-_EXCLAIMED = re.compile(r"(?<=[\d%])!+(?=\s+[A-Z]|\s*$)")
+_EXCLAIMED = re.compile(r"\d!+\s*$")
 _DISPLAY = (("$$", "$$"), ("\\[", "\\]"), ("```", "```"))
 _SCALE_WORD = re.compile(rf"(?:\$|\\\)|\s){{0,4}}({'|'.join(SCALES)})\b", re.IGNORECASE)
 # What may stand between two boxes of one answer.
@@ -113,30 +115,26 @@ def final_answer(text: str, markers: Sequence[str] = tuple(MARKERS)) -> str | No
         if found and _JUDGEMENT.match(answer):
             passed = passed or answer
             continue
-        return _corrected(answer) or None
+        return answer or None
     return passed
 
 
-def _corrected(answer: str) -> str:
+def second_thought(answer: str) -> str:
     """What an answer names instead of another one: of "not 13 but 12" the second."""
     match = _NOT_BUT.fullmatch(answer)
     return match[1] if match else answer
 
 
 def _marked(text: str, markers: Sequence[str]) -> list[tuple[int, int, str]]:
-    """(end, start, name) of every marker, in order of the ends; "the answer would be" counts where
-    no other marker is."""
+    """(end, start, name) of every marker, in order of the ends."""
     lowered = text.lower()
     named = any(name in lowered for name in _NAMES)
-    sure: list[tuple[int, int, str]] = []
-    guesses: list[tuple[int, int, str]] = []
+    found = []
     for name in markers:
         part = _IN_EVERY.get(name)
         if named if part is None else part in text:
-            for match in MARKERS[name].finditer(text):
-                kind = guesses if match.groupdict().get("guess") else sure
-                kind.append((match.end(), match.start(), name))
-    return sorted(sure or guesses)
+            found += [(m.end(), m.start(), name) for m in MARKERS[name].finditer(text)]
+    return sorted(found)
 
 
 def _stated(text: str, start: int, name: str) -> str | None:
@@ -240,8 +238,11 @@ def judge_number(text: str, gold: str, markers: Sequence[str] = tuple(MARKERS)) 
     found = final_answer(text, markers)
     if found is None:
         return "no_answer"
-    # in words "5!" is no factorial
-    value = parse_number(_EXCLAIMED.sub(".", found), words=True)
+    if _EXCLAIMED.search(clean(text)):
+        found = found.rstrip("!")  # "The answer is 5!" ends a text, and is no factorial
+    value = parse_number(found, words=True)
+    if value is None:
+        value = parse_number(second_thought(found), words=True)
     return "right" if value == expected else "wrong"
 
 

@@ -66,9 +66,12 @@ _STATES = re.compile(r"\b(?:is|are|equals|equal to|be)\b:?\s+", re.IGNORECASE)
 _CAPITALIZED = re.compile(r"[A-Za-z][a-z]{2,}")
 _PERCENT = re.compile(r"(?<!\\)%")
 _FUNCTION = re.compile(
-    r"(?<![\\a-zA-Z{])(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi)(?=[\d\s(^*/+)-]|$)"
+    r"(?<!\\text\{)(?<!\\mathrm\{)(?<!\\operatorname\{)(?<![\\a-zA-Z])"
+    r"((?:arcsin|arccos|arctan|sin|cos|tan|cot|ln|log)(?=\s*(?:[(\d\\_^]|[a-z]\b))|pi(?![a-zA-Z]))"
 )
-_REPEATING = re.compile(r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar|dot)\s*\{?(\d{1,9})\}?")
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,9})\.(\d{0,9})\\(?:overline|bar|dot)\s*(?:\{(\d{1,30})\}|(\d))(?!\\dot)"
+)
 _LITERAL = re.compile(
     r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+|[-+]?\d*\s*\\frac\{\d+\}\{\d+\}"
     r"|[-+]?(?:\d+ )?\d+/\d+"
@@ -185,7 +188,8 @@ def _mixed(text: str) -> str:
 
 def _as_fraction(match: re.Match[str]) -> str:
     """A repeating decimal as a fraction: of 0.1\\overline{6} 15/90."""
-    whole, fixed, repeated = match.groups()
+    whole, fixed = match[1], match[2]
+    repeated = match[3] or match[4]
     above = int(whole + fixed + repeated) - int(whole + fixed or "0")
     below = "9" * len(repeated) + "0" * len(fixed)
     return rf"\frac{{{above}}}{{{below}}}"
@@ -193,8 +197,7 @@ def _as_fraction(match: re.Match[str]) -> str:
 
 def latex_text(latex: str) -> str:
     """LaTeX without what changes only its looks: blanks, sizes, text mode, dollars, full stop."""
-    text = ascii_latex(trimmed(latex))
-    text = _SIZE.sub("", text.replace("\\$", "").replace("$", ""))
+    text = _SIZE.sub("", ascii_latex(trimmed(latex).replace("\\$", "").replace("$", "")))
     text = _FRACTION_DIGITS.sub(r"\\frac{\1}{\2}", _FRACTION.sub(r"\\frac", text))
     text = without_fonts(_DEGREES.sub(r"^\\circ", text))
     return trimmed(_SPACE.sub("", text))

@@ -52,7 +52,7 @@ _PAIRS = (
     *(('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u201e", "\u201c")),
     *(("\u00ab", "\u00bb"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")),
 )
-_EMPHATIC = ("*!", "`!", '"!', "\u201d!", ")!", "}!", "$!")
+_EMPHATIC = ("*!", "`!", '"!', "\u201d!")
 """Endings whose exclamation mark belongs to the sentence."""
 _LOOSE = '*_`"\u201c\u201d\u201e\u00ab\u00bb'
 """Signs that are set aside at either end where their partner is missing."""
@@ -64,7 +64,7 @@ _BREAK = re.compile(
     | (?<=\S)[!?](?=\s+[A-Z][a-z])
     | ,?\s+\(?(?=(?:because|since|as|rather\sthan|instead\sof)\s)  # a reason
     | ,\s+(?=(?:so|which|that|given|for|where|not|but|i\.e\.)\s)
-    | \s+\((?=not\s)
+    | \s+\((?=(?:but\s)?not\s)
     | (?<=\S)\s+(?=(?-i:I\s(?:hope|think|believe|checked)|Let\s(?:me|us)|Please|Note|Thus|Therefore
         |Hence|So\sthe|This\s(?:is|was|means))\b)                # a sentence after no full stop
     | \s+[-\u2013\u2014]{1,3}\s+(?=[A-Za-z]{1,20}\s[A-Za-z]{2})  # a remark after a dash
@@ -84,6 +84,8 @@ def clean(text: str) -> str:
     if "<" not in text and "[EOS]" not in text:
         return text
 
+    while (shorter := _TAGGED.sub(r"\2", text)) != text:
+        text = shorter
     text = _THOUGHT.sub("\n", text)
     ends = [match.end() for match in _THOUGHT_END.finditer(text)]
     text = text[ends[-1] :] if ends else text
@@ -91,7 +93,7 @@ def clean(text: str) -> str:
     while (match := _OPENING_TOKENS.match(text)) is not None:
         text = text[match.end() :]
     text = _CLOSING_TOKEN.split(text, maxsplit=1)[0]
-    return _TAGGED.sub(r"\2", _OTHER_TOKEN.sub("", text))
+    return _OTHER_TOKEN.sub("", text)
 
 
 def trimmed(text: str) -> str:

@@ -7,8 +7,10 @@ and how many of them say it.
     fraction = ("a" | "one" | "two" | ...) part | "half"
     part     = "half" | "third" | "quarter" | ... | "tenth", and their plurals
     integer  = "a hundred" | "fifteen hundred" | "two thousand three hundred and five" | ...
+    decimal  = integer "point" digit {digit}
 
-What goes on like a number and is none ("twenty eleven", "twenty fifth") has no value.
+What goes on like a number and is none ("twenty eleven", "twenty fifth", "one twelfth") has no
+value.
 """
 
 from __future__ import annotations
@@ -48,6 +50,17 @@ _PARTS = _numbered("half third quarter fifth sixth seventh eighth ninth tenth", 
 _PARTS |= {"fourth": 4}
 _PARTS |= {"halves": 2} | {f"{word}s": below for word, below in _PARTS.items() if below > 2}
 _ARTICLES = ("a", "an")
+_ORDINALS = frozenset(
+    f"{word}{end}"
+    for word in (
+        *("eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth"),
+        *("seventeenth", "eighteenth", "nineteenth", "twentieth", "thirtieth", "fortieth"),
+        *("fiftieth", "sixtieth", "seventieth", "eightieth", "ninetieth", "hundredth"),
+        *("thousandth", "millionth", "billionth", "first", "second", *_PARTS),
+    )
+    for end in ("", "s")
+) - {"seconds", "quarters"}
+"""What makes another number of the words before it; seconds and quarters are things, too."""
 
 
 def spelled_number(words: Sequence[str]) -> tuple[Fraction | None, int]:
@@ -58,7 +71,7 @@ def spelled_number(words: Sequence[str]) -> tuple[Fraction | None, int]:
         whole, end = _integer(words, 0)
         if whole is None:
             return None, 0
-        value = Fraction(whole)
+        value, end = _with_decimals(words, whole, end)
         if _word(words, end) == "and":
             part, after = _fraction(words, end + 1)
             if part is not None and part < 1:
@@ -66,8 +79,21 @@ def spelled_number(words: Sequence[str]) -> tuple[Fraction | None, int]:
                 if _word(words, end) in SCALES:  # two and a half million
                     value, end = value * SCALES[words[end]], end + 1
 
-    goes_on = _word(words, end) in NUMBER_WORDS or _word(words, end) in _PARTS
+    goes_on = _word(words, end) in NUMBER_WORDS | _ORDINALS
     return (None, 0) if goes_on else (value, end)
+
+
+def _with_decimals(words: Sequence[str], whole: int, at: int) -> tuple[Fraction, int]:
+    """ "three point one four"."""
+    if _word(words, at) != "point":
+        return Fraction(whole), at
+    digits, end = "", at + 1
+    while (digit := _word(words, end)) == "zero" or digit in _UNITS:
+        digits += str(_UNITS.get(digit, 0))
+        end += 1
+    if not digits:
+        return Fraction(whole), at
+    return whole + Fraction(int(digits), 10 ** len(digits)), end
 
 
 def _word(words: Sequence[str], at: int) -> str:
@@ -84,7 +110,7 @@ def _fraction(words: Sequence[str], at: int) -> tuple[Fraction | None, int]:
         return None, at
     above = 1 if word in _ARTICLES else (_UNITS | _TEENS).get(word)
     is_plural = after.endswith("s")
-    if above is None or is_plural != (above > 1):
+    if above is None or is_plural != (above > 1) or (after == "quarters" and above > 3):
         return None, at
     return Fraction(above, _PARTS[after]), at + 2
 

@@ -13,9 +13,9 @@ several, or something that is not just a number.
 A fraction is written `1/2`, `\\frac{1}{2}` or with one sign. Currency signs, percent signs and
 units are set aside, so 50 % is 50 and not 0.5. Anything else next to a number that could change its
 value makes it unreadable: a negation, a factorial, an operator, an exponent, a second number, a
-scale word that is not in the table. With `words`, a number in words counts as one in digits, where
-it begins its sentence or where the answer has no digits at all. Nothing is evaluated; 200
-characters of an answer are read.
+scale word that is not in the table. With `words`, a number in words that begins its sentence
+("about five", "she has five") counts as one in digits. Nothing is evaluated; 200 characters of an
+answer are read.
 """
 
 from __future__ import annotations
@@ -48,23 +48,27 @@ _OPENING = (*_CURRENCY, "(", "[", "~")
 _NEGATIONS = _set("not never neither nor cannot wrong incorrect false except without")
 # Before a number: what it is the argument of.
 _BEFORE = _NEGATIONS | _set(
-    "no twice thrice double triple quadruple half third quarter square squared root cube sqrt "
-    "log ln sin cos tan less fewer greater more larger smaller under below above beyond "
+    "no point twice thrice double triple quadruple half third quarter square squared root cube "
+    "sqrt log ln sin cos tan less fewer greater more larger smaller under below above beyond "
     "exceeds times divided multiplied factorial minus negative plus reciprocal inverse"
 )
 # After a number: what is done with it.
 _AFTER = _NEGATIONS | _set(
     "squared cubed factorial choose mod modulo below plus minus negative divided tens halves "
     "thirds fourths fifths sixths sevenths eighths ninths tenths hundredths thousandths "
-    "millionths half myriad grand x y z n i e"
+    "millionths half myriad grand power pi x y z n i e"
 )
 _SEVERAL = NUMBER_WORDS - {"zero", "one"}
 _VERBS = _set("is are was were be equals equal")
 # What may stand between the beginning of an answer and a number in words.
 _BEFORE_WORDS = _VERBS | _set(
     "about approximately around roughly exactly just only simply indeed therefore thus hence now "
-    "then minus negative plus positive that there has have had"
+    "then minus negative plus positive that there has have had i you he she it we they yes a "
+    "total of at least most over almost nearly"
 )
+_BEFORE_ONE = _BEFORE_WORDS - {"that"}
+_AFTER_ONE = _set("of by at can could must should may might would will needs has cannot way")
+_JOINTS = _set("or and to times by less minus plus")
 _REASONS = _set("because since as")
 _REMARKS = _REASONS | _set(
     "so for which who where that given when if after with not assuming considering hence thus "
@@ -221,30 +225,46 @@ def _sentences(tokens: Sequence[_Token]) -> list[list[_Token]]:
 
 
 def _first_stated(sentences: Sequence[Sequence[_Token]], words: bool) -> Sequence[_Token] | None:
-    """The first sentence with a number; with `words`, in which numbers in words are values."""
-    loose = None
+    """The first sentence with a number; with `words` one in words counts where it begins the
+    sentence, and "twelve (12)" and "12 (a dozen)" are one number."""
     for sentence in sentences:
+        spelled = _without_repeats(_with_values(sentence)) if words else sentence
+        start = next((i for i, token in enumerate(spelled) if token.is_value), len(spelled))
+        leads = all(t.kind == "sign" or t.text.lower() in _BEFORE_WORDS for t in spelled[:start])
+        if words and leads and start < len(spelled):
+            return spelled
         if any(token.is_value for token in sentence):
             return sentence
-        spelled = _with_values(sentence) if words else sentence
-        start = next((i for i, token in enumerate(spelled) if token.is_value), None)
-        if start is None:
-            continue
-        if all(t.kind == "sign" or t.text.lower() in _BEFORE_WORDS for t in spelled[:start]):
-            return spelled
-        loose = loose or spelled
-    return loose
+    return None
+
+
+def _without_repeats(tokens: Sequence[_Token]) -> list[_Token]:
+    """The tokens without a value in brackets that only repeats the value before it."""
+    out: list[_Token] = []
+    at = 0
+    while at < len(tokens):
+        out.append(tokens[at])
+        first, *others = tokens[at : at + 4]
+        brackets = [token.text for token in others[::2]] == ["(", ")"]
+        if first.is_value and brackets and others[1].is_value:
+            values = [_value([token], 0)[0] for token in (first, others[1])]
+            at += 3 if values[0] == values[1] else 0
+        at += 1
+    return out
 
 
 def _with_values(tokens: Sequence[_Token]) -> list[_Token]:
     """The tokens with a value in place of every number in words.
 
-    "one" is a number at the beginning and after what may precede a number, but not in "one of".
+    "one" is a number after what may precede one, or after another number and a word that joins
+    them, but not in "one of", "one must" and the like.
     """
     words: list[str] = []
     starts: dict[int, int] = {}  # the word at which a token begins
     for index, token in enumerate(tokens):
         starts[len(words)] = index
+        if token.text == "," and words and SCALES.get(words[-1], 0) >= 1000:
+            continue  # one thousand, two hundred
         words += token.text.lower().split("-") if token.kind == "word" else [token.text]
     starts[len(words)] = len(tokens)
 
@@ -255,8 +275,10 @@ def _with_values(tokens: Sequence[_Token]) -> list[_Token]:
         begins, ends = starts[at], starts.get(at + length)
         if value is not None and words[at : at + length] == ["one"]:
             before = out[-1] if out else _START
-            counts = before.kind == "sign" or before.text.lower() in _BEFORE_WORDS - {"that"}
-            value = value if counts and words[at + 1 : at + 2] != ["of"] else None
+            counts = before.kind == "sign" or before.text.lower() in _BEFORE_ONE
+            joined = before.text.lower() in _JOINTS and any(token.is_value for token in out)
+            after = words[at + 1] if at + 1 < len(words) else ""
+            value = value if joined or (counts and after not in _AFTER_ONE) else None
         if value is None or ends is None:
             out.append(tokens[begins])
             at = next(start for start in range(at + 1, len(words) + 1) if start in starts)

@@ -2,10 +2,10 @@
 
 In: a text, the options and the gold answer. Out: a verdict. An answer names an option by its text
 (looks, case and closing full stop aside), by its letter (`B`, `(B)`, `B.`, `option B`), by both in
-either order, or by its place (`the second option`). A text beats a letter: where "B" itself is an
-option, the answer "B" means that text. Options may carry labels of their own (`A. stone` or `1)
-stone`), and are then named with or without them. A leading article is set aside, so that "a bloody
-mess" is neither choice A nor another answer, and so are adverbs before the answer ("clearly B").
+either order. A text beats a letter: where "B" itself is an option, the answer "B" means that text.
+Options may carry labels of their own (`A. stone` or `1) stone`), and are then named with or without
+them. A leading article is set aside, so that "a bloody mess" is neither choice A nor another
+answer, and so are adverbs before the answer ("clearly B").
 
 A sentence may follow that names no other option. After an answer in emphasis, quotes or the
 delimiters of a formula any sentence may follow, and after any answer a reason ("because ...") or
@@ -15,12 +15,19 @@ what it is not ("not B"). What names two options names none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from rlmec.answers.final_answer import MARKERS, final_answer
+from rlmec.answers.final_answer import MARKERS, final_answer, second_thought
 from rlmec.answers.mathematics import latex_text
-from rlmec.answers.normal_form import clean, heads, plain_text, trimmed, without_fonts
+from rlmec.answers.normal_form import (
+    LONGEST_ANSWER,
+    clean,
+    heads,
+    plain_text,
+    trimmed,
+    without_fonts,
+)
 from rlmec.answers.numbers import parse_number
 from rlmec.records import Verdict
 
@@ -40,13 +47,9 @@ _NUMBERED = re.compile(
     r"(?:[).:,!]| [-\u2013\u2014])?(?: (?P<text>.+))?",
     re.IGNORECASE | re.ASCII,
 )
-_ORDINAL = re.compile(
-    r"the (first|second|third|fourth|fifth|sixth|last) (?:option|choice|answer|one)", re.IGNORECASE
-)
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
-_ADVERBS = re.compile(
-    r"(?:(?:therefore|thus|hence|then|so|clearly|obviously|definitely|certainly|indeed|actually"
-    r"|simply|probably|likely|most likely|most probably|either),? )+",
+_ADVERB = re.compile(
+    r"(?:therefore|thus|hence|then|so|clearly|obviously|definitely|certainly|indeed|actually"
+    r"|simply|probably|likely|most likely|most probably)[,:]? ",
     re.IGNORECASE,
 )
 _TEXT_FIRST = re.compile(
@@ -71,8 +74,12 @@ _COURTESY = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(
-    r"(?:because|since|as(?! well)|rather than|instead of"
-    r"|\(?(?:and |but )?not(?! (?:sure|certain|only|necessarily)))\b",
+    r"(?:because|since|as(?! well))\b",
+    re.IGNORECASE,
+)
+_EXCLUDED = re.compile(
+    r"[\s,;(]*(?:rather than|instead of|(?:and |but )?not(?! (?:sure|certain|only|necessarily)))\b"
+    r"(?:(?! or )[^.,;)!?])*",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
@@ -96,18 +103,28 @@ def read_option(answer: str, options: Sequence[str]) -> int | None:
     Of options with the same words the first is named.
     """
     texts, numbered = _texts(tuple(options))
-    answer = trimmed(clean(answer))
+    answer = trimmed(clean(answer)[:LONGEST_ANSWER])
     match = _DELIMITED.match(answer)
     if match is not None:
         answer = next(filter(None, match.groups()))
 
-    adverbs = _ADVERBS.match(answer)
-    for said in [answer, answer[adverbs.end() :]] if adverbs else [answer]:
+    for said in _readings(answer):
         for head, rest in heads(said):
             index = _named(option_text(head), texts, numbered)
             if index is not None:
                 return None if _names_another(rest, index, texts) else index
     return None
+
+
+def _readings(answer: str) -> Iterator[str]:
+    """The answer, then without its adverbs one by one, then what it names after "not ... but"."""
+    said = answer
+    yield said
+    while (adverb := _ADVERB.match(said)) is not None:
+        said = said[adverb.end() :]
+        yield said
+    if (instead := second_thought(answer)) != answer:
+        yield instead
 
 
 def judge_option(
@@ -158,10 +175,6 @@ def _named(answer: str, texts: Sequence[str], numbered: bool) -> int | None:
     """The option that is all that `answer` says."""
     if (index := _by_text(answer, texts)) is not None:
         return index
-    if (ordinal := _ORDINAL.fullmatch(answer)) is not None:
-        word = ordinal[1].lower()
-        index = len(texts) - 1 if word == "last" else _ORDINALS.index(word)
-        return index if index < len(texts) else None
 
     match = _LETTER.fullmatch(answer) or (_NUMBERED.fullmatch(answer) if numbered else None)
     if match is not None:
@@ -222,6 +235,8 @@ def _equal(answer: str, texts: Sequence[str]) -> int | None:
 
 def _names_another(rest: str, index: int, texts: Sequence[str]) -> bool:
     rest = _COURTESY.sub("", rest)
+    while (excluded := _EXCLUDED.match(rest)) is not None:
+        rest = rest[excluded.end() :]
     if not rest or _REASON.match(rest):
         return False
     letters = set(LETTERS[: len(texts)]) - set(LETTERS[index : index + 1])

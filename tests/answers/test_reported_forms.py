@@ -113,6 +113,11 @@ MATHEMATICS = [
     (r"\frac{7}{6}", r"\boxed{1.1\overline{6}}", "right"),
     (r"\frac{7}{6}", r"\boxed{1.\overline{16}}", "wrong"),
     ("5", "The answer is **5**!", "right"),
+    ("n-1", r"\boxed{(n-1)!}", "wrong"),
+    ("6", r"\boxed{\sqrt{9}!}", "right"),
+    ("5", r"\boxed{5 sec}", "right"),
+    (r"\frac{3\pi}{4}", r"\boxed{\frac{3pi}{4}}", "right"),
+    (r"\frac{1}{17}", r"\boxed{0.\overline{0588235294117647}}", "right"),
     # several boxes
     ("-3,4", r"$\boxed{-3}$ and $\boxed{4}$", "right"),
     ("4", r"$\boxed{-3}$ and $\boxed{4}$", "wrong"),
