@@ -142,7 +142,7 @@ def outcome_words(lines: Sequence[Line]) -> list[str]:
     start, policy = lines[0], lines[-1]
     difference = 100 * (policy.accuracy - start.accuracy)
     out = [
-        f"{policy.name} solves {_percent(policy.accuracy)} of {policy.problems:,} unseen problems "
+        f"The policy solves {_percent(policy.accuracy)} of {policy.problems:,} unseen problems "
         f"(95 % interval {_interval(policy.low, policy.high)}), the start "
         f"{_percent(start.accuracy)}."
     ]
@@ -165,14 +165,14 @@ def outcome_words(lines: Sequence[Line]) -> list[str]:
         if line.p_value_policy is not None and line.p_value_policy >= LEVEL
     ]
     if alike:
-        out.append(f"Not told apart from {policy.name}: {', '.join(alike)} (p of {LEVEL} or more).")
+        out.append(f"Not told apart from the policy: {', '.join(alike)} (p of {LEVEL} or more).")
     better = [
         line.name
         for line in lines[1:-1]
         if line.accuracy > policy.accuracy and line.name not in alike
     ]
     if better:
-        out.append(f"Better than {policy.name}: {', '.join(better)}.")
+        out.append(f"Better than the policy: {', '.join(better)}.")
     return out
 
 

@@ -169,19 +169,19 @@ def test_marks_and_hidden_characters_of_an_attempt():
 
 def test_the_outcome_does_not_overstate_the_policy():
     start = line("start", 0.20)
-    words = outcome_words([start, line("rft", 0.22, 0.4, 0.3), line("rlmec", 0.24, 0.03)])
+    words = outcome_words([start, line("rft", 0.22, 0.4, 0.3), line("policy", 0.24, 0.03)])
     assert words == [
-        "rlmec solves 24.0 % of 600 unseen problems (95 % interval 19.0 to 29.0), "
+        "The policy solves 24.0 % of 600 unseen problems (95 % interval 19.0 to 29.0), "
         "the start 20.0 %.",
         "The difference of +4.0 points is more than chance explains (p = 0.03).",
-        "Not told apart from rlmec: rft (p of 0.05 or more).",
+        "Not told apart from the policy: rft (p of 0.05 or more).",
     ]
-    words = outcome_words([start, line("dpo", 0.3, 0.01, 0.01), line("rlmec", 0.19, 0.5)])
+    words = outcome_words([start, line("dpo", 0.3, 0.01, 0.01), line("policy", 0.19, 0.5)])
     assert words[1:] == [
         "The difference of -1.0 points may be chance (p = 0.5).",
-        "Better than rlmec: dpo.",
+        "Better than the policy: dpo.",
     ]
-    assert "not tested" in outcome_words([start, line("rlmec", 0.19)])[1]
+    assert "not tested" in outcome_words([start, line("policy", 0.19)])[1]
 
 
 def test_shares_and_tables_in_words():
@@ -190,8 +190,8 @@ def test_shares_and_tables_in_words():
         ("the same by chance: removed tokens among all", "11.0 %"),
     ]
     assert credit_table({}).rows == []
-    table = lines_table([line("start", 0.2), line("rlmec", 0.24, 0.03)], "c")
-    assert table.rows[1] == ["rlmec", "24.0 %", "19.0 to 29.0", "+4.0", "0.03", "", "30", "9"]
+    table = lines_table([line("start", 0.2), line("policy", 0.24, 0.03)], "c")
+    assert table.rows[1] == ["policy", "24.0 %", "19.0 to 29.0", "+4.0", "0.03", "", "30", "9"]
 
 
 def colours(scheme):
