@@ -238,7 +238,7 @@ def judge_number(text: str, gold: str, markers: Sequence[str] = tuple(MARKERS)) 
     found = final_answer(text, markers)
     if found is None:
         return "no_answer"
-    if _EXCLAIMED.search(clean(text)):
+    if found.endswith("!") and _EXCLAIMED.search(clean(text)):
         found = found.rstrip("!")  # "The answer is 5!" ends a text, and is no factorial
     value = parse_number(found, words=True)
     if value is None:

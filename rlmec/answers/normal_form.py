@@ -39,10 +39,11 @@ _CLOSING_TOKEN = re.compile(
     r"|start_of_turn|start_header_id|end|eos|user|return)\|?>|<\uff5c[^<>\n]{1,40}\uff5c>|\[EOS\]"
 )
 _OTHER_TOKEN = re.compile(r"<(?:\|[a-z_]{1,40}\||pad|unk)>")
-_INVISIBLE = dict.fromkeys(
-    (0x00AD, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
+_INVISIBLE = (
+    *(0x00AD, 0x180E, 0xFEFF),
+    *(*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A)),
 )
-_READABLE = {**_INVISIBLE, 0x3002: ". ", 0xFF0E: "."}
+_READABLE = {**dict.fromkeys(_INVISIBLE), 0x3002: ". ", 0xFF0E: "."}
 _TAGGED = re.compile(r"<(b|i|u|em|strong|mark)>([^<]*)</\1>", re.IGNORECASE)
 
 LONGEST_ANSWER = 1000
@@ -52,8 +53,8 @@ _PAIRS = (
     *(('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u201e", "\u201c")),
     *(("\u00ab", "\u00bb"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")),
 )
-_EMPHATIC = ("*!", "`!", '"!', "\u201d!")
-"""Endings whose exclamation mark belongs to the sentence."""
+_ENDINGS = (".", ",", ";", ":", "\\", "*!", "`!", '"!', "\u201d!")
+"""What ends with a sign of the sentence; a bare exclamation mark may be a factorial."""
 _LOOSE = '*_`"\u201c\u201d\u201e\u00ab\u00bb'
 """Signs that are set aside at either end where their partner is missing."""
 _QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
@@ -107,7 +108,7 @@ def _trimmed_once(text: str) -> str:
     text = text.strip()
     if text[:1].isalnum() and text[-1:].isalnum():
         return text  # nothing encloses it
-    if text.endswith((".", ",", ";", ":", "\\")) or text.endswith(_EMPHATIC):
+    if text.endswith(_ENDINGS):
         text = text[:-1].rstrip()
 
     for sign in _LOOSE:

@@ -3,7 +3,7 @@
 In: the words of a text in lower case, without hyphens. Out: the value at their beginning, exactly,
 and how many of them say it.
 
-    number   = integer [part | "and" fraction] | fraction
+    number   = (integer | decimal) ["and" fraction [scale]] | fraction
     fraction = ("a" | "one" | "two" | ...) part | "half"
     part     = "half" | "third" | "quarter" | ... | "tenth", and their plurals
     integer  = "a hundred" | "fifteen hundred" | "two thousand three hundred and five" | ...

@@ -20,6 +20,7 @@ answer are read.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -228,11 +229,12 @@ def _first_stated(sentences: Sequence[Sequence[_Token]], words: bool) -> Sequenc
     """The first sentence with a number; with `words` one in words counts where it begins the
     sentence, and "twelve (12)" and "12 (a dozen)" are one number."""
     for sentence in sentences:
-        spelled = _without_repeats(_with_values(sentence)) if words else sentence
-        start = next((i for i, token in enumerate(spelled) if token.is_value), len(spelled))
-        leads = all(t.kind == "sign" or t.text.lower() in _BEFORE_WORDS for t in spelled[:start])
-        if words and leads and start < len(spelled):
-            return spelled
+        if words:
+            spelled = _without_repeats(_with_values(sentence))
+            before = list(itertools.takewhile(lambda token: not token.is_value, spelled))
+            leads = all(t.kind == "sign" or t.text.lower() in _BEFORE_WORDS for t in before)
+            if leads and len(before) < len(spelled):
+                return spelled
         if any(token.is_value for token in sentence):
             return sentence
     return None

@@ -191,7 +191,7 @@ def _named(answer: str, texts: Sequence[str], numbered: bool) -> int | None:
     if text is None:
         return index
     inside = text[1:-1] if text.startswith("(") and text.endswith(")") else text
-    named = [_by_text(plain_text(said), texts) for said in (text, inside)]
+    named = [_by_text(plain_text(said), texts) for said in {text, inside}]
     same = any(i is not None and texts[i] == texts[index] for i in named)
     return index if same else None
 

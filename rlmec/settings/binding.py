@@ -280,17 +280,16 @@ class Binder:
         return {n: self.cast(hints.get(n, Any), v, join(key, n)) for n, v in given.items()}
 
     def unknown(self, name: str, key: str, owner: str, names: list[str]) -> str:
-        near = difflib.get_close_matches(name, names, 1, 0.5)
+        place = place_of(join(key, name), self.config_dirs)
         if key == "trainer" and name in MOVED:
             right = MOVED[name]
             hint = f"it shapes a result: set policy.{right} (or warmup.{right}, grm.{right})"
-        elif near:
+        elif near := difflib.get_close_matches(name, names, 1, 0.5):
             hint = f"the nearest is {join(key, near[0])!r}"
         else:
             hint = f"there is {', '.join(sorted(names)) or 'none'}"
-        place = place_of(join(key, name), self.config_dirs)
-        if place and not near:  # an experiment that chose another option of the group
-            place += f"; leave it out with '~{join(key, name)}'"
+            if place:  # an experiment that chose another option of the group
+                place += f"; leave it out with '~{join(key, name)}'"
         return f"unknown key {join(key, name)!r} of {owner}: {hint}{place}"
 
     def mistyped(self, hint: Any, value: Any, key: str) -> _MistypedError:

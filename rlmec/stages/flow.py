@@ -23,7 +23,8 @@ from rlmec.settings.schema import PolicySettings
 from rlmec.stages.evaluate import EvaluateStage, judged_tasks
 from rlmec.stages.grm import GrmStage
 from rlmec.stages.policy import PolicyStage
-from rlmec.stages.report import MAIN, ROUND, START, ReportStage
+from rlmec.stages.report import ROUND, START, ReportStage
+from rlmec.stages.report_facts import MAIN
 from rlmec.stages.sample import SampleStage
 from rlmec.stages.score import ScoreStage
 from rlmec.stages.teach import TeachStage

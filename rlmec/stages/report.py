@@ -35,7 +35,7 @@ from rlmec.stages.evaluate_models import judgement_of, panels_of
 from rlmec.stages.report_again import asked_again
 from rlmec.stages.report_against import find_other, read_other
 from rlmec.stages.report_credit import Scored, scored_attempts
-from rlmec.stages.report_facts import page_facts, short_name
+from rlmec.stages.report_facts import MAIN, page_facts, short_name
 from rlmec.stages.report_pages import Found, pictures
 from rlmec.store.artifacts import Artifact
 from rlmec.store.atomic import atomic_write_json, atomic_write_text
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
 
 START = "start"
 """Name of the policy's start among the judged models."""
-
-MAIN = "policy"
-"""Name of the trained policy among the judged models."""
 
 ROUND = "round_"
 """Beginning of the names of the policies of earlier rounds."""

@@ -19,6 +19,7 @@ from rlmec.report.first_page import ShownFigure, SideBySide
 from rlmec.report.tables import Line, Table, compared_lines, credit_words, paired_p_value
 from rlmec.runtime.sweeps import SUMMARY, read_summary
 from rlmec.settings.binding import ConfigurationError
+from rlmec.stages.report_facts import MAIN, artifact_label
 from rlmec.store.artifacts import Artifact, ArtifactError
 from rlmec.store.begun import flat
 from rlmec.store.tables import read_table
@@ -72,7 +73,8 @@ def find_other(run: Run) -> Artifact | None:
         raise ConfigurationError(f"report.against: {error}") from error
     if found is None:
         raise ConfigurationError(f"report.against: there is no report in {folder}")
-    if "facts" not in _content(found):
+    content = _content(found)
+    if "facts" not in content or content["lines"][-1]["name"] != MAIN:
         raise ConfigurationError(
             f"report.against: the report in {folder} was made by an older version; make it again "
             "with stage=report"
@@ -184,5 +186,5 @@ def _seconds(first: Mapping[str, Artifact], second: Mapping[str, Artifact]) -> T
         cells = [f"{side[name].manifest['seconds']:,.1f}" for side in (first, second)]
         if first[name].fingerprint == second[name].fingerprint:
             cells[1] = "the same artifact"
-        rows.append([", ".join(dict.fromkeys(name.split("/"))), *cells])
+        rows.append([artifact_label(name), *cells])
     return Table("Seconds per stage", ["stage", THIS, OTHER], rows)

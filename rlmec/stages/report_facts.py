@@ -21,6 +21,9 @@ from rlmec.report.tables import Table
 from rlmec.store.artifacts import Artifact
 from rlmec.store.tables import read_table
 
+MAIN = "policy"
+"""Name of the trained policy among the judged models."""
+
 DATED = {"score": "scored", "policy": "trained"}
 """What the date on a page is called, by the stage whose date it is."""
 
@@ -100,6 +103,11 @@ def page_facts(run: Run, dated: Artifact, made: Collection[str]) -> list[tuple[s
 # --- time and tokens ---
 
 
+def artifact_label(name: str) -> str:
+    """The name under which a report reads an artifact, as a table shows it: stage, model."""
+    return ", ".join(dict.fromkeys(name.split("/")))
+
+
 def stages_table(parents: Mapping[str, Artifact]) -> Table:
     """One row per artifact in the order in which they were made, and their sum.
 
@@ -116,7 +124,7 @@ def stages_table(parents: Mapping[str, Artifact]) -> Table:
         peak = artifact.manifest.get("peak_memory_gib")
         rows.append(
             [
-                ", ".join(dict.fromkeys(name.split("/"))),
+                artifact_label(name),
                 f"{own:,.1f}",
                 "" if count is None else f"{count:,}",
                 "" if peak is None else f"{peak:.2f} GiB",

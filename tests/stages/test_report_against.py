@@ -84,6 +84,10 @@ def test_what_is_no_report_of_this_store_is_refused(store, tmp_path):
     ):
         with pytest.raises(ConfigurationError, match=rf"report\.against: .*{words}"):
             find_other(job(store, folder))
+    renamed = [vars(line(0.5)) | {"name": "rlmec"}]
+    former = report(store, "f" * 20, {"facts": FACTS, "lines": renamed, "credit": {}})
+    with pytest.raises(ConfigurationError, match="older version"):
+        find_other(job(store, former.path))
     (tmp_path / "summary.json").write_text(json.dumps({"stages": []}))
     with pytest.raises(ConfigurationError, match="has no report"):
         find_other(job(store, tmp_path))
